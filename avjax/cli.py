@@ -1,0 +1,61 @@
+"""What every command line of avjax shares: flags without global state, one-line errors."""
+
+import errno
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import flags, logging
+
+from avjax.errors import InputError
+
+USAGE_STATUS = 2
+INPUT_STATUS = 1
+INTERRUPT_STATUS = 130
+
+
+def run(
+    argv: Sequence[str] | None,
+    define_flags: Callable[[flags.FlagValues], None],
+    job: Callable[[flags.FlagValues, list[str]], int | None],
+    usage: str = "",
+) -> int:
+    """Parses ``argv`` (default: the process's arguments), runs ``job``, returns the exit status.
+
+    Args:
+      argv: program name followed by its arguments.
+      define_flags: defines the command's flags on the `FlagValues` it is given.
+      job: called with the parsed flags and the positional arguments; its result is the status
+        (None means 0).
+      usage: printed above the flags by ``--help``.
+
+    Returns:
+      0 on success, 1 for an `InputError` or a full disk, 2 for flags that cannot be parsed,
+      130 when interrupted. Any other exception is a bug and propagates with its traceback.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
+    logging.set_verbosity(logging.INFO)
+    try:
+        define_flags(values)
+        positional = values(list(sys.argv if argv is None else argv))[1:]
+        if values.help:
+            print(f"{usage}\n{values.main_module_help() or values.get_help()}".strip())
+            return 0
+        return job(values, positional) or 0
+    except flags.Error as error:
+        return _fail(error, USAGE_STATUS)
+    except InputError as error:
+        return _fail(error, INPUT_STATUS)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        return _fail(f"{error.strerror}{where}; free space or choose another place", INPUT_STATUS)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command again goes on from here", INTERRUPT_STATUS)
+
+
+def _fail(message: object, status: int) -> int:
+    """Prints the message on one line of standard error and returns ``status``."""
+    print("error: " + " ".join(str(message).split()), file=sys.stderr)
+    return status
