@@ -1,0 +1,153 @@
+"""Layers with PyTorch's conventions: default initialisers, BatchNorm momentum, epsilons.
+
+Every BatchNorm takes a `Statistics` that says where its statistics come from. In training, rows may
+carry multiplicities, so that a batch which repeats itself is computed once (see
+`avjax.training.modality_dropout`).
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from avjax.models import ops
+
+EPSILON = 1e-5  # PyTorch's default for BatchNorm and LayerNorm
+MOMENTUM = 0.1  # PyTorch's convention: share of the new batch in the running statistics
+
+
+class Statistics(NamedTuple):
+    """Where BatchNorm takes its statistics from.
+
+    Attributes:
+      train: batch statistics (and an update of the running ones) instead of the running ones.
+      weight: in training, the multiplicity of each row, ``[b]``; None counts every row once.
+      axis_name: mapped device axis over which batch statistics are global, or None.
+    """
+
+    train: bool = False
+    weight: Float[Array, "b"] | None = None
+    axis_name: str | None = None
+
+    def repeat(self, times: int) -> "Statistics":
+        """The statistics after each row has been split into ``times`` consecutive rows."""
+        weight = None if self.weight is None else jnp.repeat(self.weight, times)
+        return self._replace(weight=weight)
+
+
+INFERENCE = Statistics()
+
+
+def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for weights and biases alike."""
+    bound = fan_in**-0.5
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Dense(nn.Module):
+    """Affine map of the last axis; also a 1x1 convolution."""
+
+    features: int
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+        init = torch_uniform(x.shape[-1])
+        y = x @ self.param("kernel", init, (x.shape[-1], self.features)).astype(x.dtype)
+        if self.use_bias:
+            y = y + self.param("bias", init, (self.features,)).astype(x.dtype)
+        return y
+
+
+class Conv2d(nn.Module):
+    """Dense 2-D convolution with a square kernel."""
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b oh ow o"]:
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        init = torch_uniform(self.kernel_size**2 * x.shape[-1])
+        kernel = self.param("kernel", init, shape).astype(x.dtype)
+        y = ops.conv2d(
+            x, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation
+        )
+        if self.use_bias:
+            y = y + self.param("bias", init, (self.features,)).astype(x.dtype)
+        return y
+
+
+class DepthwiseConv(nn.Module):
+    """3x3 depthwise convolution, padding 1, no bias; output o reads input ``o // multiplier``."""
+
+    multiplier: int = 1
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b oh ow o"]:
+        shape = (3, 3, x.shape[-1] * self.multiplier)
+        kernel = self.param("kernel", torch_uniform(9), shape).astype(x.dtype)
+        if self.multiplier > 1:
+            x = jnp.repeat(x, self.multiplier, axis=-1)
+        return ops.depthwise_conv3x3(x, kernel, self.stride)
+
+
+class Conv1d(nn.Module):
+    """1-D convolution of kernel size 3 over time."""
+
+    features: int
+    padding: int = 0
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t i"]) -> Float[Array, "b u o"]:
+        init = torch_uniform(3 * x.shape[-1])
+        kernel = self.param("kernel", init, (3, x.shape[-1], self.features)).astype(x.dtype)
+        bias = self.param("bias", init, (self.features,)).astype(x.dtype)
+        return ops.conv1d(x, kernel, padding=self.padding) + bias
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last, optionally followed by ReLU.
+
+    Running statistics follow PyTorch: momentum 0.1 for the new value, unbiased variance stored.
+    """
+
+    relu: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *s c"], stats: Statistics) -> Float[Array, "b *s c"]:
+        features = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (features,)).astype(x.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (features,)).astype(x.dtype)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
+        var = self.variable("batch_stats", "var", jnp.ones, (features,))
+        if not stats.train:
+            factor = scale * lax.rsqrt(var.value + EPSILON)
+            y = x * factor + (bias - mean.value * factor)
+            return jnp.maximum(y, 0) if self.relu else y
+        weight = jnp.ones(x.shape[0], x.dtype) if stats.weight is None else stats.weight
+        y, batch_mean, batch_var, count = ops.batch_norm_train(
+            x, scale, bias, weight, self.relu, EPSILON, stats.axis_name
+        )
+        if not self.is_initializing():
+            unbiased = batch_var * (count / (count - 1))
+            mean.value += MOMENTUM * (batch_mean - mean.value)
+            var.value += MOMENTUM * (unbiased - var.value)
+        return y
+
+
+def layer_norm() -> nn.LayerNorm:
+    """Layer normalisation of the last axis with PyTorch's epsilon, variance in two passes."""
+    return nn.LayerNorm(epsilon=EPSILON, use_fast_variance=False)

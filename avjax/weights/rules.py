@@ -1,0 +1,139 @@
+"""How one layer's tensors map between PyTorch and Flax, and strict conversion with a key map.
+
+A key map is a list of `Layer` entries: the module's name in the PyTorch state_dict, its path in the
+Flax variables and its kind. Kinds fix the leaves and their layouts; everything else is an error.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from avjax.errors import InputError
+
+Path = tuple[str, ...]
+Array = np.ndarray
+
+
+class Layer(NamedTuple):
+    """One module: PyTorch name, Flax path without collection, kind (a key of `KINDS`)."""
+
+    torch_name: str
+    path: Path
+    kind: str
+
+
+class Leaf(NamedTuple):
+    """One tensor of a kind: names on both sides, Flax collection, layouts both ways."""
+
+    torch_suffix: str
+    collection: str
+    flax_name: str
+    to_flax: Callable[[Array], Array]
+    to_torch: Callable[[Array], Array]
+
+
+def _same(x: Array) -> Array:
+    return x
+
+
+def _weight(to_flax: Callable[[Array], Array], to_torch: Callable[[Array], Array]) -> Leaf:
+    return Leaf("weight", "params", "kernel", to_flax, to_torch)
+
+
+_BIAS = Leaf("bias", "params", "bias", _same, _same)
+_DENSE = _weight(np.transpose, np.transpose)
+_CONV1X1 = _weight(lambda w: w[:, :, 0, 0].T, lambda k: k.T[:, :, None, None])
+_CONV1D = _weight(lambda w: w.transpose(2, 1, 0), lambda k: k.transpose(2, 1, 0))
+_CONV2D = _weight(lambda w: w.transpose(2, 3, 1, 0), lambda k: k.transpose(3, 2, 0, 1))
+_DEPTHWISE = _weight(lambda w: w[:, 0].transpose(1, 2, 0), lambda k: k.transpose(2, 0, 1)[:, None])
+_NORM_SCALE = Leaf("weight", "params", "scale", _same, _same)
+
+KINDS: dict[str, tuple[Leaf, ...]] = {
+    "dense": (_DENSE, _BIAS),
+    "dense_no_bias": (_DENSE,),
+    "conv1x1": (_CONV1X1, _BIAS),
+    "conv1x1_no_bias": (_CONV1X1,),
+    "conv1d": (_CONV1D, _BIAS),
+    "conv2d": (_CONV2D, _BIAS),
+    "conv2d_no_bias": (_CONV2D,),
+    "depthwise": (_DEPTHWISE,),
+    "layer_norm": (_NORM_SCALE, _BIAS),
+    "batch_norm": (
+        _NORM_SCALE,
+        _BIAS,
+        Leaf("running_mean", "batch_stats", "mean", _same, _same),
+        Leaf("running_var", "batch_stats", "var", _same, _same),
+    ),
+}
+COUNTER = "num_batches_tracked"  # PyTorch's own count; momentum is fixed, so nothing reads it
+
+
+def _leaves(layers: Sequence[Layer]) -> Iterator[tuple[str, Path, Leaf]]:
+    """Yields (PyTorch key, Flax path with collection, leaf) of every tensor."""
+    for layer in layers:
+        for leaf in KINDS[layer.kind]:
+            path = (leaf.collection, *layer.path, leaf.flax_name)
+            yield f"{layer.torch_name}.{leaf.torch_suffix}", path, leaf
+
+
+def to_flax(
+    state_dict: Mapping[str, Array], layers: Sequence[Layer], shapes: Mapping[str, Any], name: str
+) -> dict[str, Any]:
+    """Converts a state_dict, every tensor of it, into Flax variables.
+
+    Args:
+      state_dict: PyTorch names to arrays.
+      layers: the network's key map.
+      shapes: Flax variables of the network (arrays or `jax.ShapeDtypeStruct`).
+      name: what the tensors came from, for messages.
+
+    Returns:
+      ``{"params": ..., "batch_stats": ...}`` of NumPy arrays.
+
+    Raises:
+      InputError: lists every missing, unexpected and mis-shaped tensor.
+    """
+    remaining = {key for key in state_dict if key.rpartition(".")[2] != COUNTER}
+    variables: dict[str, Any] = {}
+    faults = []
+    for key, path, leaf in _leaves(layers):
+        if key not in state_dict:
+            faults.append(f"missing {key}")
+            continue
+        remaining.discard(key)
+        expected = tuple(_get(shapes, path).shape)
+        tensor = np.asarray(state_dict[key])
+        wanted = leaf.to_torch(np.empty(expected, np.bool_)).shape
+        if tensor.shape != wanted:
+            faults.append(f"{key} has shape {list(tensor.shape)} instead of {list(wanted)}")
+            continue
+        _set(variables, path, np.ascontiguousarray(leaf.to_flax(tensor)))
+    faults += [f"unexpected {key}" for key in sorted(remaining)]
+    if faults:
+        raise InputError(f"{name} does not fit the network: {'; '.join(faults)}")
+    return variables
+
+
+def to_torch(variables: Mapping[str, Any], layers: Sequence[Layer]) -> dict[str, Array]:
+    """Converts Flax variables into a complete state_dict of contiguous NumPy arrays."""
+    state_dict: dict[str, Array] = {}
+    for key, path, leaf in _leaves(layers):
+        array = leaf.to_torch(np.asarray(_get(variables, path)))
+        state_dict[key] = np.ascontiguousarray(array)
+        if leaf.torch_suffix == "running_var":
+            state_dict[f"{key.rpartition('.')[0]}.{COUNTER}"] = np.zeros((), np.int64)
+    return state_dict
+
+
+def _get(tree: Mapping[str, Any], path: Path) -> Any:
+    node: Any = tree
+    for part in path:
+        node = node[part]
+    return node
+
+
+def _set(tree: dict[str, Any], path: Path, value: Array) -> None:
+    for part in path[:-1]:
+        tree = tree.setdefault(part, {})
+    tree[path[-1]] = value
