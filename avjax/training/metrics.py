@@ -1,0 +1,55 @@
+"""Metrics as sums: exact for any batching, divided once at the end."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+
+class Sums(NamedTuple):
+    """Sums over clips; `confusion[i, j]` counts clips of class i that were called j."""
+
+    loss: Float[Array, ""]
+    count: Float[Array, ""]
+    confusion: Float[Array, "k k"]
+
+
+def zeros(num_classes: int) -> Sums:
+    """The sums of no clips at all."""
+    return Sums(np.float64(0), np.float64(0), np.zeros((num_classes, num_classes)))
+
+
+def sums(
+    logits: Float[Array, "b k"], labels: Int[Array, "b"], weight: Float[Array, "b"]
+) -> Sums:
+    """Sums of cross entropy, clips and confusions, each row counted ``weight`` times."""
+    log_probabilities = jax.nn.log_softmax(logits)
+    loss = -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
+    classes = logits.shape[-1]
+    true = jax.nn.one_hot(labels, classes) * weight[:, None]
+    called = jax.nn.one_hot(logits.argmax(-1), classes)
+    return Sums((loss * weight).sum(), weight.sum(), true.T @ called)
+
+
+def add(first: Sums, second: Sums) -> Sums:
+    """Adds two sums on the host, in float64 so that long epochs stay exact."""
+    return jax.tree.map(lambda a, b: np.asarray(a, np.float64) + np.asarray(b, np.float64), first, second)
+
+
+def summarise(totals: Sums) -> dict[str, float]:
+    """Mean loss, accuracy (0..1) and macro F1.
+
+    F1 of a class that neither occurs nor is called counts as absent, not as zero.
+    """
+    confusion = np.asarray(totals.confusion, np.float64)
+    count = float(totals.count)
+    hits = np.diag(confusion)
+    occurrences = confusion.sum(0) + confusion.sum(1)
+    f1 = 2 * hits[occurrences > 0] / occurrences[occurrences > 0]
+    return {
+        "loss": float(totals.loss) / count,
+        "accuracy": float(hits.sum()) / count,
+        "macro_f1": float(f1.mean()),
+    }

@@ -1,0 +1,145 @@
+"""Modality dropout: the enlarged batch in which audio or video is missing (paper section 3.3).
+
+`softhard` turns a batch of B clips (a, v) into the pairs (a, v), (c*a, (1-c)*v), (0, v), (a, 0);
+`noise` into (a, v), (N, v), (a, N). Such a batch repeats itself: of softhard's 4B videos only 2B
+differ, and the B black ones are a single clip of a single image. The distinct inputs and their
+multiplicities give the same loss, gradients and running statistics at half the cost.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from avjax.errors import InputError
+from avjax.models.audio_visual import Pairing
+from avjax.training.randomness import per_row, row_keys
+
+COPIES = {"softhard": 4, "noise": 3, "nodropout": 1}
+MASKS = tuple(COPIES)
+
+
+class Enlarged(NamedTuple):
+    """What the network receives in a training step.
+
+    Attributes:
+      mfcc: ``[a, t, 10]`` distinct audio inputs, or all of them where ``pairing`` is None.
+      frames: ``[v, n, h, w, 3]`` likewise.
+      pairing: how they make up the enlarged batch; pairs come block by block.
+      copies: blocks in the enlarged batch.
+    """
+
+    mfcc: Array
+    frames: Array
+    pairing: Pairing
+    copies: int
+
+
+def check_mask(mask: str) -> str:
+    """Returns ``mask``, or raises InputError where it is none of `MASKS`."""
+    if mask not in COPIES:
+        raise InputError(f"unknown mask {mask!r}; choose one of {', '.join(MASKS)}")
+    return mask
+
+
+def enlarge(
+    mask: str,
+    key: Array,
+    mfcc: Float[Array, "b t 10"],
+    frames: Float[Array, "b n h w 3"],
+    weight: Float[Array, "b"],
+    *,
+    axis_name: str | None = None,
+    deduplicate: bool = True,
+) -> Enlarged:
+    """Builds the enlarged batch.
+
+    Args:
+      mask: one of `MASKS`.
+      key: drawn from at global-batch positions, the same on every device.
+      mfcc: audio of this device's clips.
+      frames: normalised frames of this device's clips.
+      weight: 1 for a clip, 0 for padding.
+      axis_name: mapped device axis, or None.
+      deduplicate: False computes every repeated input anew: slower, for comparison.
+    """
+    check_mask(mask)
+    if mask == "softhard":
+        coefficients = softhard_coefficients(row_keys(key, mfcc.shape[0], axis_name))
+        enlarged = _softhard(coefficients, mfcc, frames, weight)
+    elif mask == "noise":
+        noise_keys = row_keys(key, mfcc.shape[0], axis_name)
+        enlarged = _noise(*gaussian_inputs(noise_keys, mfcc, frames), mfcc, frames, weight)
+    else:
+        rows = np.arange(mfcc.shape[0])
+        enlarged = Enlarged(mfcc, frames, Pairing(rows, rows, weight, weight, None, weight), 1)
+    return enlarged if deduplicate else spell_out(enlarged)
+
+
+def softhard_coefficients(keys: Array) -> Float[Array, "b"]:
+    """The audio share c of each clip, one of 0, .01, ..., .99."""
+    return per_row(lambda key: jax.random.randint(key, (), 0, 100), keys) / 100
+
+
+def gaussian_inputs(keys: Array, mfcc: Array, frames: Array) -> tuple[Array, Array]:
+    """Standard normal inputs of the shapes of ``mfcc`` and ``frames``, one key per clip."""
+    keys = jax.vmap(jax.random.split)(keys)
+    audio = per_row(lambda k: jax.random.normal(k, mfcc.shape[1:], mfcc.dtype), keys[:, 0])
+    video = per_row(lambda k: jax.random.normal(k, frames.shape[1:], frames.dtype), keys[:, 1])
+    return audio, video
+
+
+def _softhard(
+    coefficients: Float[Array, "b"], mfcc: Array, frames: Array, weight: Float[Array, "b"]
+) -> Enlarged:
+    """Audio rows: a, c*a, one of zeros. Video rows: v, (1-c)*v, and the black clip."""
+    rows = np.arange(mfcc.shape[0])
+    whole, scaled = rows, len(rows) + rows
+    missing = np.full_like(rows, 2 * len(rows))
+    c = coefficients.astype(mfcc.dtype)
+    soft_audio = mfcc * c[:, None, None]
+    soft_video = frames * (1 - c)[:, None, None, None, None]
+    silence = jnp.zeros_like(mfcc[:1])
+    twice_once = jnp.concatenate([2 * weight, weight])
+    pairing = Pairing(
+        audio_rows=np.concatenate([whole, scaled, missing, whole]),
+        video_rows=np.concatenate([whole, scaled, whole, missing]),
+        audio_weight=jnp.append(twice_once, weight.sum()),
+        video_weight=twice_once,
+        blank_weight=weight.sum(),
+        pair_weight=jnp.tile(weight, 4),
+    )
+    audio = jnp.concatenate([mfcc, soft_audio, silence])
+    return Enlarged(audio, jnp.concatenate([frames, soft_video]), pairing, 4)
+
+
+def _noise(
+    audio_noise: Array, video_noise: Array, mfcc: Array, frames: Array, weight: Float[Array, "b"]
+) -> Enlarged:
+    """Each stream's rows: its clips, standing twice, then its noise."""
+    clean = np.arange(mfcc.shape[0])
+    noisy = len(clean) + clean
+    twice_once = jnp.concatenate([2 * weight, weight])
+    pairing = Pairing(
+        audio_rows=np.concatenate([clean, noisy, clean]),
+        video_rows=np.concatenate([clean, clean, noisy]),
+        audio_weight=twice_once,
+        video_weight=twice_once,
+        blank_weight=None,
+        pair_weight=jnp.tile(weight, 3),
+    )
+    mfcc = jnp.concatenate([mfcc, audio_noise])
+    return Enlarged(mfcc, jnp.concatenate([frames, video_noise]), pairing, 3)
+
+
+def spell_out(enlarged: Enlarged) -> Enlarged:
+    """The same enlarged batch with every pair's inputs in rows of their own."""
+    mfcc, frames, pairing, copies = enlarged
+    if pairing.blank_weight is not None:
+        frames = jnp.concatenate([frames, jnp.zeros_like(frames[:1])])
+    weight = pairing.pair_weight
+    rows = np.arange(len(pairing.audio_rows))
+    naive = Pairing(rows, rows, weight, weight, None, weight)
+    return Enlarged(mfcc[pairing.audio_rows], frames[pairing.video_rows], naive, copies)

@@ -1,0 +1,33 @@
+"""Random draws that do not depend on how a batch is spread over devices."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, UInt32
+
+
+def row_keys(key: Array, rows: int, axis_name: str | None) -> Array:
+    """One key per row of this device's share, equal to the row's key in the global batch.
+
+    Args:
+      key: one key, the same on every device.
+      rows: rows on this device.
+      axis_name: mapped device axis, or None.
+
+    Returns:
+      ``[rows]`` keys; device d holds those of global rows ``d * rows + i``.
+    """
+    first = 0 if axis_name is None else lax.axis_index(axis_name) * rows
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(rows))
+
+
+def clip_keys(key: Array, clip_key: UInt32[Array, "b"]) -> Array:
+    """One key per clip, derived from its name: the same in every batch and order."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, clip_key)
+
+
+def per_row(sampler: Callable[[Array], Array], keys: Array) -> Array:
+    """Stacks ``sampler(key)`` over the keys of the rows."""
+    return jax.vmap(sampler)(keys)

@@ -1,0 +1,149 @@
+"""One training step: augment, normalise, drop modalities, forward, backward, update."""
+
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from avjax.models.efficientface import MIN_SIZE
+from avjax.training import metrics
+from avjax.training.augment import augment, normalise
+from avjax.training.modality_dropout import enlarge
+
+Batch = dict[str, Array]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a step changes: saved and restored as a whole.
+
+    Attributes:
+      step: updates so far; with the config's seed it fixes every draw of the next step.
+      params: network parameters.
+      batch_stats: running statistics of BatchNorm.
+      opt_state: momentum buffers and counters.
+    """
+
+    step: Int[Array, ""]
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the network's `apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+class Recipe(NamedTuple):
+    """What a step does besides the network and the optimizer.
+
+    Attributes:
+      mask: modality dropout, `softhard`, `noise` or `nodropout`.
+      profile: how frames were prepared, hence how they are normalised.
+      augment: flip and rotate the clips.
+      deduplicate: compute repeated inputs of the enlarged batch once.
+    """
+
+    mask: str
+    profile: str
+    augment: bool = True
+    deduplicate: bool = True
+
+
+def init_variables(net: nn.Module, key: Array) -> dict[str, Any]:
+    """Fresh parameters and statistics; their shapes depend on no input's size."""
+    mfcc, frames = jnp.zeros((1, 20, 10)), jnp.zeros((1, 1, MIN_SIZE, MIN_SIZE, 3))
+    return jax.jit(net.init)(key, mfcc, frames)
+
+
+def create_state(
+    variables: dict[str, Any], optimizer: optax.GradientTransformation
+) -> TrainState:
+    """The state before the first step."""
+    params = variables["params"]
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step, params, variables["batch_stats"], optimizer.init(params))
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    key: Array,
+    axis_name: str | None = None,
+    *,
+    net: nn.Module,
+    optimizer: optax.GradientTransformation,
+    recipe: Recipe,
+) -> tuple[TrainState, metrics.Sums]:
+    """Updates the state on one batch.
+
+    Args:
+      state: replicated over ``axis_name``.
+      batch: this device's rows: ``frames`` uint8 [b, n, h, w, 3], ``mfcc`` [b, t, 10], ``label``
+        [b], ``has_audio``, ``has_video`` bool [b], ``weight`` [b] (0 marks padding).
+      key: the run's key, the same at every step and on every device.
+      axis_name: mapped device axis; BatchNorm, loss and gradient are global over it.
+      net: the network.
+      optimizer: see `avjax.training.optimizer.sgd`.
+      recipe: mask, profile and switches.
+
+    Returns:
+      The next state and the enlarged batch's metric sums over all devices.
+    """
+    augment_key, mask_key = jax.random.split(jax.random.fold_in(key, state.step))
+    mfcc, frames = network_inputs(batch, recipe, augment_key, axis_name)
+    enlarged = enlarge(
+        recipe.mask,
+        mask_key,
+        mfcc,
+        frames,
+        batch["weight"],
+        axis_name=axis_name,
+        deduplicate=recipe.deduplicate,
+    )
+    labels = jnp.tile(batch["label"], enlarged.copies)
+
+    def mean_loss(params):
+        logits, updated = net.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            enlarged.mfcc,
+            enlarged.frames,
+            True,
+            pairing=enlarged.pairing,
+            axis_name=axis_name,
+            mutable="batch_stats",
+        )
+        sums = metrics.sums(logits, labels, enlarged.pairing.pair_weight)
+        return sums.loss / _total(sums.count, axis_name), (sums, updated["batch_stats"])
+
+    gradients, (sums, batch_stats) = jax.grad(mean_loss, has_aux=True)(state.params)
+    gradients, sums = _total((gradients, sums), axis_name)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, batch_stats, opt_state), sums
+
+
+def network_inputs(
+    batch: Batch, recipe: Recipe, key: Array, axis_name: str | None
+) -> tuple[Float[Array, "b t 10"], Float[Array, "b n h w 3"]]:
+    """Augmented, normalised inputs; a missing stream is all zeros after normalisation."""
+    frames = batch["frames"]
+    if recipe.augment:
+        frames = augment(key, frames, axis_name)
+    return present_streams(batch["mfcc"], normalise(frames, recipe.profile), batch)
+
+
+def present_streams(mfcc: Array, frames: Array, batch: Batch) -> tuple[Array, Array]:
+    """Zeros the streams that a clip does not have."""
+    has_audio = batch["has_audio"][:, None, None]
+    has_video = batch["has_video"][:, None, None, None, None]
+    return jnp.where(has_audio, mfcc, 0), jnp.where(has_video, frames, 0)
+
+
+def _total(tree: Any, axis_name: str | None) -> Any:
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
