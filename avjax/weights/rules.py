@@ -59,6 +59,7 @@ KINDS: dict[str, tuple[Leaf, ...]] = {
     "conv2d_no_bias": (_CONV2D,),
     "depthwise": (_DEPTHWISE,),
     "layer_norm": (_NORM_SCALE, _BIAS),
+    "prelu": (Leaf("weight", "params", "slope", _same, _same),),
     "batch_norm": (
         _NORM_SCALE,
         _BIAS,
