@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from avjax.models.layers import Conv2d, Dense
+from avjax.models.layers import Dense
 
 CELL = 12  # receptive field of P-Net, pixels
 STRIDE = 2  # step of P-Net, pixels
@@ -53,7 +53,8 @@ class _ConvBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b oh ow o"]:
-        x = PReLU(name="prelu")(Conv2d(self.features, self.kernel_size, name="conv")(x))
+        window = (self.kernel_size, self.kernel_size)
+        x = PReLU(name="prelu")(nn.Conv(self.features, window, padding="VALID", name="conv")(x))
         return max_pool(x, self.pool) if self.pool else x
 
 
@@ -75,7 +76,9 @@ class RNet(nn.Module):
     """Refines 24x24 candidates."""
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b 24 24 3"]) -> tuple[Float[Array, "b"], Float[Array, "b 4"]]:
+    def __call__(
+        self, x: Float[Array, "b 24 24 3"]
+    ) -> tuple[Float[Array, "b"], Float[Array, "b 4"]]:
         """Returns face probabilities and box offsets."""
         x = _ConvBlock(28, pool=3, name="conv1")(x)
         x = _ConvBlock(48, pool=3, name="conv2")(x)
