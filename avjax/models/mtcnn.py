@@ -7,6 +7,7 @@ and offsets of the box's corners in units of its size.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from avjax.models.layers import Dense
@@ -37,11 +38,41 @@ def max_pool(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b oh ow c"]
     padding = ((0, 0), (0, overhang[0]), (0, overhang[1]), (0, 0))
     padded = jnp.pad(x, padding, constant_values=-jnp.inf)
     for axis, output in enumerate(outputs, start=1):
-        taps = [
-            jax.lax.slice_in_dim(padded, i, i + 2 * output - 1, 2, axis=axis) for i in range(size)
-        ]
+        taps = [lax.slice_in_dim(padded, i, i + 2 * output - 1, 2, axis=axis) for i in range(size)]
         padded = jnp.max(jnp.stack(taps), axis=0)
     return padded
+
+
+class _Conv(nn.Module):
+    """Unpadded convolution that computes ``group`` neighbouring columns as channels of one.
+
+    With few channels a CPU convolution is bound by gathering patches; a kernel as wide as the
+    group's columns, with zeros where a column does not look, gathers once for all of them.
+    """
+
+    features: int
+    kernel_size: int
+    group: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b oh ow o"]:
+        size, group = self.kernel_size, self.group
+        shape = (size, size, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        width = x.shape[2] - size + 1
+        groups = -(-width // group)
+        padded = jnp.pad(x, ((0, 0), (0, 0), (0, groups * group - width), (0, 0)))
+        columns = [
+            jnp.pad(kernel, ((0, 0), (i, group - 1 - i), (0, 0), (0, 0))) for i in range(group)
+        ]
+        wide = jnp.stack(columns, axis=3).reshape(*shape[:1], size + group - 1, shape[2], -1)
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        y = lax.conv_general_dilated(
+            padded, wide, (1, group), "VALID", dimension_numbers=dimensions
+        )
+        y = y.reshape(*y.shape[:2], groups * group, self.features)
+        return y[:, :, :width] + bias
 
 
 class _ConvBlock(nn.Module):
@@ -50,11 +81,12 @@ class _ConvBlock(nn.Module):
     features: int
     kernel_size: int = 3
     pool: int = 0
+    group: int = 1
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b oh ow o"]:
-        window = (self.kernel_size, self.kernel_size)
-        x = PReLU(name="prelu")(nn.Conv(self.features, window, padding="VALID", name="conv")(x))
+        x = _Conv(self.features, self.kernel_size, self.group, name="conv")(x)
+        x = PReLU(name="prelu")(x)
         return max_pool(x, self.pool) if self.pool else x
 
 
@@ -66,9 +98,9 @@ class PNet(nn.Module):
         self, x: Float[Array, "b h w 3"]
     ) -> tuple[Float[Array, "b oh ow"], Float[Array, "b oh ow 4"]]:
         """Returns face probabilities and box offsets of the 12x12 cells."""
-        x = _ConvBlock(10, pool=2, name="conv1")(x)
-        x = _ConvBlock(16, name="conv2")(x)
-        x = _ConvBlock(32, name="conv3")(x)
+        x = _ConvBlock(10, pool=2, group=4, name="conv1")(x)
+        x = _ConvBlock(16, group=4, name="conv2")(x)
+        x = _ConvBlock(32, group=2, name="conv3")(x)
         return _face_probability(Dense(2, name="face")(x)), Dense(4, name="box")(x)
 
 
@@ -80,7 +112,7 @@ class RNet(nn.Module):
         self, x: Float[Array, "b 24 24 3"]
     ) -> tuple[Float[Array, "b"], Float[Array, "b 4"]]:
         """Returns face probabilities and box offsets."""
-        x = _ConvBlock(28, pool=3, name="conv1")(x)
+        x = _ConvBlock(28, pool=3, group=4, name="conv1")(x)
         x = _ConvBlock(48, pool=3, name="conv2")(x)
         x = _ConvBlock(64, kernel_size=2, name="conv3")(x)
         x = PReLU(name="dense4_prelu")(Dense(128, name="dense4")(_flatten(x)))
@@ -95,7 +127,7 @@ class ONet(nn.Module):
         self, x: Float[Array, "b 48 48 3"]
     ) -> tuple[Float[Array, "b"], Float[Array, "b 4"], Float[Array, "b 10"]]:
         """Returns face probabilities, box offsets and landmarks (five x, then five y)."""
-        x = _ConvBlock(32, pool=3, name="conv1")(x)
+        x = _ConvBlock(32, pool=3, group=4, name="conv1")(x)
         x = _ConvBlock(64, pool=3, name="conv2")(x)
         x = _ConvBlock(64, pool=2, name="conv3")(x)
         x = _ConvBlock(128, kernel_size=2, name="conv4")(x)
