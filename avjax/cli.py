@@ -1,8 +1,11 @@
 """What every command line of avjax shares: flags without global state, one-line errors."""
 
 import errno
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from types import FrameType, TracebackType
+from typing import Self
 
 from absl import flags, logging
 
@@ -59,3 +62,35 @@ def _fail(message: object, status: int) -> int:
     """Prints the message on one line of standard error and returns ``status``."""
     print("error: " + " ".join(str(message).split()), file=sys.stderr)
     return status
+
+
+class StopRequest:
+    """Turns Ctrl-C and a termination signal into a wish that a loop can grant between two steps.
+
+    Within the ``with`` block the first signal sets `requested`; a second one interrupts at once.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __enter__(self) -> Self:
+        self._former = {number: signal.getsignal(number) for number in self.SIGNALS}
+        for number in self.SIGNALS:
+            signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)

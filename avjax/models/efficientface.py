@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from avjax.errors import InputError
@@ -22,7 +23,8 @@ SIZE_MULTIPLE, MIN_SIZE = 32, 64
 
 def channel_shuffle(first: Array, second: Array) -> Array:
     """Concatenates two halves and shuffles with two groups: their channels alternate."""
-    return jnp.stack([first, second], axis=-1).reshape(*first.shape[:-1], -1)
+    shuffled = jnp.stack([first, second], axis=-1).reshape(*first.shape[:-1], -1)
+    return lax.optimization_barrier(shuffled)
 
 
 class InvertedResidual(nn.Module):

@@ -60,7 +60,8 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
         init = torch_uniform(x.shape[-1])
-        y = x @ self.param("kernel", init, (x.shape[-1], self.features)).astype(x.dtype)
+        kernel = self.param("kernel", init, (x.shape[-1], self.features)).astype(x.dtype)
+        y = ops.channel_matmul(x, kernel)
         if self.use_bias:
             y = y + self.param("bias", init, (self.features,)).astype(x.dtype)
         return y

@@ -92,7 +92,8 @@ def _batch_norm_backward(relu, epsilon, axis_name, residuals, cotangents):
     scale_gradient = (dy * normalised).sum(axes)
     share = _per_row(weight, x) / count
     shared = total(bias_gradient, axis_name) + normalised * total(scale_gradient, axis_name)
-    return (scale * inverse) * (dy - share * shared), scale_gradient, bias_gradient, None
+    dx = lax.optimization_barrier((scale * inverse) * (dy - share * shared))
+    return dx, scale_gradient, bias_gradient, None
 
 
 batch_norm_train.defvjp(_batch_norm_forward, _batch_norm_backward)
@@ -255,6 +256,49 @@ def max_pool_time(x: Float[Array, "b t c"]) -> Float[Array, "b t-1 c"]:
 # ------------------------------------------------------------------------------ dense convolutions
 
 
+@jax.custom_vjp
+def channel_matmul(
+    x: Float[Array, "b *space i"], kernel: Float[Array, "i o"]
+) -> Float[Array, "b *space o"]:
+    """Maps the channels of every position: a 1x1 convolution, or a dense layer."""
+    return x @ kernel
+
+
+def _channel_matmul_forward(x, kernel):
+    return x @ kernel, (x, kernel)
+
+
+def _channel_matmul_backward(residuals, dy):
+    x, kernel = residuals
+    gradient = lax.platform_dependent(
+        x, dy, cpu=_matmul_gradient_by_rows, default=_matmul_gradient_at_once
+    )
+    return dy @ kernel.T, gradient
+
+
+channel_matmul.defvjp(_channel_matmul_forward, _channel_matmul_backward)
+
+
+def _matmul_gradient_at_once(x: Array, dy: Array) -> Float[Array, "i o"]:
+    axes = tuple(range(x.ndim - 1))
+    return jnp.tensordot(x, dy, (axes, axes))
+
+
+def _matmul_gradient_by_rows(x: Array, dy: Array) -> Float[Array, "i o"]:
+    """Adds up the rows' products: each row is transposed while it is in cache.
+
+    In one product XLA's CPU compiler transposes a whole operand through memory first.
+    """
+    inner, outer = x.shape[-1], dy.shape[-1]
+
+    def add_row(index, acc):
+        return acc + x[index].reshape(-1, inner).T @ dy[index].reshape(-1, outer)
+
+    if x.ndim < 3:  # a row is a single position
+        return _matmul_gradient_at_once(x, dy)
+    return lax.fori_loop(0, x.shape[0], add_row, jnp.zeros((inner, outer), x.dtype))
+
+
 def conv2d(
     x: Float[Array, "b h w c"],
     kernel: Float[Array, "kh kw c o"],
@@ -266,7 +310,7 @@ def conv2d(
     """Dense 2-D convolution (cross-correlation) as one matrix product over gathered patches."""
     kh, kw, _, _ = kernel.shape
     if (kh, kw, stride) == (1, 1, 1):
-        return x @ kernel[0, 0]
+        return channel_matmul(x, kernel[0, 0])
     padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     height = (padded.shape[1] - dilation * (kh - 1) - 1) // stride + 1
     width = (padded.shape[2] - dilation * (kw - 1) - 1) // stride + 1
@@ -277,7 +321,7 @@ def conv2d(
         return padded[:, rows, columns]
 
     patches = jnp.concatenate([tap(i, j) for i in range(kh) for j in range(kw)], axis=-1)
-    return patches @ kernel.reshape(-1, kernel.shape[-1])
+    return channel_matmul(patches, kernel.reshape(-1, kernel.shape[-1]))
 
 
 def conv1d(
@@ -288,4 +332,4 @@ def conv1d(
     padded = jnp.pad(x, ((0, 0), (padding, padding), (0, 0)))
     length = padded.shape[1] - size + 1
     patches = jnp.concatenate([padded[:, i : i + length] for i in range(size)], axis=-1)
-    return patches @ kernel.reshape(-1, kernel.shape[-1])
+    return channel_matmul(patches, kernel.reshape(-1, kernel.shape[-1]))

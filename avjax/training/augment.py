@@ -28,19 +28,21 @@ NORMALISATION = {
 }
 
 
-def normalise(frames: UInt8[Array, "*b h w 3"], profile: str) -> Float[Array, "*b h w 3"]:
-    """Scales frames to what the profile's networks expect, float32.
+def normalise(
+    frames: UInt8[Array, "*b h w 3"], profile: str, dtype: jnp.dtype = jnp.float32
+) -> Float[Array, "*b h w 3"]:
+    """Scales frames to what the profile's networks expect.
 
     Raises:
       InputError: unknown profile.
     """
     if profile not in NORMALISATION:
         raise InputError(f"unknown profile {profile!r}; choose one of {', '.join(NORMALISATION)}")
-    scaled = frames.astype(jnp.float32) / 255
+    scaled = frames.astype(dtype) / 255
     if profile == "reference":
         return scaled
     mean, std = NORMALISATION[profile]
-    return (scaled - jnp.asarray(mean)) / jnp.asarray(std)
+    return (scaled - jnp.asarray(mean, dtype)) / jnp.asarray(std, dtype)
 
 
 def augment(

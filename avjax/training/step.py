@@ -135,7 +135,7 @@ def network_inputs(
     frames = batch["frames"]
     if recipe.augment:
         frames = augment(key, frames, axis_name)
-    return present_streams(batch["mfcc"], normalise(frames, recipe.profile), batch)
+    return present_streams(batch["mfcc"], normalise(frames, recipe.profile, batch["mfcc"].dtype), batch)
 
 
 def present_streams(mfcc: Array, frames: Array, batch: Batch) -> tuple[Array, Array]:

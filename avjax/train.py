@@ -1,0 +1,244 @@
+"""Trains a model: ``python -m avjax.train --config configs/ia_softhard.py --workdir RUN``.
+
+The same command again resumes, from where the run stopped.
+"""
+
+import functools
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import optax
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from avjax import cli
+from avjax.checkpoints import ModelCard, RunCheckpoints, check_config, save_model, versions
+from avjax.data.pipeline import Clips, PreparedDataset, open_dataset
+from avjax.data.ravdess import resolve_fold
+from avjax.errors import InputError
+from avjax.evaluate import Evaluator, evaluate_run, table
+from avjax.models.audio_visual import AudioVisualNet, build_network, trained_parameters
+from avjax.pretrained import initial_variables
+from avjax.runlog import RunLog, best_epoch
+from avjax.training import metrics
+from avjax.training.modality_dropout import check_mask
+from avjax.training.optimizer import sgd, step_schedule
+from avjax.training.parallel import Parallel
+from avjax.training.step import Recipe, TrainState, create_state, train_step
+
+
+@flax.struct.dataclass
+class Progress:
+    """What a checkpoint holds: the state, and the sums so far of the epoch it stands in."""
+
+    state: TrainState
+    sums: metrics.Sums
+
+
+class Job(NamedTuple):
+    """A run's fixed parts, built once from its config."""
+
+    config: ConfigDict
+    workdir: Path
+    dataset: PreparedDataset
+    splits: dict[str, Clips]
+    network: dict[str, Any]
+    net: AudioVisualNet
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+    parallel: Parallel
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Updates per epoch; the last one may be of a smaller batch."""
+        return self.splits["train"].num_batches(self.config.batch_size)
+
+    def clips_before(self, step: int) -> int:
+        """Clips trained on before an update."""
+        epochs, steps = divmod(step, self.steps_per_epoch)
+        return epochs * len(self.splits["train"]) + steps * self.config.batch_size
+
+
+def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Trains, validates after every epoch, then scores the test split with the best epoch.
+
+    Args:
+      config: see `configs/common.py`.
+      workdir: where everything is written; a run found there is resumed.
+
+    Returns:
+      The evaluation of the test split, as written to ``evaluation.json``.
+
+    Raises:
+      InputError: a config or data that cannot be trained on, or a workdir of another config.
+    """
+    job, variables = _build(config, workdir)
+    check_config(workdir, config.to_dict())
+    start = Progress(
+        create_state(variables, job.optimizer), metrics.zeros(job.net.num_classes)
+    )
+    with RunCheckpoints(workdir) as checkpoints:
+        progress = checkpoints.restore(start) or start
+        step = int(progress.state.step)
+        first_epoch = step // job.steps_per_epoch + 1
+        total = config.num_epochs * len(job.splits["train"])
+        with RunLog(workdir, total, first_epoch, job.clips_before(step)) as log:
+            _train_epochs(job, progress, first_epoch, checkpoints, log)
+    return evaluate_run(workdir)
+
+
+def _build(config: ConfigDict, workdir: Path) -> tuple[Job, dict[str, Any]]:
+    """Checks the config against the data; builds the network, its variables, the optimizer."""
+    check_mask(config.mask)
+    dataset = open_dataset(config.data.dir)
+    filters = resolve_fold(config.data.fold)
+    splits = {name: dataset.select(chosen) for name, chosen in filters.items()}
+    network = {
+        "kind": config.model.kind,
+        "fusion": config.model.fusion,
+        "num_heads": config.model.num_heads,
+        "num_classes": len(dataset.metadata.classes),
+    }
+    net = build_network(network)
+    parallel = Parallel(config.batch_size)
+    variables = initial_variables(net, config.seed, config.model.pretrained)
+    recipe = config.optimizer
+    schedule = step_schedule(
+        recipe.learning_rate, recipe.milestones, splits["train"].num_batches(config.batch_size)
+    )
+    optimizer = sgd(
+        schedule,
+        momentum=recipe.momentum,
+        dampening=recipe.dampening,
+        weight_decay=recipe.weight_decay,
+        trained=trained_parameters(variables["params"], net.fusion),
+    )
+    job = Job(config, workdir, dataset, splits, network, net, schedule, optimizer, parallel)
+    return job, variables
+
+
+def _train_epochs(
+    job: Job, progress: Progress, first_epoch: int, checkpoints: RunCheckpoints, log: RunLog
+) -> None:
+    """Trains and validates epoch by epoch; keeps the newest state and the best model."""
+    profile = job.dataset.metadata.profile
+    recipe = Recipe(job.config.mask, profile, job.config.augment, job.config.deduplicate)
+    step = job.parallel.compile_train_step(
+        functools.partial(train_step, net=job.net, optimizer=job.optimizer, recipe=recipe)
+    )
+    evaluator = Evaluator(job.net, profile)
+    progress = progress.replace(state=job.parallel.replicate(progress.state))
+    with cli.StopRequest() as stop:
+        for epoch in range(first_epoch, job.config.num_epochs + 1):
+            progress, speed = _train_epoch(job, step, progress, epoch, checkpoints, log, stop)
+            done = epoch * job.steps_per_epoch
+            rate = float(job.schedule(done - 1))
+            line = {"epoch": epoch, "split": "train", "step": done, "learning_rate": rate}
+            log.epoch({**line, **speed, **metrics.summarise(progress.sums)})
+            variables = progress.state.variables
+            scores = evaluator.clean(variables, job.splits["validation"])
+            improved = scores["accuracy"] > best_epoch(log.lines)[1]
+            log.epoch({"epoch": epoch, "split": "validation", "step": done, **scores})
+            if improved:
+                save_model(job.workdir / "best", variables, _card(job, epoch, scores))
+            progress = progress.replace(sums=metrics.zeros(job.net.num_classes))
+            checkpoints.save(done, progress)
+
+
+def _train_epoch(
+    job: Job,
+    step: Callable,
+    progress: Progress,
+    epoch: int,
+    checkpoints: RunCheckpoints,
+    log: RunLog,
+    stop: cli.StopRequest,
+) -> tuple[Progress, dict[str, float]]:
+    """Trains the rest of an epoch; saves now and then, and when asked to stop.
+
+    Sums are fetched one step late, so that the device never waits for the host.
+    """
+    key = jax.random.key(job.config.seed)
+    batch_size, clips = job.config.batch_size, job.splits["train"]
+    start = int(progress.state.step) % job.steps_per_epoch
+    state, sums, unread = progress.state, progress.sums, None
+    began = saved = time.monotonic()
+    batches = clips.batches(batch_size, shuffle_key=job.config.seed, epoch=epoch, start=start)
+    for done, batch in enumerate(batches, start=start + 1):
+        state, new = step(state, job.parallel.split(batch), key)
+        if unread is not None:
+            sums = metrics.add(sums, unread)
+        unread = new
+        _show(log, epoch, sums, min(batch_size, len(clips) - (done - 1) * batch_size))
+        due = time.monotonic() - saved > 60 * job.config.checkpoint_minutes
+        if stop.requested or (due and done < job.steps_per_epoch):
+            sums, unread = metrics.add(sums, unread), None
+            step_number = (epoch - 1) * job.steps_per_epoch + done
+            checkpoints.save(step_number, Progress(state, sums))
+            saved = time.monotonic()
+            if stop.requested:
+                raise KeyboardInterrupt
+    if unread is not None:
+        sums = metrics.add(sums, unread)
+    seconds = time.monotonic() - began
+    trained = len(clips) - start * batch_size
+    return Progress(state, sums), {"seconds": seconds, "clips_per_second": trained / seconds}
+
+
+def _show(log: RunLog, epoch: int, sums: metrics.Sums, clips: int) -> None:
+    """Moves the progress bar on; before the first sums arrive there is nothing to show."""
+    if sums.count:
+        figures = metrics.summarise(sums)
+        log.step(clips, epoch, figures["loss"], figures["accuracy"])
+    else:
+        log.step(clips, epoch, float("nan"), float("nan"))
+
+
+def _card(job: Job, epoch: int, scores: dict[str, float]) -> ModelCard:
+    """What `avjax.load` must know of the best model."""
+    data = job.dataset.metadata
+    return ModelCard(
+        network=job.network,
+        classes=list(data.classes),
+        profile=data.profile,
+        num_frames=data.num_frames,
+        image_size=data.image_size,
+        audio_steps=data.audio_steps,
+        epoch=epoch,
+        metrics=scores,
+        versions=versions(),
+    )
+
+
+def _define_flags(values: flags.FlagValues) -> None:
+    config_flags.DEFINE_config_file(
+        "config", None, "Configuration file; --config.key=value changes a value.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "workdir", None, "Where the run is kept (default: runs/<config name>).", flag_values=values
+    )
+
+
+def _job(values: flags.FlagValues, positional: list[str]) -> None:
+    if positional:
+        raise InputError(f"unexpected argument {positional[0]!r}; see --help")
+    if values.config is None:
+        raise InputError("--config is missing; name a file such as configs/ia_softhard.py")
+    workdir = Path(values.workdir or f"runs/{values.config.name}")
+    print(table(train(values.config, workdir)))
+    print(f"report: {workdir / 'report.html'}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    return cli.run(argv, _define_flags, _job, __doc__ or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

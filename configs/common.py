@@ -1,0 +1,45 @@
+"""What every configuration shares: the recipe of the reference (SGD with dampening, 100 epochs)."""
+
+from ml_collections import ConfigDict
+
+
+def get_config(name: str, *, fusion: str = "ia", mask: str = "softhard") -> ConfigDict:
+    """The reference's training of an audio-visual network.
+
+    Args:
+      name: of the configuration; the default workdir is ``runs/<name>``.
+      fusion: `ia`, `it` or `lt`.
+      mask: modality dropout, `softhard`, `noise` or `nodropout`.
+    """
+    config = ConfigDict()
+    config.name = name
+    config.seed = 1
+    config.num_epochs = 100
+    config.batch_size = 8
+
+    config.model = ConfigDict()
+    config.model.kind = "audio_visual"
+    config.model.fusion = fusion
+    config.model.num_heads = 1
+    config.model.pretrained = ""  # a converted checkpoint to start from
+
+    config.mask = mask
+    config.augment = True  # flip and rotate the frames
+    config.deduplicate = True  # compute repeated inputs of the enlarged batch once
+    config.parallel = "jit"
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 0.04
+    config.optimizer.milestones = (40, 55, 65, 70, 200, 250)  # epochs from which it is a tenth
+    config.optimizer.momentum = 0.9
+    config.optimizer.dampening = 0.9
+    config.optimizer.weight_decay = 1e-3
+
+    config.data = ConfigDict()
+    config.data.dir = "data/ravdess"  # what avjax.prepare wrote
+    # A name (published, msaf6/0..5, five/0..4, repetition), or filters in words:
+    # "train: actor=1-8; validation: actor=9,10; test: actor=11,12".
+    config.data.fold = "published"
+
+    config.checkpoint_minutes = 10.0  # between saves within an epoch
+    return config

@@ -1,0 +1,8 @@
+"""Fusion `ia` (intermediate attention) with `noise` modality dropout: either modality replaced by noise."""
+
+from configs import common
+
+
+def get_config():
+    """The reference's recipe for this model."""
+    return common.get_config("ia_noise", fusion="ia", mask="noise")

@@ -1,0 +1,8 @@
+"""Fusion `ia` (intermediate attention) with `softhard` modality dropout."""
+
+from configs import common
+
+
+def get_config():
+    """The reference's recipe for this model."""
+    return common.get_config("ia_softhard", fusion="ia", mask="softhard")

@@ -1,0 +1,8 @@
+"""Fusion `it` (intermediate transformer) with `softhard` modality dropout."""
+
+from configs import common
+
+
+def get_config():
+    """The reference's recipe for this model."""
+    return common.get_config("it_softhard", fusion="it", mask="softhard")

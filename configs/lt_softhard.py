@@ -1,0 +1,8 @@
+"""Fusion `lt` (late transformer) with `softhard` modality dropout."""
+
+from configs import common
+
+
+def get_config():
+    """The reference's recipe for this model."""
+    return common.get_config("lt_softhard", fusion="lt", mask="softhard")

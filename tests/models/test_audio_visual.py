@@ -1,0 +1,107 @@
+"""Shapes, parameter counts and refusals of the audio-visual network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avjax.errors import InputError
+from avjax.models.audio_visual import AudioVisualNet, build_network, trained_parameters
+
+COUNTS = {"ia": 1_854_766, "it": 1_938_414, "lt": 2_045_550}
+SMALL = {"stage_repeats": (1, 1, 1)}
+
+
+def abstract_init(net, steps=20, frames=2, size=64):
+    inputs = jnp.zeros((1, steps, 10)), jnp.zeros((1, frames, size, size, 3))
+    return jax.eval_shape(net.init, jax.random.key(0), *inputs)
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("fusion", COUNTS)
+@pytest.mark.parametrize("num_heads", [1, 4])
+def test_parameter_counts_are_the_references(fusion, num_heads):
+    params = abstract_init(AudioVisualNet(fusion=fusion, num_heads=num_heads))["params"]
+    assert count(params) == COUNTS[fusion]
+    visual = params["visual_model"]
+    head = [name for name in visual if name.startswith(("conv1d", "classifier"))]
+    assert count(visual) - count([visual[name] for name in head]) == 1_268_118
+
+
+@pytest.mark.parametrize("fusion", COUNTS)
+@pytest.mark.parametrize(
+    ("steps", "frames", "size"), [(13, 1, 64), (40, 7, 96), (156, 15, 224), (300, 15, 128)]
+)
+def test_any_length_frame_count_and_size(fusion, steps, frames, size):
+    net = AudioVisualNet(num_classes=5, fusion=fusion)
+    variables = abstract_init(net)
+    inputs = jnp.zeros((2, steps, 10)), jnp.zeros((2, frames, size, size, 3))
+    assert jax.eval_shape(net.apply, variables, *inputs).shape == (2, 5)
+    assert count(abstract_init(net, steps, frames, size)) == count(variables)
+
+
+def test_a_black_clip_computed_once_equals_one_spelled_out():
+    net = AudioVisualNet(**SMALL)
+    rng = np.random.default_rng(0)
+    frames = jnp.asarray(rng.random((2, 3, 64, 64, 3)), jnp.float32).at[1].set(0)
+    variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 13, 10)), frames[:1])
+
+    def encode(frames, blank):
+        return net.apply(variables, frames, blank_weight=blank, method="encode_video")
+
+    spelled_out = encode(frames, None)
+    np.testing.assert_allclose(encode(frames[:1], 1.0), spelled_out, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("fusion", COUNTS)
+def test_exactly_the_marked_parameters_get_no_gradient(fusion):
+    net = AudioVisualNet(fusion=fusion, **SMALL)
+    rng = np.random.default_rng(1)
+    mfcc = jnp.asarray(rng.standard_normal((3, 16, 10)), jnp.float32)
+    frames = jnp.asarray(rng.random((3, 2, 64, 64, 3)), jnp.float32)
+    variables = jax.jit(net.init)(jax.random.key(1), mfcc, frames)
+
+    @jax.jit
+    def gradient(params):
+        def loss(params):
+            logits, _ = net.apply(
+                {**variables, "params": params}, mfcc, frames, True, mutable="batch_stats"
+            )
+            return jax.nn.log_softmax(logits)[:, 0].mean()
+
+        return jax.grad(loss)(params)
+
+    gradients = gradient(variables["params"])
+    trained = trained_parameters(variables["params"], fusion)
+    reached = jax.tree.map(lambda g: bool(jnp.any(g != 0)), gradients)
+    assert reached == trained
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ({"fusion": "la", "num_heads": 1}, "unknown fusion 'la'; choose one of ia, it, lt"),
+        ({"fusion": "ia", "num_heads": 3}, "num_heads=3 does not divide"),
+        ({"fusion": "lt", "num_heads": 0}, "num_heads=0 does not divide"),
+        ({"kind": "rnn", "fusion": "ia", "num_heads": 1}, "unknown network kind 'rnn'"),
+    ],
+)
+def test_build_network_refuses(network, message):
+    with pytest.raises(InputError, match=message):
+        build_network({"num_classes": 8, **network})
+
+
+def test_build_network_takes_every_divisor_of_the_width():
+    assert build_network({"fusion": "lt", "num_heads": 128, "num_classes": 3}).num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("steps", "size", "message"),
+    [(12, 64, "12 MFCC steps are too few"), (13, 60, "60x60 pixels"), (13, 32, "32x32 pixels")],
+)
+def test_inputs_that_do_not_fit_are_named(steps, size, message):
+    with pytest.raises(InputError, match=message):
+        abstract_init(AudioVisualNet(**SMALL), steps=steps, size=size)

@@ -1,0 +1,165 @@
+"""The fast forms equal XLA's own operations, derivatives included."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from avjax.models import ops
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return jnp.asarray(RNG.standard_normal(shape), jnp.float32)
+
+
+def assert_same_function(ours, theirs, *arguments):
+    """Values and gradients of a random projection agree."""
+    projection = normal(*jax.eval_shape(ours, *arguments).shape)
+    for function in (ours, theirs):
+        assert jax.eval_shape(function, *arguments).shape == projection.shape
+
+    def loss(function):
+        return lambda *a: (function(*a) * projection).sum()
+
+    positions = tuple(range(len(arguments)))
+    np.testing.assert_allclose(ours(*arguments), theirs(*arguments), rtol=1e-4, atol=1e-4)
+    mine = jax.jit(jax.grad(loss(ours), positions))(*arguments)
+    reference = jax.jit(jax.grad(loss(theirs), positions))(*arguments)
+    for a, b in zip(mine, reference, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
+def xla_conv(x, kernel, stride, padding, dilation=1, groups=1):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(padding, padding)] * 2,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("images", [1, 5])
+def test_depthwise_conv(stride, images):
+    x, kernel = normal(images, 8, 6, 3), normal(3, 3, 3)
+    assert_same_function(
+        lambda x, k: ops.depthwise_conv3x3(x, k, stride),
+        lambda x, k: xla_conv(x, k[:, :, None], stride, 1, groups=3),
+        x,
+        kernel,
+    )
+
+
+def test_depthwise_kernel_gradient_forms_agree():
+    x, dy = normal(7, 8, 8, 40), normal(7, 4, 4, 40)
+    np.testing.assert_allclose(
+        ops._kernel_gradient_by_images(x, dy, 2),
+        ops._kernel_gradient_by_reductions(x, dy, 2),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("block", [1, 3, 100])
+def test_depthwise_kernel_gradient_does_not_depend_on_the_block(monkeypatch, block):
+    x, dy = normal(7, 4, 4, 5), normal(7, 4, 4, 5)
+    monkeypatch.setattr(ops, "_ACCUMULATOR_FLOATS", block * 4 * 4 * 5)
+    np.testing.assert_allclose(
+        ops._kernel_gradient_by_images(x, dy, 1),
+        ops._kernel_gradient_by_reductions(x, dy, 1),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_max_pool():
+    def xla_pool(x):
+        padding = ((0, 0), (1, 1), (1, 1), (0, 0))
+        return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
+
+    assert_same_function(ops.max_pool3x3_stride2, xla_pool, normal(2, 8, 6, 3))
+
+
+def test_max_pool_gives_a_tie_to_the_first_value_as_torch_does():
+    gradient = jax.grad(lambda x: ops.max_pool3x3_stride2(x).sum())(jnp.ones((1, 4, 4, 1)))
+    expected = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    np.testing.assert_array_equal(gradient[0, :, :, 0], expected)
+
+
+def test_max_pool_time_gives_a_tie_to_the_first_step():
+    gradient = jax.grad(lambda x: ops.max_pool_time(x).sum())(jnp.ones((1, 3, 1)))
+    np.testing.assert_array_equal(gradient[0, :, 0], [1, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "dilation"), [(3, 2, 1, 1), (3, 1, 4, 4), (1, 1, 0, 1)]
+)
+def test_conv2d(size, stride, padding, dilation):
+    x, kernel = normal(2, 10, 12, 3), normal(size, size, 3, 4)
+    assert_same_function(
+        lambda x, k: ops.conv2d(x, k, stride=stride, padding=padding, dilation=dilation),
+        lambda x, k: xla_conv(x, k, stride, padding, dilation),
+        x,
+        kernel,
+    )
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_conv1d(padding):
+    def xla_conv1d(x, kernel):
+        dimensions = ("NHC", "HIO", "NHC")
+        return lax.conv_general_dilated(
+            x, kernel, (1,), [(padding, padding)], dimension_numbers=dimensions
+        )
+
+    assert_same_function(
+        lambda x, k: ops.conv1d(x, k, padding=padding), xla_conv1d, normal(2, 9, 3), normal(3, 3, 4)
+    )
+
+
+def plain_batch_norm(x, scale, bias, relu):
+    axes = tuple(range(x.ndim - 1))
+    y = (x - x.mean(axes)) / jnp.sqrt(x.var(axes) + 1e-5) * scale + bias
+    return jax.nn.relu(y) if relu else y
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_batch_norm_of_weighted_rows_equals_that_of_repeated_rows(relu):
+    x, scale, bias = normal(4, 5, 5, 3), normal(3), normal(3)
+    repeats = np.array([2, 0, 1, 3])
+    projection = normal(repeats.sum(), 5, 5, 3)
+    rows = np.repeat(np.arange(4), repeats)
+
+    def weighted(x, scale, bias):
+        weight = jnp.asarray(repeats, jnp.float32)
+        y = ops.batch_norm_train(x, scale, bias, weight, relu, 1e-5, None)[0]
+        return (y[rows] * projection).sum()
+
+    def repeated(x, scale, bias):
+        return (plain_batch_norm(x[rows], scale, bias, relu) * projection).sum()
+
+    ours = jax.value_and_grad(weighted, (0, 1, 2))(x, scale, bias)
+    theirs = jax.value_and_grad(repeated, (0, 1, 2))(x, scale, bias)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_batch_norm_statistics_are_summed_over_devices():
+    x, scale, bias, weight = normal(4, 6, 3), normal(3), normal(3), jnp.array([1.0, 2, 0, 1])
+
+    def total(x, weight, axis_name):
+        y, *_ = ops.batch_norm_train(x, scale, bias, weight, True, 1e-5, axis_name)
+        return (y**2).sum()
+
+    whole, gradient = jax.value_and_grad(total)(x, weight, None)
+    halves, half_gradients = jax.vmap(
+        jax.value_and_grad(lambda x, w: total(x, w, "d")), axis_name="d"
+    )(x.reshape(2, 2, 6, 3), weight.reshape(2, 2))
+    np.testing.assert_allclose(halves.sum(), whole, rtol=1e-5)
+    np.testing.assert_allclose(half_gradients.reshape(x.shape), gradient, rtol=1e-3, atol=1e-5)

@@ -1,0 +1,125 @@
+"""The enlarged batch: its contents, and that computing it once equals spelling it out."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avjax.errors import InputError
+from avjax.models.audio_visual import AudioVisualNet, trained_parameters
+from avjax.training.modality_dropout import MASKS, enlarge, softhard_coefficients, spell_out
+from avjax.training.optimizer import sgd
+from avjax.training.step import Recipe, create_state, init_variables, train_step
+
+RNG = np.random.default_rng(0)
+MFCC = jnp.asarray(RNG.standard_normal((3, 16, 10)), jnp.float32)
+FRAMES = jnp.asarray(RNG.random((3, 2, 64, 64, 3)), jnp.float32)
+WEIGHT = jnp.array([1.0, 1.0, 0.0])
+
+
+def spelled(mask, key=None):
+    key = jax.random.key(5) if key is None else key
+    return spell_out(enlarge(mask, key, MFCC, FRAMES, WEIGHT))
+
+
+def test_softhard_blocks():
+    enlarged = spelled("softhard")
+    audio, video = (x.reshape(4, 3, *x.shape[1:]) for x in (enlarged.mfcc, enlarged.frames))
+    c = audio[1, :, 0, 0] / MFCC[:, 0, 0]
+    np.testing.assert_array_equal(audio[0], MFCC)
+    np.testing.assert_allclose(audio[1], c[:, None, None] * MFCC, rtol=1e-5)
+    assert not audio[2].any()
+    np.testing.assert_array_equal(audio[3], MFCC)
+    np.testing.assert_array_equal(video[0], FRAMES)
+    np.testing.assert_allclose(video[1], (1 - c)[:, None, None, None, None] * FRAMES, rtol=1e-4)
+    np.testing.assert_array_equal(video[2], FRAMES)
+    assert not video[3].any()
+    np.testing.assert_array_equal(enlarged.pairing.pair_weight, [1, 1, 0] * 4)
+
+
+def test_softhard_coefficients_are_hundredths_below_one():
+    keys = jax.random.split(jax.random.key(0), 4000)
+    hundredths = np.asarray(softhard_coefficients(keys)) * 100
+    np.testing.assert_allclose(hundredths, hundredths.round(), atol=1e-3)
+    assert set(hundredths.round()) == set(range(100))
+
+
+def test_noise_blocks():
+    enlarged = spelled("noise")
+    audio, video = (x.reshape(3, 3, *x.shape[1:]) for x in (enlarged.mfcc, enlarged.frames))
+    for block in (0, 2):
+        np.testing.assert_array_equal(audio[block], MFCC)
+    for block in (0, 1):
+        np.testing.assert_array_equal(video[block], FRAMES)
+    for noise in (audio[1], video[2]):
+        assert abs(float(noise.mean())) < 0.2
+        assert abs(float(noise.std()) - 1) < 0.1
+    assert not np.allclose(audio[1, 0], audio[1, 1])
+
+
+def test_nodropout_is_the_batch_itself():
+    enlarged = spelled("nodropout")
+    np.testing.assert_array_equal(enlarged.mfcc, MFCC)
+    np.testing.assert_array_equal(enlarged.frames, FRAMES)
+
+
+@pytest.mark.parametrize("mask", ["softhard", "noise"])
+def test_masks_differ_by_key_and_repeat_with_it(mask):
+    first, again, other = (spelled(mask, jax.random.key(k)) for k in (1, 1, 2))
+    np.testing.assert_array_equal(first.mfcc, again.mfcc)
+    assert not np.array_equal(first.mfcc, other.mfcc)
+
+
+def test_a_mistyped_mask_is_refused():
+    with pytest.raises(InputError, match="unknown mask 'sofhard'; choose one of softhard"):
+        enlarge("sofhard", jax.random.key(0), MFCC, FRAMES, WEIGHT)
+
+
+def batch():
+    return {
+        "frames": jnp.asarray(RNG.integers(0, 256, (3, 2, 64, 64, 3)), jnp.uint8),
+        "mfcc": MFCC,
+        "label": jnp.array([0, 3, 7]),
+        "has_audio": jnp.array([True, True, True]),
+        "has_video": jnp.array([True, False, True]),
+        "weight": WEIGHT,
+    }
+
+
+@pytest.mark.parametrize("fusion", ["ia", "it", "lt"])
+@pytest.mark.parametrize("mask", MASKS)
+def test_distinct_inputs_once_train_as_the_enlarged_batch_does(fusion, mask):
+    """In float64, where only the order of sums separates the two."""
+    with jax.enable_x64(True):
+        net = AudioVisualNet(fusion=fusion, stage_repeats=(1, 1, 1))
+        variables = jax.tree.map(
+            lambda x: x.astype(jnp.float64), init_variables(net, jax.random.key(0))
+        )
+        optimizer = sgd(
+            1.0,
+            momentum=0.0,
+            dampening=0.0,
+            weight_decay=0.0,
+            trained=trained_parameters(variables["params"], fusion),
+        )
+        inputs = {**batch(), "mfcc": MFCC.astype(jnp.float64), "weight": WEIGHT.astype(jnp.float64)}
+        results = []
+        for deduplicate in (True, False):
+            recipe = Recipe(mask, "reference", True, deduplicate)
+            step = jax.jit(
+                functools.partial(train_step, net=net, optimizer=optimizer, recipe=recipe)
+            )
+            state, sums = step(create_state(variables, optimizer), inputs, jax.random.key(2))
+            gradients = jax.tree.map(lambda a, b: a - b, variables["params"], state.params)
+            results.append((gradients, state.batch_stats, sums.loss / sums.count))
+    (gradients, stats, loss), (naive_gradients, naive_stats, naive_loss) = results
+    np.testing.assert_allclose(loss, naive_loss, rtol=1e-9)
+    for mine, naive in zip(jax.tree.leaves(stats), jax.tree.leaves(naive_stats), strict=True):
+        np.testing.assert_allclose(mine, naive, rtol=1e-9, atol=1e-12)
+    floor = 1e-6 * max(np.abs(g).max() for g in jax.tree.leaves(naive_gradients))
+    for mine, naive in zip(
+        jax.tree.leaves(gradients), jax.tree.leaves(naive_gradients), strict=True
+    ):
+        assert np.abs(mine - naive).max() <= 1e-9 * max(np.abs(naive).max(), floor)
