@@ -1,8 +1,8 @@
 """Arithmetic of MTCNN's cascade between its networks: pyramid, area sampling, boxes, suppression.
 
-Boxes are float32 ``[n, 4]`` rows of x1, y1, x2, y2 in pixels. Each rule follows facenet-pytorch 2.5.3
-(``models/utils/detect_face.py``) for one frame at a time, oddities included, since the published
-crops depend on them.
+Boxes are float32 ``[n, 4]`` rows of x1, y1, x2, y2 in pixels. Each rule follows facenet-pytorch
+2.5.3 (``models/utils/detect_face.py``) for one frame at a time, oddities included, since the
+published crops depend on them.
 """
 
 from typing import NamedTuple
@@ -175,6 +175,6 @@ def _suppress(
         common = np.maximum(last - first + boxes.dtype.type(extra), 0).prod(axis=1)
         smaller = np.minimum(area[i], area[rest])
         whole = smaller if by_smaller else area[i] + area[rest] - common
-        # Not ``common / whole > threshold``: sides of zero must not divide.
-        alive[rest[common > threshold * whole]] = False
+        with np.errstate(invalid="ignore"):  # boxes without area: 0/0 suppresses nothing
+            alive[rest[common / whole > threshold]] = False
     return order[kept]

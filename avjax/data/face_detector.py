@@ -54,7 +54,8 @@ class FaceDetector:
             inverse of its square.
           coarse_min_face_size: if given, faces of at least this size are looked for first, and
             smaller ones only in frames that have none. `COARSE_MIN_FACE_SIZE` searches a subset of
-            the default levels, nine times as fast, and finds the same boxes on RAVDESS.
+            the default levels in a seventh of the time and finds the same boxes on RAVDESS (to
+            1e-4 pixels on 363 frames).
           batch_size: frames whose candidates go through R-Net and O-Net together (P-Net takes one
             frame at a time, which suits caches). Memory: 12 bytes a pixel and frame.
 

@@ -43,7 +43,7 @@ def reference_crops(
     present = _present(boxes)
     crops = []
     for index, frame in enumerate(frames):
-        last = present[max(np.searchsorted(present, index, side="right") - 1, 0)]
+        last = present[max(int(np.searchsorted(present, index, side="right")) - 1, 0)]
         x1, y1, x2, y2 = _clipped([round(float(x)) for x in boxes[last]], frame)
         crops.append(cv2.resize(frame[y1:y2, x1:x2, ::-1], (size, size)))
     return np.stack(crops)
@@ -59,7 +59,7 @@ def fixed_crops(
 
     Args:
       frames: RGB frames of one clip, in order.
-      boxes: x1, y1, x2, y2 in pixels; None takes the box of the nearest frame (of two, the earlier).
+      boxes: x1, y1, x2, y2 in pixels; None takes the nearest frame's box (of two, the earlier).
       size: side of the crops.
 
     Raises:

@@ -32,7 +32,7 @@ class PReLU(nn.Module):
 
 
 def max_pool(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b oh ow c"]:
-    """Max over ``size`` x ``size`` windows, stride 2; windows may overhang (PyTorch's ceil mode)."""
+    """Max over ``size`` x ``size`` windows, stride 2; they may overhang (PyTorch's ceil mode)."""
     outputs = [-(-(n - size) // 2) + 1 for n in x.shape[1:3]]
     overhang = [2 * (o - 1) + size - n for o, n in zip(outputs, x.shape[1:3], strict=True)]
     padding = ((0, 0), (0, overhang[0]), (0, overhang[1]), (0, 0))

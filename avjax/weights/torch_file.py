@@ -1,9 +1,9 @@
 """Reads the files of ``torch.save`` into NumPy arrays, without torch and without running anything.
 
 A checkpoint is a pickle that refers to blocks of numbers (storages). The pickle is interpreted by
-`avjax.weights.plain_pickle`, which admits the few names that a state_dict is made of and refuses all
-others. Formats: zip (PyTorch 1.6 and later), and before it five pickles followed by the storages;
-both as in PyTorch's ``torch/serialization.py``.
+`avjax.weights.plain_pickle`, which admits the few names that a state_dict is made of and refuses
+all others. Formats: zip (PyTorch 1.6 and later), and before it five pickles followed by the
+storages; both as in PyTorch's ``torch/serialization.py``.
 """
 
 import io
@@ -22,7 +22,17 @@ from avjax.weights.plain_pickle import Function, RefusedPickle, check_key, inter
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
-CHUNK = 1 << 20
+CHUNK = 1 << 20  # elements
+# What zipfile raises for archives whose directory lies (offsets, flags, names, sizes).
+_DAMAGE = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    OSError,
+    struct.error,
+)
 
 
 def load_torch_file(path: str | os.PathLike[str]) -> Any:
@@ -76,7 +86,7 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
                 with _open_record(archive, records, f"data/{key}") as record:
                     storage.fill(record)
             return tree
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except _DAMAGE as error:
         raise RefusedPickle(f"it is truncated or damaged ({error})") from None
 
 

@@ -1,0 +1,276 @@
+"""The reader of torch.save files, on files built here by hand and on files torch wrote."""
+
+import io
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from avjax.errors import InputError
+from avjax.weights.torch_file import LEGACY_MAGIC, LEGACY_PROTOCOL, load_torch_file
+
+WEIGHTS = np.arange(6, dtype=np.float32).reshape(2, 3)
+COUNTER = np.array([7], np.int64)
+
+
+class _Name:
+    """Pickled as the global ``module name``, without the module being there."""
+
+    def __init__(self, module: str, name: str):
+        self.module, self.name = module, name
+
+
+class _Call:
+    """Pickled as a call of a global."""
+
+    def __init__(self, function: _Name, *arguments):
+        self.function, self.arguments = function, arguments
+
+
+class _Pickler(pickle._Pickler):  # the Python one: its opcodes can be written by hand
+    """Writes what torch.save writes for tensors, given as (storage type, key, location) arrays."""
+
+    def save(self, obj, save_persistent_id=True):
+        if isinstance(obj, _Name):
+            self.write(pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode())
+        elif isinstance(obj, _Call):
+            self.save(obj.function)
+            self.save(obj.arguments)
+            self.write(pickle.REDUCE)
+        elif isinstance(obj, _Storage):
+            reference = ("storage", _Name("torch", obj.kind), obj.key, obj.location, obj.count)
+            self.save((*reference, None) if obj.legacy else reference)
+            self.write(pickle.BINPERSID)
+        else:
+            super().save(obj, save_persistent_id)
+
+
+class _Storage:
+    def __init__(self, kind, key, count, location="cpu", legacy=False):
+        self.kind, self.key, self.count = kind, key, count
+        self.location, self.legacy = location, legacy
+
+
+def dumps(obj) -> bytes:
+    buffer = io.BytesIO()
+    _Pickler(buffer, 2).dump(obj)
+    return buffer.getvalue()
+
+
+def tensor(storage, shape, strides, offset=0):
+    rebuild = _Name("torch._utils", "_rebuild_tensor_v2")
+    return _Call(rebuild, storage, offset, shape, strides, False, OrderedDict())
+
+
+def write_zip(path: Path, tree, storages: dict, **zip_options) -> Path:
+    with zipfile.ZipFile(path, "w", **zip_options) as archive:
+        archive.writestr("archive/data.pkl", dumps(tree))
+        archive.writestr("archive/byteorder", "little")
+        for key, array in storages.items():
+            archive.writestr(f"archive/data/{key}", array.tobytes())
+    return path
+
+
+def write_legacy(path: Path, tree, storages: dict) -> Path:
+    machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}
+    parts = [dumps(x) for x in (LEGACY_MAGIC, LEGACY_PROTOCOL, machine, tree, list(storages))]
+    for array in storages.values():
+        parts += [struct.pack("<q", array.size), array.tobytes()]
+    path.write_bytes(b"".join(parts))
+    return path
+
+
+def checkpoint(location="cpu", legacy=False):
+    """A training checkpoint: a matrix, two more views of its storage, a count, settings."""
+    floats = _Storage("FloatStorage", "0", 6, location, legacy)
+    longs = _Storage("LongStorage", "1", 1, location, legacy)
+    parameter = _Call(
+        _Name("torch._utils", "_rebuild_parameter"), tensor(floats, (2, 3), (3, 1)), True, None
+    )
+    state_dict = OrderedDict(
+        weight=parameter,
+        transposed=tensor(floats, (3, 2), (1, 3)),
+        tail=tensor(floats, (2,), (1,), offset=4),
+        count=tensor(longs, (), ()),
+    )
+    tree = {"epoch": 3, "arch": "ia", "best": 81.5, "state_dict": state_dict, "flags": [True, None]}
+    return tree, {"0": WEIGHTS, "1": COUNTER}
+
+
+@pytest.mark.parametrize("location", ["cpu", "cuda:0"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_reads_both_formats(tmp_path, location, legacy):
+    write = write_legacy if legacy else write_zip
+    loaded = load_torch_file(write(tmp_path / "a.pth", *checkpoint(location, legacy)))
+    assert {k: v for k, v in loaded.items() if k != "state_dict"} == {
+        "epoch": 3,
+        "arch": "ia",
+        "best": 81.5,
+        "flags": [True, None],
+    }
+    state_dict = loaded["state_dict"]
+    assert list(state_dict) == ["weight", "transposed", "tail", "count"]
+    np.testing.assert_array_equal(state_dict["weight"], WEIGHTS)
+    np.testing.assert_array_equal(state_dict["transposed"], WEIGHTS.T)
+    np.testing.assert_array_equal(state_dict["tail"], [4, 5])
+    assert state_dict["count"].shape == () and state_dict["count"] == 7
+    assert state_dict["weight"].dtype == np.float32 and state_dict["count"].dtype == np.int64
+    assert np.shares_memory(state_dict["weight"], state_dict["transposed"])
+    assert not state_dict["weight"].flags.writeable
+
+
+def test_element_types(tmp_path):
+    stored = {
+        "HalfStorage": np.array([1.5, -2], np.float16),
+        "DoubleStorage": np.array([1e300, -1], np.float64),
+        "BFloat16Storage": np.array([0x3F80, 0xC040], np.uint16),  # 1.0, -3.0
+        "BoolStorage": np.array([0, 1, 5], np.uint8),
+        "CharStorage": np.array([-5], np.int8),
+    }
+    tree = {
+        kind: tensor(_Storage(kind, kind, len(array)), (len(array),), (1,))
+        for kind, array in stored.items()
+    }
+    loaded = load_torch_file(write_zip(tmp_path / "types.pt", tree, stored))
+    assert loaded["HalfStorage"].dtype == np.float16
+    np.testing.assert_array_equal(loaded["DoubleStorage"], stored["DoubleStorage"])
+    np.testing.assert_array_equal(loaded["BFloat16Storage"], np.array([1, -3], np.float32))
+    np.testing.assert_array_equal(loaded["BoolStorage"], [False, True, True])
+    np.testing.assert_array_equal(loaded["CharStorage"], [-5])
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("os", "system"), ("builtins", "eval"), ("__main__", "Recorder"), ("torch", "load")],
+)
+def test_foreign_names_are_refused_by_name(tmp_path, legacy, module, name):
+    marker = tmp_path / "ran"
+    tree = {"state_dict": _Call(_Name(module, name), f"touch {marker}")}
+    write = write_legacy if legacy else write_zip
+    with pytest.raises(InputError, match=rf"evil\.pth.*{module}\.{name}"):
+        load_torch_file(write(tmp_path / "evil.pth", tree, {}))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_every_truncation_is_refused(tmp_path, legacy):
+    write = write_legacy if legacy else write_zip
+    whole = write(tmp_path / "whole.pth", *checkpoint(legacy=legacy)).read_bytes()
+    cut = tmp_path / "cut.pth"
+    for length in range(0, len(whole), 7):
+        cut.write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"cut\.pth"):
+            load_torch_file(cut)
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")  # in pickletools
+def test_damage_is_an_input_error_or_harmless(tmp_path):
+    """One byte changed anywhere: InputError, or a result; never another exception."""
+    whole = write_legacy(tmp_path / "whole.pth", *checkpoint(legacy=True)).read_bytes()
+    rng = np.random.default_rng(0)
+    bad, refused = tmp_path / "bad.pth", 0
+    for position in range(len(whole)):
+        bad.write_bytes(whole[:position] + rng.bytes(1) + whole[position + 1 :])
+        try:
+            load_torch_file(bad)
+        except InputError:
+            refused += 1
+    assert refused > len(whole) // 4
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"epoch,loss\n1,2.0\n",
+        b"PK\x03\x04 and nothing else",
+        pickle.dumps(3),
+        pickle.PROTO + b"\x02" + pickle.BINBYTES8 + struct.pack("<Q", 1 << 40),
+        pickle.PROTO + b"\x02N" + pickle.LONG_BINPUT + b"\xff\xff\xff\x7f.",
+        pickle.PROTO + b"\x02" + pickle.BINUNICODE + struct.pack("<I", 0xFFFFFFFF),
+    ],
+)
+def test_other_files_are_refused(tmp_path, content):
+    (tmp_path / "other.pth").write_bytes(content)
+    with pytest.raises(InputError, match=r"other\.pth"):
+        load_torch_file(tmp_path / "other.pth")
+
+
+def test_absent_file_and_folder(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        load_torch_file(tmp_path / "absent.pth")
+    with pytest.raises(InputError, match="directory"):
+        load_torch_file(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        (tensor(_Storage("FloatStorage", "0", 1 << 40), (1,), (1,)), "larger than the file"),
+        (tensor(_Storage("FloatStorage", "0", 6), (7,), (1,)), "beyond its storage"),
+        (tensor(_Storage("FloatStorage", "0", 6), (2,), (1,), offset=5), "beyond its storage"),
+        (tensor(_Storage("FloatStorage", "0", 6), (2,), (-1,)), "impossible shape"),
+        (tensor(_Storage("FloatStorage", "9", 6), (2,), (1,)), "data/9 is missing"),
+        (tensor(_Storage("QInt8Storage", "0", 6), (2,), (1,)), "torch.QInt8Storage"),
+        ({(1, 2): 3}, "key is neither name nor number"),
+    ],
+)
+def test_impossible_contents_are_refused(tmp_path, tree, message):
+    with pytest.raises(InputError, match=message):
+        load_torch_file(write_zip(tmp_path / "odd.pth", tree, {"0": WEIGHTS}))
+
+
+def test_compressed_archives_are_refused(tmp_path):
+    """torch.save stores; a compressed record could be a bomb."""
+    tree, storages = checkpoint()
+    path = write_zip(tmp_path / "bomb.pth", tree, storages, compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(InputError, match="compressed"):
+        load_torch_file(path)
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_equals_torch(tmp_path, new_format):
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+    module(torch.randn(2, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    base = torch.randn(4, 6)
+    tree = {
+        "state_dict": module.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "strided": base[1:, ::2],
+        "bfloat16": base.bfloat16(),
+        "expanded": torch.ones(1, 3).expand(5, 3),
+        "parameter": torch.nn.Parameter(base),
+        "shape": base.shape,
+        "dtype": base.dtype,
+        "empty": torch.zeros(0, 3),
+    }
+    torch.save(tree, tmp_path / "t.pth", _use_new_zipfile_serialization=new_format)
+    loaded = load_torch_file(tmp_path / "t.pth")
+
+    def compare(ours, theirs):
+        if isinstance(theirs, torch.Tensor):
+            theirs = theirs.detach()
+            theirs = theirs.float() if theirs.dtype == torch.bfloat16 else theirs
+            np.testing.assert_array_equal(ours, theirs.numpy(), strict=True)
+        elif isinstance(theirs, dict):
+            assert list(ours) == list(theirs)
+            for key in theirs:
+                compare(ours[key], theirs[key])
+        elif isinstance(theirs, list | tuple):
+            assert len(ours) == len(theirs)
+            for one, other in zip(ours, theirs, strict=True):
+                compare(one, other)
+        elif isinstance(theirs, torch.dtype):
+            assert ours == np.float32
+        else:
+            assert ours == theirs
+
+    compare(loaded, tree)
