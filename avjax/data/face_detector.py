@@ -7,7 +7,7 @@ import cv2
 import flax.linen as nn
 import jax
 import numpy as np
-from jaxtyping import Float32, Int, Int32, UInt8
+from jaxtyping import Array, Float32, Int, Int32, UInt8
 
 from avjax.data import face_boxes
 from avjax.models import mtcnn
@@ -155,8 +155,15 @@ class FaceDetector:
 
 
 def _compiled(network: nn.Module, variables: Any) -> Callable[..., Any]:
+    """The network on pixel values, in full float32: lower precision would move the boxes."""
     variables = jax.device_put(variables)
-    return jax.jit(lambda pixels: network.apply(variables, mtcnn.normalise(pixels)))
+
+    @jax.jit
+    def apply(pixels: Float32[Array, "b h w 3"]) -> Any:
+        with jax.default_matmul_precision("highest"):
+            return network.apply(variables, mtcnn.normalise(pixels))
+
+    return apply
 
 
 def _padded(crops: np.ndarray) -> np.ndarray:

@@ -249,13 +249,37 @@ def _size(numbers: Any = ()) -> tuple[Any, ...]:
     return tuple(numbers)
 
 
-_FUNCTIONS = {
+def _numpy_dtype(code: Any, *_unused: Any) -> np.dtype:
+    if code not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"):
+        raise RefusedPickle(f"a number has the type {code!r}")
+    return np.dtype(code)
+
+
+def _numpy_scalar(dtype: Any, data: Any) -> Any:
+    """NumPy numbers get into checkpoints by way of learning rates."""
+    if not isinstance(dtype, np.dtype) or not isinstance(data, bytes):
+        raise RefusedPickle("a number is not made from a type and bytes")
+    return np.frombuffer(data, dtype, count=1)[0].item()
+
+
+def _encode(text: Any, encoding: Any) -> bytes:
+    """How Python 3 writes bytes in protocol 2."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise RefusedPickle("it encodes something other than bytes")
+    return text.encode("latin1")
+
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _ordered_dict,
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch.Size": _size,
+    "numpy.dtype": _numpy_dtype,
+    "numpy.core.multiarray.scalar": _numpy_scalar,
+    "numpy._core.multiarray.scalar": _numpy_scalar,
+    "_codecs.encode": _encode,
 }
 _DTYPES = {
     f"torch.{name}": np.dtype(name)

@@ -143,6 +143,16 @@ def test_element_types(tmp_path):
     np.testing.assert_array_equal(loaded["CharStorage"], [-5])
 
 
+@pytest.mark.parametrize("package", ["numpy.core", "numpy._core"])
+def test_numpy_numbers_become_plain(tmp_path, package):
+    """A schedule computed with NumPy leaves such a learning rate in the optimizer's state."""
+    dtype = _Call(_Name("numpy", "dtype"), "f8", False, True)
+    data = _Call(_Name("_codecs", "encode"), np.float64(0.04).tobytes().decode("latin1"), "latin1")
+    tree = {"lr": _Call(_Name(f"{package}.multiarray", "scalar"), dtype, data)}
+    loaded = load_torch_file(write_zip(tmp_path / "lr.pth", tree, {}))
+    assert loaded == {"lr": 0.04} and type(loaded["lr"]) is float
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize(
     ("module", "name"),
@@ -217,6 +227,8 @@ def test_absent_file_and_folder(tmp_path):
         (tensor(_Storage("FloatStorage", "0", 6), (2,), (-1,)), "impossible shape"),
         (tensor(_Storage("FloatStorage", "9", 6), (2,), (1,)), "data/9 is missing"),
         (tensor(_Storage("QInt8Storage", "0", 6), (2,), (1,)), "torch.QInt8Storage"),
+        (_Call(_Name("numpy", "dtype"), "O8", False, True), "type 'O8'"),
+        (_Call(_Name("_codecs", "encode"), "x", "zip"), "other than bytes"),
         ({(1, 2): 3}, "key is neither name nor number"),
     ],
 )
@@ -251,6 +263,7 @@ def test_equals_torch(tmp_path, new_format):
         "shape": base.shape,
         "dtype": base.dtype,
         "empty": torch.zeros(0, 3),
+        "numpy": [np.float64(0.5), np.int64(3), np.float32(0.1)],
     }
     torch.save(tree, tmp_path / "t.pth", _use_new_zipfile_serialization=new_format)
     loaded = load_torch_file(tmp_path / "t.pth")
