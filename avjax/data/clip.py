@@ -1,0 +1,124 @@
+"""From a raw clip to the network's stored inputs: the same code for datasets and prediction."""
+
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from avjax.data import faces, media
+from avjax.errors import InputError
+
+PROFILES = ("fixed", "reference")
+REFERENCE_FRAMES = 108  # 3.6 s at 30 frames a second
+
+
+class Detector(Protocol):
+    """What finds faces; see `avjax.data.face_detector.FaceDetector`."""
+
+    def largest_boxes(self, frames: UInt8[np.ndarray, "n h w 3"]) -> list[np.ndarray | None]: ...
+
+
+class PreparedClip(NamedTuple):
+    """A clip as the dataset stores it.
+
+    Attributes:
+      frames: face crops, BGR in the reference profile and RGB in the fixed one; zeros where the
+        clip has no face.
+      mfcc: zeros where the clip has no sound.
+      has_audio: there is a sound track louder than -80 dBFS.
+      has_video: there is at least one face.
+      faceless: selected frames in which no face was found.
+    """
+
+    frames: UInt8[np.ndarray, "n s s 3"]
+    mfcc: Float[np.ndarray, "t 10"]
+    has_audio: bool
+    has_video: bool
+    faceless: int = 0
+
+
+def check_profile(profile: str) -> str:
+    """Returns ``profile``, or raises InputError where there is none of that name."""
+    if profile not in PROFILES:
+        raise InputError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
+    return profile
+
+
+def prepare_clip(
+    video: Path | None,
+    audio: Path | None,
+    *,
+    profile: str,
+    num_frames: int,
+    image_size: int,
+    detector: Detector,
+) -> PreparedClip:
+    """Reads, cuts and crops one clip.
+
+    Args:
+      video: its video, or None.
+      audio: its sound, a sound file or a video with a sound track, or None.
+      profile: `fixed` or `reference`.
+      num_frames: frames to keep.
+      image_size: side of the square crops in pixels.
+      detector: finds the faces.
+
+    Raises:
+      InputError: a file that cannot be read.
+    """
+    samples = None if audio is None else media.read_audio(audio)
+    has_audio = samples is not None and not media.is_silent(samples)
+    features = media.mfcc(media.fit_audio(samples)) if has_audio else media.no_mfcc()
+    blank = np.zeros((num_frames, image_size, image_size, 3), np.uint8)
+    if video is None:
+        return PreparedClip(blank, features, has_audio, False)
+    if profile == "reference":
+        indices = reference_indices(num_frames)
+    else:
+        start = None if samples is None else _window_start(len(samples) / media.SAMPLE_RATE)
+        indices = even_indices(media.frame_times(video), num_frames, start)
+    images = media.read_frames(video, indices)
+    if profile == "fixed":  # a short clip names frames more than once
+        images = images[np.searchsorted(np.unique(indices), indices).clip(max=len(images) - 1)]
+    boxes = detector.largest_boxes(images)
+    faceless = sum(box is None for box in boxes)
+    try:
+        crop = faces.reference_crops if profile == "reference" else faces.fixed_crops
+        frames = crop(images, boxes, image_size)
+    except faces.NoFaceError:
+        return PreparedClip(blank, features, has_audio, False, faceless)
+    missing = num_frames - len(frames)
+    frames = np.concatenate([frames, blank[:missing]]) if missing else frames
+    return PreparedClip(frames, features, has_audio, True, faceless)
+
+
+def reference_indices(num_frames: int) -> list[int]:
+    """Frame numbers of the reference: middles of equal parts of the first 108 frames."""
+    half = REFERENCE_FRAMES // (2 * num_frames)
+    return [i * REFERENCE_FRAMES // num_frames + half for i in range(num_frames)]
+
+
+def even_indices(
+    times: Float[np.ndarray, "n"], num_frames: int, start: float | None = None
+) -> list[int]:
+    """Numbers of the frames in the middles of equal parts of the clip's 3.6 s window.
+
+    Args:
+      times: start of each frame in seconds.
+      num_frames: frames to choose; a clip of fewer frames repeats some.
+      start: of the window in seconds; None centres it in the video.
+    """
+    frame_seconds = times[-1] / max(1, len(times) - 1)
+    if start is None:
+        start = _window_start(times[-1] + frame_seconds)
+    inside = np.flatnonzero((times >= start) & (times < start + media.WINDOW_SECONDS))
+    if not len(inside):
+        inside = np.array([np.abs(times - start).argmin()])
+    middles = (np.arange(num_frames) + 0.5) / num_frames * len(inside)
+    return inside[middles.astype(int)].tolist()
+
+
+def _window_start(seconds: float) -> float:
+    """Start of the centre 3.6 s of a recording, 0 where it is shorter."""
+    return max(0.0, (seconds - media.WINDOW_SECONDS) / 2)

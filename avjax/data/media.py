@@ -1,0 +1,187 @@
+"""Reading clips: frames by PyAV, sound by soundfile or PyAV, windows, MFCC (SPEC of the inputs).
+
+Sound follows the reference to the digit: mono at 22050 Hz through resampy 0.2.2's `kaiser_best`
+filter, 3.6 s, rounded to 16 bits as its saved wav files are.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import av
+import librosa
+import numpy as np
+import resampy
+import scipy.signal
+import soundfile
+from jaxtyping import Float, UInt8
+
+from avjax.errors import InputError
+
+SAMPLE_RATE = 22050
+WINDOW_SECONDS = 3.6
+WINDOW_SAMPLES = int(SAMPLE_RATE * WINDOW_SECONDS)
+N_MFCC, N_FFT, HOP = 10, 2048, 512
+AUDIO_STEPS = 1 + WINDOW_SAMPLES // HOP
+SILENCE_DBFS = -80.0
+SOUND_SUFFIXES = (".wav", ".flac")
+
+# `kaiser_best` as resampy 0.2.2 shipped it; from 0.3 the name means another filter.
+_KAISER_BEST = {
+    "filter": "sinc_window",
+    "num_zeros": 64,
+    "precision": 9,
+    "rolloff": 0.9475937167399596,
+    "window": functools.partial(scipy.signal.windows.kaiser, beta=14.769656459379492),
+}
+
+
+# ----------------------------------------------------------------------------------------- sound
+
+
+def read_audio(path: Path, sample_rate: int = SAMPLE_RATE) -> Float[np.ndarray, "s"] | None:
+    """The sound of a file: mono float32 in -1..1 at ``sample_rate``.
+
+    Args:
+      path: wav or flac, or a video whose first sound track is read.
+      sample_rate: in hertz.
+
+    Returns:
+      The samples, or None where a video has no sound track.
+
+    Raises:
+      InputError: the file cannot be read or holds no samples.
+    """
+    if path.suffix.lower() in SOUND_SUFFIXES:
+        samples, rate = _read_sound_file(path)
+    else:
+        track = _read_sound_track(path)
+        if track is None:
+            return None
+        samples, rate = track
+    if not len(samples):
+        raise InputError(f"{path} holds no sound samples; replace the file")
+    mono = samples.mean(axis=1, dtype=np.float32)
+    if rate == sample_rate:
+        return mono
+    resampled = resampy.resample(mono, rate, sample_rate, **_KAISER_BEST)
+    return librosa.util.fix_length(resampled, size=math.ceil(len(mono) * sample_rate / rate))
+
+
+def _read_sound_file(path: Path) -> tuple[Float[np.ndarray, "s c"], int]:
+    try:
+        return soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise InputError(f"{path} cannot be read as sound ({error}); replace the file") from error
+
+
+def _read_sound_track(path: Path) -> tuple[Float[np.ndarray, "s c"], int] | None:
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.audio:
+                return None
+            stream = container.streams.audio[0]
+            planar = av.AudioResampler(format="fltp", layout=stream.layout)
+            blocks = [
+                block.to_ndarray()
+                for frame in container.decode(stream)
+                for block in planar.resample(frame)
+            ]
+            rate = stream.rate
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(f"{path} cannot be decoded ({error}); replace the file") from error
+    samples = np.concatenate(blocks, axis=1).T if blocks else np.zeros((0, 1), np.float32)
+    return samples, rate
+
+
+def is_silent(samples: Float[np.ndarray, "s"]) -> bool:
+    """Whether every sample lies below -80 dBFS."""
+    return float(np.abs(samples).max(initial=0)) < 10 ** (SILENCE_DBFS / 20)
+
+
+def fit_audio(
+    samples: Float[np.ndarray, "s"], length: int = WINDOW_SAMPLES
+) -> Float[np.ndarray, "length"]:
+    """Centre crop, or zeros appended, then rounding to 16 bits (reference `extract_audios.py`)."""
+    spare = len(samples) - length
+    if spare < 0:
+        samples = np.pad(samples, (0, -spare))
+    else:
+        samples = samples[spare // 2 : spare // 2 + length]
+    # libsndfile writes x * 32767 rounded, and reads it back divided by 32768.
+    rounded = np.clip(np.rint(samples * np.float32(32767)), -32768, 32767)
+    return (rounded / 32768).astype(np.float32)
+
+
+def no_mfcc() -> Float[np.ndarray, "t 10"]:
+    """What stands for missing sound: zeros."""
+    return np.zeros((AUDIO_STEPS, N_MFCC), np.float32)
+
+
+def mfcc(samples: Float[np.ndarray, "s"]) -> Float[np.ndarray, "t 10"]:
+    """Ten MFCCs per 512 samples at 22050 Hz, float32; 3.6 s give 156 steps."""
+    features = librosa.feature.mfcc(
+        y=samples, sr=SAMPLE_RATE, n_mfcc=N_MFCC, n_fft=N_FFT, hop_length=HOP, pad_mode="reflect"
+    )
+    return np.ascontiguousarray(features.T, dtype=np.float32)
+
+
+# ---------------------------------------------------------------------------------------- frames
+
+
+def frame_times(path: Path) -> Float[np.ndarray, "n"]:
+    """Start of every frame in seconds, in order, read without decoding.
+
+    Raises:
+      InputError: the file is no video that can be opened.
+    """
+    try:
+        with av.open(str(path)) as container:
+            stream = _video_stream(container, path)
+            packets = [p.pts for p in container.demux(stream) if p.pts is not None and p.size]
+            times = np.sort(np.asarray(packets, np.float64)) * float(stream.time_base or 0)
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(f"{path} cannot be read as video ({error}); replace the file") from error
+    if not len(times):
+        raise InputError(f"{path} holds no video frames; replace the file")
+    return times - times[0]
+
+
+def read_frames(
+    path: Path, indices: Sequence[int], pixel_format: str = "rgb24"
+) -> UInt8[np.ndarray, "n h w 3"]:
+    """Decodes a video up to the last of ``indices`` and returns those frames.
+
+    Args:
+      path: a video.
+      indices: increasing frame numbers from 0; those past the end are left out.
+      pixel_format: `rgb24` or `bgr24`.
+
+    Raises:
+      InputError: the video cannot be decoded, or breaks off before the frames that it announces.
+    """
+    wanted, last = set(indices), max(indices)
+    frames, decoded = [], 0
+    try:
+        with av.open(str(path)) as container:
+            stream = _video_stream(container, path)
+            stream.thread_type = "AUTO"
+            announced = stream.frames or 0  # 0 where the container does not tell
+            for frame in container.decode(stream):
+                if decoded in wanted:
+                    frames.append(frame.to_ndarray(format=pixel_format))
+                decoded += 1
+                if decoded > last:
+                    break
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(f"{path} cannot be decoded ({error}); replace the file") from error
+    if decoded < min(last + 1, announced) or not frames:
+        raise InputError(f"{path} breaks off after {decoded} frames; replace the file")
+    return np.stack(frames)
+
+
+def _video_stream(container: "av.container.InputContainer", path: Path) -> "av.VideoStream":
+    if not container.streams.video:
+        raise InputError(f"{path} has no video track; give a video file")
+    return container.streams.video[0]

@@ -1,0 +1,193 @@
+"""From a prepared dataset to batches: choosing clips, shuffling, padding, reading ahead."""
+
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+from jaxtyping import Int
+
+from avjax.data.ravdess import Filter
+from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata
+from avjax.errors import InputError
+
+Batch = dict[str, np.ndarray]
+READ_THREADS = 2
+READ_AHEAD = 16  # clips
+
+
+class PreparedDataset:
+    """A dataset that `avjax.prepare` wrote.
+
+    Attributes:
+      directory: where it lies.
+      metadata: how it was prepared.
+      records: every clip, in the order of actors and clip ids.
+    """
+
+    def __init__(
+        self, directory: Path, metadata: DatasetMetadata, records: Sequence[ClipRecord], builder: Any
+    ) -> None:
+        self.directory = directory
+        self.metadata = metadata
+        self.records = records
+        self._sources = builder.as_data_source()
+        self._positions = _positions(records)
+
+    def select(self, chosen: Filter, *, video_only: bool = False) -> "Clips":
+        """The clips that a filter chooses.
+
+        Args:
+          chosen: filter over the records' features.
+          video_only: take clips without sound too.
+
+        Raises:
+          InputError: no clip is chosen.
+        """
+        picked = [
+            i
+            for i, record in enumerate(self.records)
+            if chosen.matches(record.features()) and (record.has_audio or video_only)
+        ]
+        if not picked:
+            held = ", ".join(sorted({record.split for record in self.records}))
+            raise InputError(
+                f"no clip of {self.directory} matches '{chosen}'; the dataset holds {held}: "
+                "choose another config.data.fold or prepare more clips"
+            )
+        return Clips(self, picked)
+
+    def read(self, number: int) -> dict[str, Any]:
+        """One record with its arrays."""
+        split, position = self._positions[number]
+        return self._sources[split][position]
+
+
+class Clips:
+    """Chosen clips of a dataset, in the order of actors and clip ids."""
+
+    def __init__(self, dataset: PreparedDataset, picked: Sequence[int]) -> None:
+        self._dataset = dataset
+        self._picked = list(picked)
+
+    def __len__(self) -> int:
+        return len(self._picked)
+
+    def __getitem__(self, index: int) -> Batch:
+        """One clip as a batch's row."""
+        features = self._dataset.read(self._picked[index])
+        record = self._dataset.records[self._picked[index]]
+        return {
+            "frames": np.asarray(features["frames"]),
+            "mfcc": np.asarray(features["mfcc"]),
+            "label": np.int32(record.label),
+            "has_audio": np.bool_(record.has_audio),
+            "has_video": np.bool_(record.has_video),
+            "weight": np.float32(1),
+            "clip_key": np.uint32(zlib.crc32(record.clip_id.encode())),
+        }
+
+    @property
+    def clip_ids(self) -> list[str]:
+        """Names of the clips."""
+        return [self._dataset.records[i].clip_id for i in self._picked]
+
+    @property
+    def labels(self) -> Int[np.ndarray, "n"]:
+        """Class indices of the clips."""
+        return np.array([self._dataset.records[i].label for i in self._picked])
+
+    def num_batches(self, batch_size: int) -> int:
+        """Batches in an epoch; the last one may be padded."""
+        return -(-len(self) // batch_size)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        shuffle_key: int | None = None,
+        epoch: int = 0,
+        start: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+    ) -> Iterator[Batch]:
+        """Batches of one epoch, read ahead of their use.
+
+        Args:
+          batch_size: rows of a global batch; the last one is padded with zero rows of weight 0.
+          shuffle_key: None keeps the order; else it and ``epoch`` fix a permutation.
+          epoch: number of the epoch.
+          start: batches to leave out, for resuming within an epoch.
+          process_index: which share of each global batch's rows to read.
+          process_count: number of shares; it divides ``batch_size``.
+
+        Yields:
+          ``frames`` uint8 [b, n, h, w, 3], ``mfcc`` float32 [b, t, 10], ``label`` int32 [b],
+          ``has_audio`` and ``has_video`` bool [b], ``weight`` float32 [b] (1 for a clip),
+          ``clip_key`` uint32 [b] (CRC-32 of the clip's name).
+        """
+        rows = self._order(batch_size, shuffle_key, epoch).reshape(-1, batch_size)
+        share = batch_size // process_count
+        rows = rows[start:, process_index * share : (process_index + 1) * share].ravel()
+        options = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=READ_AHEAD)
+        clips = grain.MapDataset.source(rows).map(self._row).to_iter_dataset(options)
+        yield from clips.batch(share)
+
+    def _order(self, batch_size: int, shuffle_key: int | None, epoch: int) -> np.ndarray:
+        """Positions of an epoch's clips, filled up to whole batches with -1."""
+        order = np.arange(len(self))
+        if shuffle_key is not None:
+            order = np.random.default_rng((shuffle_key, epoch)).permutation(order)
+        return np.pad(order, (0, -len(order) % batch_size), constant_values=-1)
+
+    def _row(self, position: int) -> Batch:
+        if position >= 0:
+            return self[position]
+        m = self._dataset.metadata
+        return {
+            "frames": np.zeros((m.num_frames, m.image_size, m.image_size, 3), np.uint8),
+            "mfcc": np.zeros((m.audio_steps, 10), np.float32),
+            "label": np.int32(0),
+            "has_audio": np.bool_(True),
+            "has_video": np.bool_(True),
+            "weight": np.float32(0),
+            "clip_key": np.uint32(0),
+        }
+
+
+def open_dataset(directory: str | Path) -> PreparedDataset:
+    """Opens a prepared dataset.
+
+    Raises:
+      InputError: the directory is missing, empty or no prepared dataset.
+    """
+    import tensorflow_datasets as tfds
+
+    directory = Path(directory)
+    remedy = f"prepare one with: python -m avjax.prepare --source RAVDESS --out {directory}"
+    if not directory.is_dir():
+        raise InputError(f"there is no dataset at {directory}; {remedy}")
+    if not any(directory.iterdir()):
+        raise InputError(f"the dataset directory {directory} is empty; {remedy}")
+    if not (directory / "dataset_info.json").is_file():
+        raise InputError(f"{directory} is not a prepared dataset; {remedy}")
+    builder = tfds.builder_from_directory(str(directory))
+    stored = dict(builder.info.metadata or {})
+    try:
+        records = [ClipRecord(*record) for record in stored.pop("index")]
+        metadata = DatasetMetadata(**{**stored, "classes": tuple(stored["classes"])})
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{directory} was not written by avjax.prepare; {remedy}") from error
+    return PreparedDataset(directory, metadata, records, builder)
+
+
+def _positions(records: Sequence[ClipRecord]) -> list[tuple[str, int]]:
+    """Split and place within it of every record."""
+    filled: dict[str, int] = {}
+    positions = []
+    for record in records:
+        positions.append((record.split, filled.get(record.split, 0)))
+        filled[record.split] = positions[-1][1] + 1
+    return positions

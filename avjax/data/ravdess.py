@@ -1,0 +1,174 @@
+"""Facts of RAVDESS (Livingstone & Russo 2018): file names, labels, actors, folds."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, Self
+
+from avjax.errors import InputError
+
+EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
+ACTORS = range(1, 25)
+AUDIO_VIDEO, VIDEO_ONLY, AUDIO_ONLY = "01", "02", "03"
+SPLITS = ("train", "validation", "test")
+
+_NAME = re.compile(r"(0[1-3])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(\d\d)")
+
+
+class ClipName(NamedTuple):
+    """The seven two-digit fields of a RAVDESS file name, in their order."""
+
+    modality: str
+    channel: str
+    emotion: str
+    intensity: str
+    statement: str
+    repetition: str
+    actor: str
+
+    @classmethod
+    def parse(cls, filename: str) -> Self:
+        """Reads the fields from a file name, whatever follows them.
+
+        Raises:
+          InputError: the name does not begin with seven RAVDESS fields.
+        """
+        match = _NAME.match(filename)
+        if match is None:
+            raise InputError(
+                f"{filename} is not a RAVDESS name; expected modality-channel-emotion-intensity-"
+                "statement-repetition-actor, such as 01-01-03-01-02-01-05.mp4"
+            )
+        return cls(*match.groups())
+
+    @property
+    def clip_id(self) -> str:
+        """The fields joined, such as ``01-01-03-01-02-01-05``."""
+        return "-".join(self)
+
+    @property
+    def trial(self) -> str:
+        """What the recordings of one utterance share: all fields but the modality."""
+        return "-".join(self[1:])
+
+    @property
+    def label(self) -> int:
+        """Index into `EMOTIONS`."""
+        return int(self.emotion) - 1
+
+
+def split_name(actor: int) -> str:
+    """The dataset split of an actor, such as ``actor_05``."""
+    return f"actor_{actor:02d}"
+
+
+# --------------------------------------------------------------------------------------- filters
+
+_FEATURES = ("actor", "repetition", "statement", "intensity", "label", "group")
+
+
+class Filter(NamedTuple):
+    """Chooses clips by feature: every term must hold.
+
+    Attributes:
+      terms: feature name to the values that it may have, as text.
+    """
+
+    terms: Mapping[str, frozenset[str]]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads terms such as ``actor=1-4,7 repetition=2``.
+
+        Raises:
+          InputError: a term that is no ``feature=values``, or an unknown feature.
+        """
+        terms = {}
+        for term in text.split():
+            feature, separator, values = term.partition("=")
+            if not separator or not values or feature not in _FEATURES:
+                raise InputError(
+                    f"cannot read {term!r} in the fold; write feature=values, such as "
+                    f"actor=1-4,7, with one of the features {', '.join(_FEATURES)}"
+                )
+            terms[feature] = frozenset(_expand(values))
+        return cls(terms)
+
+    def matches(self, features: Mapping[str, Any]) -> bool:
+        """Whether a clip with these features is chosen."""
+        return all(str(features[name]) in values for name, values in self.terms.items())
+
+    def __str__(self) -> str:
+        """The terms in words, values sorted."""
+        return " ".join(
+            f"{name}={','.join(sorted(values, key=lambda v: (len(v), v)))}"
+            for name, values in self.terms.items()
+        )
+
+
+def _expand(values: str) -> Iterable[str]:
+    """``1-3,7`` becomes 1, 2, 3, 7; what is not a range of numbers stands for itself."""
+    for value in values.split(","):
+        ends = re.fullmatch(r"(\d+)-(\d+)", value)
+        if ends:
+            yield from map(str, range(int(ends[1]), int(ends[2]) + 1))
+        else:
+            yield value.lstrip("0") if value.isdigit() and int(value) else value
+
+
+# ----------------------------------------------------------------------------------------- folds
+
+_CONSECUTIVE = tuple(tuple(range(first, first + 4)) for first in range(1, 25, 4))
+_FIVE = (
+    (2, 5, 14, 15, 16),
+    (3, 6, 7, 13, 18),
+    (10, 11, 12, 19, 20),
+    (8, 17, 21, 23, 24),
+    (1, 4, 9, 22),
+)
+CROSS_VALIDATIONS: dict[str, tuple[tuple[int, ...], ...]] = {"msaf6": _CONSECUTIVE, "five": _FIVE}
+
+
+def _by_actor(validation: Iterable[int], test: Iterable[int]) -> str:
+    """Fold text in which all other actors train."""
+    held_out = {"validation": sorted(validation), "test": sorted(test)}
+    used = {actor for actors in held_out.values() for actor in actors}
+    parts = {"train": [actor for actor in ACTORS if actor not in used], **held_out}
+    return "; ".join(f"{name}: actor={','.join(map(str, part))}" for name, part in parts.items())
+
+
+def _named_folds() -> dict[str, str]:
+    folds = {
+        # The split of the reference's published checkpoints.
+        "published": _by_actor((11, 13, 18, 22), (5, 10, 16, 19)),
+        # For a single actor: one repetition trains, the other is held out.
+        "repetition": "train: repetition=1; validation: repetition=2 statement=1; "
+        "test: repetition=2 statement=2",
+    }
+    for name, groups in CROSS_VALIDATIONS.items():
+        for k, test in enumerate(groups):
+            folds[f"{name}/{k}"] = _by_actor(groups[(k + 1) % len(groups)], test)
+    return folds
+
+
+NAMED_FOLDS = _named_folds()
+
+
+def resolve_fold(spec: str) -> dict[str, Filter]:
+    """The filters of a fold's train, validation and test splits.
+
+    Args:
+      spec: one of `NAMED_FOLDS` (in ``msaf6/k`` and ``five/k`` fold k tests and the next
+        validates), or the filters themselves:
+        ``"train: actor=1-8; validation: actor=9,10; test: actor=11,12"``.
+
+    Raises:
+      InputError: an unknown name, or text without exactly the three splits.
+    """
+    parts = [part.partition(":") for part in NAMED_FOLDS.get(spec, spec).split(";")]
+    filters = {name.strip(): text for name, separator, text in parts if separator}
+    if len(parts) != len(SPLITS) or set(filters) != set(SPLITS):
+        raise InputError(
+            f"unknown fold {spec!r}; name one of published, repetition, msaf6/0 to msaf6/5, "
+            "five/0 to five/4, or write 'train: actor=1-8; validation: actor=9; test: actor=10'"
+        )
+    return {name: Filter.parse(filters[name]) for name in SPLITS}

@@ -1,0 +1,160 @@
+"""The prepared dataset: a TFDS builder over prepared clips, one split per actor.
+
+Stored as array_record, so that neither writing nor reading needs TensorFlow. The dataset's metadata
+hold an index of all clips, so that choosing clips reads no frames.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from avjax.data import media
+from avjax.data.clip import PreparedClip
+
+VERSION = "1.0.0"
+LABELS = ("label", "actor", "intensity", "statement", "repetition", "group")
+
+
+class ClipRecord(NamedTuple):
+    """What is known of a clip besides its arrays; -1 or "" where unknown.
+
+    Attributes:
+      clip_id: unique in the dataset.
+      split: the dataset split that holds it, such as ``actor_05``.
+      label: index into the dataset's classes.
+      actor: RAVDESS actor, 1 to 24.
+      intensity: 1 normal, 2 strong.
+      statement: 1 or 2.
+      repetition: 1 or 2.
+      group: who speaks, for folds over speakers.
+      has_audio: its sound is more than silence.
+      has_video: it shows a face.
+    """
+
+    clip_id: str
+    split: str
+    label: int
+    actor: int = -1
+    intensity: int = -1
+    statement: int = -1
+    repetition: int = -1
+    group: str = ""
+    has_audio: bool = True
+    has_video: bool = True
+
+    def features(self) -> dict[str, Any]:
+        """The record's own features: all but the split."""
+        features = self._asdict()
+        del features["split"]
+        return features
+
+
+class DatasetMetadata(NamedTuple):
+    """How a dataset was prepared.
+
+    Attributes:
+      profile: `fixed` or `reference`.
+      classes: names of the labels.
+      num_frames: frames of a clip.
+      image_size: side of a frame in pixels.
+      audio_steps: MFCC steps of a clip.
+      versions: of the libraries that prepared it.
+    """
+
+    profile: str
+    classes: tuple[str, ...]
+    num_frames: int
+    image_size: int
+    audio_steps: int
+    versions: Mapping[str, str]
+
+
+class RavdessFaces(tfds.core.GeneratorBasedBuilder):
+    """Face crops and MFCCs of acted emotions, prepared by `avjax.prepare`."""
+
+    VERSION = tfds.core.Version(VERSION)
+    pkg_dir_path = None  # built from prepared clips alone: no checksums or citations beside it
+
+    def __init__(
+        self,
+        *,
+        metadata: DatasetMetadata,
+        records: Sequence[ClipRecord],
+        clips: Iterable[PreparedClip],
+        data_dir: Path,
+    ) -> None:
+        """Takes records with their arrays, in the same order, sorted by split."""
+        self._metadata, self._records, self._clips = metadata, records, clips
+        super().__init__(data_dir=str(data_dir), file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        m = self._metadata
+        index = [list(record) for record in self._records]
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Prepared audio-visual emotion clips, one split per actor.",
+            features=dataset_features(m),
+            metadata=tfds.core.MetadataDict({**m._asdict(), "index": index}),
+            disable_shuffling=True,  # records lie in the index's order
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        del dl_manager
+        pairs = iter(zip(self._records, self._clips, strict=True))
+        sizes: dict[str, int] = {}
+        for record in self._records:
+            sizes[record.split] = sizes.get(record.split, 0) + 1
+        return {name: _examples(pairs, size) for name, size in sizes.items()}
+
+    def _generate_examples(self) -> Iterator:
+        raise NotImplementedError("splits are generated from prepared clips")
+
+
+def dataset_features(metadata: DatasetMetadata) -> tfds.features.FeaturesDict:
+    """Names, shapes and types of a record's features."""
+    size = metadata.image_size
+    frames = (metadata.num_frames, size, size, 3)
+    mfcc = (metadata.audio_steps, media.N_MFCC)
+    return tfds.features.FeaturesDict(
+        {
+            "clip_id": tfds.features.Text(),
+            "frames": tfds.features.Tensor(shape=frames, dtype=np.uint8, encoding="bytes"),
+            "mfcc": tfds.features.Tensor(shape=mfcc, dtype=np.float32, encoding="bytes"),
+            "label": tfds.features.ClassLabel(names=list(metadata.classes)),
+            "actor": np.int32,
+            "intensity": np.int32,
+            "statement": np.int32,
+            "repetition": np.int32,
+            "group": tfds.features.Text(),
+            "has_audio": np.bool_,
+            "has_video": np.bool_,
+        }
+    )
+
+
+def _examples(
+    pairs: Iterator[tuple[ClipRecord, PreparedClip]], count: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number in range(count):
+        record, clip = next(pairs)
+        yield number, {**record.features(), "frames": clip.frames, "mfcc": clip.mfcc}
+
+
+def write_dataset(
+    directory: Path,
+    metadata: DatasetMetadata,
+    records: Sequence[ClipRecord],
+    clips: Iterable[PreparedClip],
+) -> Path:
+    """Writes the dataset below ``directory`` and returns its builder directory."""
+    builder = RavdessFaces(metadata=metadata, records=records, clips=clips, data_dir=directory)
+    tfds.disable_progress_bar()
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(compute_stats=tfds.download.ComputeStatsMode.SKIP)
+    )
+    return Path(builder.data_dir)

@@ -1,0 +1,134 @@
+"""Finding clips on disk: RAVDESS folders, and what the reference's scripts prepared from them."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from avjax.data.media import SOUND_SUFFIXES
+from avjax.data.ravdess import AUDIO_ONLY, AUDIO_VIDEO, VIDEO_ONLY, ClipName
+from avjax.errors import InputError
+
+VIDEO_SUFFIXES = (".mp4",)
+CROPS_SUFFIXES = ("_facecroppad.npy", "_facecroppad.avi")  # the first is lossless
+_PREPARED_SOUND = "_croppad"
+_ACTOR_FOLDER = re.compile(r"actor_?\d\d", re.IGNORECASE)
+
+
+class Source(NamedTuple):
+    """The files of one clip.
+
+    Attributes:
+      name: its RAVDESS fields.
+      video: raw video, or face crops that the reference prepared.
+      audio: sound file, or a video whose sound track is meant; None for a silent clip.
+    """
+
+    name: ClipName
+    video: Path
+    audio: Path | None
+
+
+def find_raw(root: Path, pair_video_only: bool) -> tuple[list[Source], dict[str, str]]:
+    """Raw clips below ``ACTORNN/`` or ``Actor_NN/`` folders, however deep these lie.
+
+    A clip's sound is the wav or flac of its trial, in the same or another folder, else its own
+    sound track.
+
+    Args:
+      root: the RAVDESS folder.
+      pair_video_only: give 02-* recordings the sound of their trial, as the reference does.
+
+    Returns:
+      Clips by name, and the reasons why other files are left out, by path.
+
+    Raises:
+      InputError: no such folder, or no videos in it.
+    """
+    files = [path for path in _files(root) if _ACTOR_FOLDER.fullmatch(path.parent.name)]
+    skipped: dict[str, str] = {}
+    sounds = _sounds(files, prepared=False)
+    videos = {}
+    for path in files:
+        if path.suffix.lower() in VIDEO_SUFFIXES:
+            name = _name(path, skipped)
+            if name is not None and _first_of_its_name(name, path, videos, skipped):
+                videos[name] = path
+    if not videos and not skipped:
+        raise InputError(
+            f"no clips found in {root}; expected folders such as Actor_05/ with .mp4 files"
+        )
+    found = []
+    for name, path in sorted(videos.items()):
+        own_track = path if name.modality == AUDIO_VIDEO else None
+        audio = sounds.get(name.trial, own_track)
+        silent = name.modality == VIDEO_ONLY and not pair_video_only
+        found.append(Source(name, path, None if silent else audio))
+    return found, skipped
+
+
+def find_crops(
+    crops: Path, root: Path, pair_video_only: bool
+) -> tuple[list[Source], dict[str, str]]:
+    """Face crops that the reference's scripts wrote, with sound from ``root``.
+
+    Args:
+      crops: folder below which ``*_facecroppad.npy`` or ``.avi`` lie.
+      root: folder below which ``*_croppad.wav``, or the raw wavs or flacs, lie.
+      pair_video_only: as in `find_raw`.
+
+    Raises:
+      InputError: no such folders, or no crops.
+    """
+    skipped: dict[str, str] = {}
+    prepared: dict[ClipName, Path] = {}
+    for suffix in CROPS_SUFFIXES:
+        for path in _files(crops):
+            if path.name.endswith(suffix):
+                name = _name(path, skipped)
+                if name is not None:
+                    prepared.setdefault(name, path)
+    if not prepared:
+        raise InputError(f"no face crops (*{', *'.join(CROPS_SUFFIXES)}) found in {crops}")
+    files = _files(root)
+    sounds = {**_sounds(files, prepared=False), **_sounds(files, prepared=True)}
+    found = []
+    for name, path in sorted(prepared.items()):
+        silent = name.modality == VIDEO_ONLY and not pair_video_only
+        found.append(Source(name, path, None if silent else sounds.get(name.trial)))
+    return found, skipped
+
+
+def _files(root: Path) -> list[Path]:
+    if not root.is_dir():
+        raise InputError(f"there is no folder {root}; name the folder that holds the clips")
+    return sorted(path for path in root.rglob("*") if path.is_file())
+
+
+def _sounds(files: Iterable[Path], prepared: bool) -> dict[str, Path]:
+    """Sound files by trial: those cut by the reference's script, or the raw ones."""
+    found: dict[str, Path] = {}
+    for path in files:
+        cut = path.stem.endswith(_PREPARED_SOUND)
+        if path.suffix.lower() not in SOUND_SUFFIXES or cut != prepared:
+            continue
+        name = _name(path, {})
+        if name is not None and name.modality == AUDIO_ONLY:
+            found.setdefault(name.trial, path)
+    return found
+
+
+def _name(path: Path, skipped: dict[str, str]) -> ClipName | None:
+    try:
+        return ClipName.parse(path.name)
+    except InputError as error:
+        skipped[str(path)] = str(error)
+        return None
+
+
+def _first_of_its_name(
+    name: ClipName, path: Path, videos: dict[ClipName, Path], skipped: dict[str, str]
+) -> bool:
+    if name in videos:
+        skipped[str(path)] = f"{name.clip_id} was already found as {videos[name]}; remove one"
+    return name not in videos
