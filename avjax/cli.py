@@ -37,7 +37,7 @@ def run(
     """
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
-    logging.set_verbosity(logging.INFO)
+    logging.set_verbosity(logging.WARNING)
     try:
         define_flags(values)
         positional = values(list(sys.argv if argv is None else argv))[1:]

@@ -5,13 +5,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from avjax.checkpoints import read_model
+from avjax.checkpoints import BACKBONE_KIND, read_model
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet
 from avjax.training.step import init_variables
-
-BACKBONE_KIND = "efficientface"
-
 
 def initial_variables(net: AudioVisualNet, seed: int, pretrained: str = "") -> dict[str, Any]:
     """Initialises a network, then takes over what ``pretrained`` holds.

@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from avjax import cli
-from avjax.checkpoints import ModelCard, RunCheckpoints, check_config, save_model, versions
+from avjax.checkpoints import ModelCard, RunCheckpoints, check_config, save_model
 from avjax.data.pipeline import Clips, PreparedDataset, open_dataset
 from avjax.data.ravdess import resolve_fold
 from avjax.errors import InputError
@@ -30,6 +30,7 @@ from avjax.training.modality_dropout import check_mask
 from avjax.training.optimizer import sgd, step_schedule
 from avjax.training.parallel import Parallel
 from avjax.training.step import Recipe, TrainState, create_state, train_step
+from avjax.versions import versions
 
 
 @flax.struct.dataclass

@@ -1,0 +1,257 @@
+"""What a run keeps on disk: its state, its best model, its config; Orbax does the writing.
+
+Every write is atomic: a run killed while saving keeps the checkpoint before. A model directory
+(``RUN/best``, a converted checkpoint) holds the variables and a card that says what they are.
+"""
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+
+from avjax.errors import InputError
+
+State = TypeVar("State")
+
+CONFIG_FILE, CHECKPOINTS, BEST = "config.json", "checkpoints", "best"
+BACKBONE_KIND = "efficientface"
+_HEADROOM = 1 << 20  # bytes for metadata, beside the arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCard:
+    """What must be known of a model beside its variables.
+
+    Attributes:
+      network: ``kind``, and for "audio_visual" ``fusion``, ``num_heads``, ``num_classes``.
+      classes: names of the logits.
+      profile: how clips were prepared, `fixed` or `reference`.
+      num_frames: frames of a clip.
+      image_size: side of a frame in pixels.
+      audio_steps: MFCC steps of a clip.
+      epoch: that the variables are of; 0 where unknown.
+      metrics: of the validation split at that epoch.
+      versions: of the libraries that trained it.
+    """
+
+    network: dict[str, Any]
+    classes: list[str]
+    profile: str
+    num_frames: int
+    image_size: int
+    audio_steps: int
+    epoch: int = 0
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+# ---------------------------------------------------------------------------------------- models
+
+
+def save_model(directory: Path, variables: Mapping[str, Any], card: ModelCard) -> None:
+    """Writes a model and then removes the one that was there.
+
+    Raises:
+      InputError: the disk is full.
+    """
+    tree = {"params": variables["params"], "batch_stats": variables["batch_stats"]}
+    with _manager(directory) as manager, _full_disk_is_an_input_error(directory, tree):
+        number = 0 if manager.latest_step() is None else manager.latest_step() + 1
+        manager.save(
+            number,
+            args=ocp.args.Composite(
+                variables=ocp.args.StandardSave(tree),
+                card=ocp.args.JsonSave(dataclasses.asdict(card)),
+            ),
+        )
+
+
+def load_model(path: str | Path) -> tuple[dict[str, Any], ModelCard]:
+    """Variables and card of a workdir's best epoch, or of a model directory.
+
+    Raises:
+      InputError: no model there, or the face backbone alone, which predicts no emotion.
+    """
+    variables, card = read_model(path)
+    if card.network.get("kind") == BACKBONE_KIND:
+        raise InputError(
+            f"{path} holds the EfficientFace backbone alone, which cannot classify clips; "
+            "train from it with --config.model.pretrained and load the trained run"
+        )
+    return variables, card
+
+
+def read_model(path: str | Path) -> tuple[dict[str, Any], ModelCard]:
+    """As `load_model`, for any kind of network.
+
+    Raises:
+      InputError: no model at ``path``.
+    """
+    path = Path(path)
+    directory = path / BEST if (path / BEST).is_dir() else path
+    if not path.is_dir():
+        raise InputError(f"there is no checkpoint at {path}; name a workdir or a converted model")
+    if (path / CONFIG_FILE).exists() and directory == path:
+        raise InputError(f"run {path} has no best epoch yet; train it for at least one epoch")
+    if not _steps(directory):
+        raise InputError(f"{path} holds no model; name a workdir or a converted model")
+    with _manager(directory) as manager:
+        restored = manager.restore(
+            manager.latest_step(),
+            args=ocp.args.Composite(
+                variables=ocp.args.StandardRestore(), card=ocp.args.JsonRestore()
+            ),
+        )
+    return restored["variables"], ModelCard(**restored["card"])
+
+
+# ------------------------------------------------------------------------------------------ runs
+
+
+class RunCheckpoints:
+    """The newest training state of a run, below ``RUN/checkpoints``."""
+
+    def __init__(self, workdir: Path) -> None:
+        self._directory = workdir / CHECKPOINTS
+        self._manager = _open_manager(self._directory)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    def save(self, step: int, state: Any) -> None:
+        """Writes the state of an update, then removes the one before.
+
+        Raises:
+          InputError: the disk is full.
+        """
+        with _full_disk_is_an_input_error(self._directory, state):
+            self._manager.save(step, args=ocp.args.StandardSave(state))
+
+    def restore(self, like: State) -> State | None:
+        """The newest state, with the structure, types and devices of ``like``; None without one."""
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+
+
+def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Writes ``config.json``, or compares the run's config with the one that is there.
+
+    Raises:
+      InputError: names the keys that differ.
+    """
+    stored = json.loads(json.dumps(config))
+    path = workdir / CONFIG_FILE
+    if not path.exists():
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json_atomically(path, stored)
+        return
+    former, current = _flat(read_config(workdir)), _flat(stored)
+    differing = [
+        f"{key} was {former.get(key, 'absent')!r} and is {current.get(key, 'absent')!r}"
+        for key in sorted(former.keys() | current.keys())
+        if former.get(key, _flat) != current.get(key, _flat)
+    ]
+    if differing:
+        raise InputError(
+            f"{workdir} holds a run with another config: {'; '.join(differing)}; "
+            "choose another --workdir, or the same config to resume"
+        )
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The config of a run.
+
+    Raises:
+      InputError: ``workdir`` is no run.
+    """
+    path = workdir / CONFIG_FILE
+    if not path.is_file():
+        raise InputError(f"{workdir} is not a run (no {CONFIG_FILE}); name a workdir of training")
+    return json.loads(path.read_text())
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+# ----------------------------------------------------------------------------------------- files
+
+
+def write_json_atomically(path: Path, content: Any) -> None:
+    """Writes JSON so that a reader sees the old or the new file, never a part."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def append_jsonl(path: Path, content: Mapping[str, Any]) -> None:
+    """Appends one line of JSON, durable on return."""
+    with path.open("a") as file:
+        file.write(json.dumps(content) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _open_manager(directory: Path) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=1, create=True, enable_async_checkpointing=False
+    )
+    return ocp.CheckpointManager(directory.absolute(), options=options)
+
+
+@contextmanager
+def _manager(directory: Path) -> Iterator[ocp.CheckpointManager]:
+    manager = _open_manager(directory)
+    try:
+        yield manager
+    finally:
+        manager.close()
+
+
+def _steps(directory: Path) -> list[Path]:
+    """Finished checkpoints: Orbax names unfinished ones otherwise."""
+    return [path for path in directory.iterdir() if path.name.isdigit()]
+
+
+@contextmanager
+def _full_disk_is_an_input_error(directory: Path, tree: Any) -> Iterator[None]:
+    """Looks for room before a save, and turns a full disk during it into one clear line."""
+    needed = sum(getattr(leaf, "nbytes", 8) for leaf in jax.tree.leaves(tree)) + _HEADROOM
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    message = (
+        f"no space left for a checkpoint of {needed / 1e6:.0f} MB in {directory}; free space or "
+        "choose another --workdir (the last complete checkpoint is kept)"
+    )
+    if shutil.disk_usage(existing).free < needed:
+        raise InputError(message)
+    try:
+        yield
+    except Exception as error:
+        # Below Orbax, TensorStore reports a full disk as text in errors of several types.
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left" in str(error) or "ENOSPC" in str(error):
+            raise InputError(message) from error
+        raise

@@ -1,0 +1,77 @@
+"""Flip and rotation against Pillow, and independence of draws from the device layout."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from avjax.errors import InputError
+from avjax.training.augment import MAX_ANGLE, augment, flip_and_rotate, normalise
+
+
+def smooth_frames(count=2, height=96, width=80):
+    """Frames with gradients and edges, as faces have."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:height, :width] / 16
+    waves = [np.sin(a * y + b * x + c) for a, b, c in rng.uniform(0, 3, (3 * count, 3))]
+    frames = np.stack(waves).reshape(count, 3, height, width).transpose(0, 2, 3, 1)
+    frames = np.where(frames > 0.8, 1.0, frames)
+    return ((frames + 1) * 127.5).astype(np.uint8)
+
+
+def pillow(frame, flip, angle):
+    image = Image.fromarray(frame)
+    image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image
+    return np.asarray(image.rotate(angle, resample=Image.Resampling.BILINEAR))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_every_angle_matches_pillow(flip):
+    frames = smooth_frames()
+    turn = jax.jit(flip_and_rotate)
+    differences = []
+    for angle in range(-MAX_ANGLE, MAX_ANGLE + 1):
+        ours = np.asarray(turn(frames, jnp.asarray(flip), jnp.asarray(angle)))
+        expected = np.stack([pillow(frame, flip, angle) for frame in frames])
+        differences.append(np.abs(ours.astype(int) - expected))
+    assert np.max(differences) <= 1
+    assert np.mean(np.stack(differences) > 0) < 1e-3
+
+
+def test_no_turn_is_exact():
+    frames = smooth_frames()
+    unchanged = flip_and_rotate(frames, jnp.asarray(False), jnp.asarray(0))
+    np.testing.assert_array_equal(unchanged, frames)
+
+
+def test_clips_draw_for_themselves_and_frames_of_a_clip_together():
+    clip = np.repeat(smooth_frames(1), 3, axis=0)
+    clips = np.stack([clip] * 16)
+    turned = np.asarray(augment(jax.random.key(0), clips))
+    for one in turned:
+        np.testing.assert_array_equal(one, np.stack([one[0]] * 3))
+    assert len({one.tobytes() for one in turned}) > 10
+    np.testing.assert_array_equal(turned, augment(jax.random.key(0), clips))
+
+
+def test_devices_draw_their_share_of_the_global_batch():
+    clips = np.stack([smooth_frames(1)] * 4)
+    whole = augment(jax.random.key(3), clips)
+    shares = jax.vmap(lambda c: augment(jax.random.key(3), c, "d"), axis_name="d")(
+        clips.reshape(2, 2, *clips.shape[1:])
+    )
+    np.testing.assert_array_equal(shares.reshape(whole.shape), whole)
+
+
+def test_normalisation_of_both_profiles():
+    frames = np.array([0, 255], np.uint8).reshape(2, 1, 1, 1).repeat(3, axis=-1)
+    np.testing.assert_allclose(normalise(frames, "reference").ravel(), [0, 0, 0, 1, 1, 1])
+    fixed = normalise(frames, "fixed")[:, 0, 0]
+    np.testing.assert_allclose(fixed[0, 0], -0.55391484 / 0.24837189, rtol=1e-6)
+    np.testing.assert_allclose(fixed[1, 2], (1 - 0.3821877) / 0.20221159, rtol=1e-6)
+
+
+def test_an_unknown_profile_is_refused():
+    with pytest.raises(InputError, match="unknown profile 'fixd'; choose one of reference, fixed"):
+        normalise(np.zeros((1, 1, 1, 3), np.uint8), "fixd")

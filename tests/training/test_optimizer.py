@@ -1,0 +1,56 @@
+"""SGD against PyTorch's update rule written out, and the steps of the learning rate."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from avjax.training.optimizer import sgd, step_schedule
+
+
+def pytorch_sgd(parameter, gradients, rates, momentum, dampening, weight_decay):
+    """The algorithm of torch.optim.SGD's documentation, for one parameter."""
+    buffer = None
+    for gradient, rate in zip(gradients, rates, strict=True):
+        decayed = gradient + weight_decay * parameter
+        if buffer is None:
+            buffer = decayed
+        else:
+            buffer = momentum * buffer + (1 - dampening) * decayed
+        parameter = parameter - rate * buffer
+    return parameter
+
+
+@pytest.mark.parametrize("dampening", [0.0, 0.9])
+def test_five_updates_equal_pytorchs(dampening):
+    rng = np.random.default_rng(0)
+    start, gradients = rng.standard_normal(4), rng.standard_normal((5, 4))
+    settings = {"momentum": 0.9, "dampening": dampening, "weight_decay": 1e-3}
+    schedule = step_schedule(0.04, [2], steps_per_epoch=3)
+    optimizer = sgd(schedule, trained={"w": True}, **settings)
+    params = {"w": jnp.asarray(start, jnp.float32)}
+    state = optimizer.init(params)
+    for gradient in gradients:
+        updates, state = optimizer.update({"w": jnp.asarray(gradient, jnp.float32)}, state, params)
+        params = optax.apply_updates(params, updates)
+    rates = [0.04, 0.04, 0.04, 0.004, 0.004]
+    expected = pytorch_sgd(start, gradients, rates, **settings)
+    np.testing.assert_allclose(params["w"], expected, rtol=1e-5)
+
+
+def test_untrained_parameters_do_not_even_decay():
+    optimizer = sgd(
+        1.0, momentum=0.9, dampening=0.9, weight_decay=0.5, trained={"used": True, "kept": False}
+    )
+    params = {"used": jnp.ones(2), "kept": jnp.ones(2)}
+    gradients = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    np.testing.assert_array_equal(updates["kept"], 0)
+    np.testing.assert_array_equal(updates["used"], -0.5)
+
+
+def test_the_rate_falls_at_the_first_step_of_each_milestone_epoch():
+    schedule = step_schedule(0.04, [40, 55], steps_per_epoch=10)
+    rates = [float(schedule(step)) for step in (0, 389, 390, 539, 540)]
+    np.testing.assert_allclose(rates, [0.04, 0.04, 0.004, 0.004, 0.0004], rtol=1e-5)
