@@ -1,10 +1,11 @@
-"""Reading clips: frames by PyAV, sound by soundfile or PyAV, windows, MFCC (SPEC of the inputs).
+"""Reading clips: frames by PyAV, sound by soundfile or PyAV, windows, MFCC.
 
 Sound follows the reference to the digit: mono at 22050 Hz through resampy 0.2.2's `kaiser_best`
 filter, 3.6 s, rounded to 16 bits as its saved wav files are.
 """
 
 import functools
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,6 @@ import av
 import librosa
 import numpy as np
 import resampy
-import scipy.signal
 import soundfile
 from jaxtyping import Float, UInt8
 
@@ -28,13 +28,7 @@ SILENCE_DBFS = -80.0
 SOUND_SUFFIXES = (".wav", ".flac")
 
 # `kaiser_best` as resampy 0.2.2 shipped it; from 0.3 the name means another filter.
-_KAISER_BEST = {
-    "filter": "sinc_window",
-    "num_zeros": 64,
-    "precision": 9,
-    "rolloff": 0.9475937167399596,
-    "window": functools.partial(scipy.signal.windows.kaiser, beta=14.769656459379492),
-}
+_ZERO_CROSSINGS, _ROLLOFF, _KAISER_BETA = 64, 0.9475937167399596, 14.769656459379492
 
 
 # ----------------------------------------------------------------------------------------- sound
@@ -65,8 +59,35 @@ def read_audio(path: Path, sample_rate: int = SAMPLE_RATE) -> Float[np.ndarray, 
     mono = samples.mean(axis=1, dtype=np.float32)
     if rate == sample_rate:
         return mono
-    resampled = resampy.resample(mono, rate, sample_rate, **_KAISER_BEST)
-    return librosa.util.fix_length(resampled, size=math.ceil(len(mono) * sample_rate / rate))
+    return resample(mono, rate, sample_rate)
+
+
+def resample(
+    samples: Float[np.ndarray, "s"], rate: int, new_rate: int
+) -> Float[np.ndarray, "ceil(s*new_rate/rate)"]:
+    """Changes the sample rate as librosa 0.8.1 with resampy 0.2.2 does, to the last bit."""
+    ratio = new_rate / rate
+    window, table_size = _filter()
+    window = window * min(1.0, ratio)
+    # Times are a running sum there. Where one should fall on an input sample its rounding decides
+    # the filter's side, and in quiet passages the 16-bit rounding carries that into the MFCC.
+    times = np.concatenate([[0.0], np.cumsum(np.full(int(len(samples) * ratio) - 1, 1 / ratio))])
+    resampled = np.zeros(len(times), samples.dtype)
+    slopes = np.diff(window, append=window[-1])
+    resampy.interpn.resample_f_s(
+        samples, times, window, slopes, table_size, min(1.0, ratio), resampled
+    )
+    return librosa.util.fix_length(resampled, size=math.ceil(len(samples) * ratio))
+
+
+@functools.cache
+def _filter() -> tuple[Float[np.ndarray, "w"], int]:
+    """Right half of the interpolation filter, and its samples per zero crossing."""
+    kaiser = functools.partial(np.kaiser, beta=_KAISER_BETA)
+    window, table_size, _ = resampy.filters.sinc_window(
+        num_zeros=_ZERO_CROSSINGS, window=kaiser, rolloff=_ROLLOFF
+    )
+    return window, table_size
 
 
 def _read_sound_file(path: Path) -> tuple[Float[np.ndarray, "s c"], int]:
@@ -103,15 +124,17 @@ def is_silent(samples: Float[np.ndarray, "s"]) -> bool:
 def fit_audio(
     samples: Float[np.ndarray, "s"], length: int = WINDOW_SAMPLES
 ) -> Float[np.ndarray, "length"]:
-    """Centre crop, or zeros appended, then rounding to 16 bits (reference `extract_audios.py`)."""
+    """Centre crop, or zeros appended, then 16 bits, as reference `extract_audios.py` saves them."""
     spare = len(samples) - length
     if spare < 0:
-        samples = np.pad(samples, (0, -spare))
+        samples = np.pad(samples.astype(np.float64), (0, -spare))  # a list there, so 64 bits
     else:
         samples = samples[spare // 2 : spare // 2 + length]
-    # libsndfile writes x * 32767 rounded, and reads it back divided by 32768.
-    rounded = np.clip(np.rint(samples * np.float32(32767)), -32768, 32767)
-    return (rounded / 32768).astype(np.float32)
+    # libsndfile itself rounds (down, but for the last of 32 bits): one bit moves an MFCC by 15.
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    buffer.seek(0)
+    return soundfile.read(buffer, dtype="float32")[0]
 
 
 def no_mfcc() -> Float[np.ndarray, "t 10"]:
