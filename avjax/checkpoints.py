@@ -158,11 +158,11 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         write_json_atomically(path, stored)
         return
-    former, current = _flat(read_config(workdir)), _flat(stored)
+    former, current = flatten(read_config(workdir)), flatten(stored)
     differing = [
         f"{key} was {former.get(key, 'absent')!r} and is {current.get(key, 'absent')!r}"
         for key in sorted(former.keys() | current.keys())
-        if former.get(key, _flat) != current.get(key, _flat)
+        if (key in former, former.get(key)) != (key in current, current.get(key))
     ]
     if differing:
         raise InputError(
@@ -183,12 +183,12 @@ def read_config(workdir: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots."""
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """One level of a nested mapping: keys joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat
