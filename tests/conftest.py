@@ -1,0 +1,34 @@
+"""What all tests share: the CPU as two devices, and data that only some machines have."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before JAX is imported: tests run anywhere alike, and what several devices do is testable.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root_dir() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """Real clips and golden figures, in `shared` beside the repository."""
+    path = ROOT.parent / "shared"
+    if not path.is_dir():
+        pytest.skip(f"needs real clips and golden figures in {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def torch():
+    """PyTorch, of which only comparisons make use."""
+    return pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
