@@ -4,7 +4,10 @@ With ``--import-crops`` it takes what the reference's scripts already prepared. 
 once it is done: the same command again goes on where it stopped.
 """
 
+import contextlib
+import errno
 import json
+import os
 import shutil
 import sys
 import time
@@ -19,13 +22,14 @@ from tqdm import tqdm
 from avjax import cli
 from avjax.data import media, sources
 from avjax.data.clip import Detector, PreparedClip, check_profile, prepare_clip
-from avjax.data.contact_sheet import write_contact_sheet
+from avjax.data.contact_sheet import MAX_CLIPS, write_contact_sheet
 from avjax.data.ravdess import EMOTIONS
 from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
 from avjax.errors import InputError
 from avjax.versions import versions
 
 SUMMARY_FILE, SHEET_FILE, SETTINGS_FILE = "prepare.json", "contact_sheet.png", "settings.json"
+_FACTS = ("has_audio", "has_video", "faceless")  # of a clip, besides its arrays
 
 
 class Settings(NamedTuple):
@@ -84,21 +88,23 @@ def prepare(
         found, skipped = sources.find_raw(source, settings.pair_video_only)
     else:
         found, skipped = sources.find_crops(import_crops, source, settings.pair_video_only)
-    if out.exists():
+    if out.exists() and not _is_empty_directory(out):
         return _check_complete(out, settings, found)
     stage = _Stage(out.with_name(out.name + ".partial"), settings)
     todo = [clip for clip in found if not stage.has(clip)]
     detector = (make_detector or _default_detector)() if todo and import_crops is None else None
     for clip in tqdm(todo, unit="clip", desc="preparing"):
         try:
-            stage.save(clip, _prepare_source(clip, settings, detector))
+            prepared = _prepare_source(clip, settings, detector)
         except InputError as error:
             skipped[clip.name.clip_id] = str(error)
+        else:
+            stage.save(clip, prepared)
     done = [clip for clip in found if stage.has(clip)]
     if not done:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
         raise InputError(f"none of the {len(skipped)} clips could be prepared ({reasons})")
-    faceless = {c.name.clip_id: n for c in done if (n := stage.load(c).faceless)}
+    faceless = {c.name.clip_id: n for c in done if (n := stage.load_facts(c)["faceless"])}
     prepared_now = sum(stage.has(clip) for clip in todo)
     seconds = round(time.monotonic() - began, 1)
     summary = Summary(len(done), skipped, faceless, prepared_now, seconds)
@@ -144,7 +150,7 @@ def _import_crops(source: sources.Source, settings: Settings) -> PreparedClip:
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read ({error}); replace the file") from error
     else:
-        frames = media.read_frames(path, range(settings.num_frames), "bgr24")
+        frames = media.read_frames(path, range(len(media.frame_times(path))), "bgr24")
     if frames.shape != expected or frames.dtype != np.uint8:
         raise InputError(
             f"{path} holds {frames.dtype} {list(frames.shape)} instead of uint8 {list(expected)}; "
@@ -158,6 +164,21 @@ def _import_crops(source: sources.Source, settings: Settings) -> PreparedClip:
     if samples is None or media.is_silent(samples):
         return PreparedClip(frames, media.no_mfcc(), False, True)
     return PreparedClip(frames, media.mfcc(media.fit_audio(samples)), True, True)
+
+
+@contextlib.contextmanager
+def _full_disk_explained(directory: Path) -> Iterator[None]:
+    """Makes one clear line of a full disk; array_record tells of it in a RuntimeError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if not full and os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        raise InputError(
+            f"no space left for {directory}; free some, and the same command goes on with the "
+            "clips that are done"
+        ) from error
 
 
 class _Stage:
@@ -183,7 +204,7 @@ class _Stage:
         path = self._path(source)
         temporary = path.with_suffix(".tmp")
         try:
-            with temporary.open("wb") as file:
+            with _full_disk_explained(self.directory), temporary.open("wb") as file:
                 np.savez(file, **clip._asdict())
             temporary.replace(path)
         finally:
@@ -191,12 +212,13 @@ class _Stage:
 
     def load(self, source: sources.Source) -> PreparedClip:
         with np.load(self._path(source)) as arrays:
-            clip = PreparedClip(**arrays)
-        return clip._replace(
-            has_audio=bool(clip.has_audio),
-            has_video=bool(clip.has_video),
-            faceless=int(clip.faceless),
-        )
+            frames, mfcc = arrays["frames"], arrays["mfcc"]
+        return PreparedClip(frames, mfcc, **self.load_facts(source))
+
+    def load_facts(self, source: sources.Source) -> dict[str, Any]:
+        """All of a clip but its arrays, which stay unread."""
+        with np.load(self._path(source)) as arrays:
+            return {name: arrays[name].item() for name in _FACTS}
 
 
 def _check_settings(former: Settings, settings: Settings, directory: Path) -> None:
@@ -210,6 +232,10 @@ def _check_settings(former: Settings, settings: Settings, directory: Path) -> No
             f"{directory} was begun with other settings: {'; '.join(differing)}; "
             "use those, or another --out"
         )
+
+
+def _is_empty_directory(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def _check_complete(out: Path, settings: Settings, found: Sequence[sources.Source]) -> Summary:
@@ -250,20 +276,24 @@ def _publish(
         audio_steps=media.AUDIO_STEPS,
         versions=versions(),
     )
-    clips: Iterator[PreparedClip] = map(stage.load, done)
-    building = stage.directory / "dataset"
-    shutil.rmtree(building, ignore_errors=True)
-    records = [_record(clip, stage.load(clip)) for clip in done]
-    built = write_dataset(building, metadata, records, clips)
     names = [clip.name.clip_id for clip in done]
     stored = {**summary._asdict(), "settings": settings._asdict(), "clips": names}
-    (built / SUMMARY_FILE).write_text(json.dumps(stored, indent=2) + "\n")
-    write_contact_sheet(built / SHEET_FILE, names, [stage.load(c) for c in done], settings.profile)
-    built.rename(out)
+    picked = np.linspace(0, len(done) - 1, min(MAX_CLIPS, len(done))).astype(int)
+    building = stage.directory / "dataset"
+    try:
+        with _full_disk_explained(stage.directory):
+            records = [_record(clip, stage.load_facts(clip)) for clip in done]
+            built = write_dataset(building, metadata, records, map(stage.load, done))
+            (built / SUMMARY_FILE).write_text(json.dumps(stored, indent=2) + "\n")
+            rows = ((names[i], stage.load(done[i]).frames) for i in picked)
+            write_contact_sheet(built / SHEET_FILE, rows, settings.profile)
+            built.rename(out)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
     shutil.rmtree(stage.directory)
 
 
-def _record(source: sources.Source, clip: PreparedClip) -> ClipRecord:
+def _record(source: sources.Source, facts: dict[str, Any]) -> ClipRecord:
     name = source.name
     return ClipRecord(
         clip_id=name.clip_id,
@@ -274,8 +304,8 @@ def _record(source: sources.Source, clip: PreparedClip) -> ClipRecord:
         statement=int(name.statement),
         repetition=int(name.repetition),
         group=name.actor,
-        has_audio=clip.has_audio,
-        has_video=clip.has_video,
+        has_audio=facts["has_audio"],
+        has_video=facts["has_video"],
     )
 
 

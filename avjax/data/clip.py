@@ -16,7 +16,9 @@ REFERENCE_FRAMES = 108  # 3.6 s at 30 frames a second
 class Detector(Protocol):
     """What finds faces; see `avjax.data.face_detector.FaceDetector`."""
 
-    def largest_boxes(self, frames: UInt8[np.ndarray, "n h w 3"]) -> list[np.ndarray | None]: ...
+    def largest_boxes(self, frames: UInt8[np.ndarray, "n h w 3"]) -> list[np.ndarray | None]:
+        """The box of the largest face of each frame, None where there is no face."""
+        ...
 
 
 class PreparedClip(NamedTuple):
@@ -68,19 +70,22 @@ def prepare_clip(
       InputError: a file that cannot be read.
     """
     samples = None if audio is None else media.read_audio(audio)
-    has_audio = samples is not None and not media.is_silent(samples)
-    features = media.mfcc(media.fit_audio(samples)) if has_audio else media.no_mfcc()
+    features, has_audio = media.no_mfcc(), False
+    if samples is not None and not media.is_silent(samples):
+        features, has_audio = media.mfcc(media.fit_audio(samples)), True
     blank = np.zeros((num_frames, image_size, image_size, 3), np.uint8)
     if video is None:
         return PreparedClip(blank, features, has_audio, False)
+    times = media.frame_times(video)
     if profile == "reference":
-        indices = reference_indices(num_frames)
+        indices = [i for i in reference_indices(num_frames) if i < len(times)]
+        if not indices:
+            raise InputError(f"{video} has only {len(times)} frames; replace the file")
     else:
         start = None if samples is None else _window_start(len(samples) / media.SAMPLE_RATE)
-        indices = even_indices(media.frame_times(video), num_frames, start)
+        indices = even_indices(times, num_frames, start)
     images = media.read_frames(video, indices)
-    if profile == "fixed":  # a short clip names frames more than once
-        images = images[np.searchsorted(np.unique(indices), indices).clip(max=len(images) - 1)]
+    images = images[np.unique(indices, return_inverse=True)[1]]  # a short clip repeats frames
     boxes = detector.largest_boxes(images)
     faceless = sum(box is None for box in boxes)
     try:

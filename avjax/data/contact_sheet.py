@@ -1,32 +1,27 @@
 """A picture of what was prepared: one row of frames per clip."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from avjax.data.clip import PreparedClip
-
 MAX_CLIPS, THUMBNAIL = 24, 64  # rows; pixels
 _LABEL_WIDTH = 200
 
 
 def write_contact_sheet(
-    path: Path, names: Sequence[str], clips: Sequence[PreparedClip], profile: str
+    path: Path, rows: Iterable[tuple[str, UInt8[np.ndarray, "n s s 3"]]], profile: str
 ) -> None:
-    """Writes up to 24 clips, evenly chosen, as a PNG: a name and its frames in each row.
+    """Writes a PNG with the name and the frames of one clip in each row.
 
     Args:
       path: of the PNG.
-      names: of the clips.
-      clips: in the same order.
+      rows: names and frames of some clips, at most `MAX_CLIPS` for a picture that fits a screen.
       profile: tells the frames' channel order.
     """
-    picked = np.unique(np.linspace(0, len(clips) - 1, min(MAX_CLIPS, len(clips))).astype(int))
-    rows = [_row(names[i], clips[i].frames, profile) for i in picked]
-    encoded = cv2.imencode(".png", np.concatenate(rows))[1]
+    encoded = cv2.imencode(".png", np.concatenate([_row(*row, profile) for row in rows]))[1]
     path.write_bytes(encoded.tobytes())
 
 

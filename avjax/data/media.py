@@ -26,6 +26,7 @@ N_MFCC, N_FFT, HOP = 10, 2048, 512
 AUDIO_STEPS = 1 + WINDOW_SAMPLES // HOP
 SILENCE_DBFS = -80.0
 SOUND_SUFFIXES = (".wav", ".flac")
+_CUT_SECONDS = 0.5  # a video that lacks more of its announced length was cut off
 
 # `kaiser_best` as resampy 0.2.2 shipped it; from 0.3 the name means another filter.
 _ZERO_CROSSINGS, _ROLLOFF, _KAISER_BETA = 64, 0.9475937167399596, 14.769656459379492
@@ -154,35 +155,41 @@ def mfcc(samples: Float[np.ndarray, "s"]) -> Float[np.ndarray, "t 10"]:
 
 
 def frame_times(path: Path) -> Float[np.ndarray, "n"]:
-    """Start of every frame in seconds, in order, read without decoding.
+    """Start of every frame in seconds, in order from 0, read without decoding.
 
     Raises:
-      InputError: the file is no video that can be opened.
+      InputError: the file is no video that can be opened, or ends before its announced end.
     """
     try:
         with av.open(str(path)) as container:
             stream = _video_stream(container, path)
-            packets = [p.pts for p in container.demux(stream) if p.pts is not None and p.size]
-            times = np.sort(np.asarray(packets, np.float64)) * float(stream.time_base or 0)
+            spans = [(p.pts, p.duration or 0) for p in container.demux(stream) if p.pts is not None]
+            unit, announced = float(stream.time_base or 0), stream.duration or 0
+            first = stream.start_time or 0
     except (av.FFmpegError, OSError) as error:
         raise InputError(f"{path} cannot be read as video ({error}); replace the file") from error
-    if not len(times):
+    if not spans:
         raise InputError(f"{path} holds no video frames; replace the file")
+    end = max(start + duration for start, duration in spans)
+    if (announced - (end - first)) * unit > _CUT_SECONDS:
+        seconds = f"{(end - first) * unit:.1f} of {announced * unit:.1f} seconds"
+        raise InputError(f"{path} breaks off after {seconds}; replace the file")
+    times = np.sort(np.array([start for start, _ in spans], np.float64)) * unit
     return times - times[0]
 
 
 def read_frames(
     path: Path, indices: Sequence[int], pixel_format: str = "rgb24"
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """Decodes a video up to the last of ``indices`` and returns those frames.
+    """Decodes a video up to the last of ``indices`` and returns those frames, each once.
 
     Args:
       path: a video.
-      indices: increasing frame numbers from 0; those past the end are left out.
+      indices: frame numbers from 0, below the length of `frame_times`.
       pixel_format: `rgb24` or `bgr24`.
 
     Raises:
-      InputError: the video cannot be decoded, or breaks off before the frames that it announces.
+      InputError: the video cannot be decoded up to there.
     """
     wanted, last = set(indices), max(indices)
     frames, decoded = [], 0
@@ -190,7 +197,6 @@ def read_frames(
         with av.open(str(path)) as container:
             stream = _video_stream(container, path)
             stream.thread_type = "AUTO"
-            announced = stream.frames or 0  # 0 where the container does not tell
             for frame in container.decode(stream):
                 if decoded in wanted:
                     frames.append(frame.to_ndarray(format=pixel_format))
@@ -199,7 +205,7 @@ def read_frames(
                     break
     except (av.FFmpegError, OSError) as error:
         raise InputError(f"{path} cannot be decoded ({error}); replace the file") from error
-    if decoded < min(last + 1, announced) or not frames:
+    if decoded <= last:
         raise InputError(f"{path} breaks off after {decoded} frames; replace the file")
     return np.stack(frames)
 

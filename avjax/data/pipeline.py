@@ -28,7 +28,11 @@ class PreparedDataset:
     """
 
     def __init__(
-        self, directory: Path, metadata: DatasetMetadata, records: Sequence[ClipRecord], builder: Any
+        self,
+        directory: Path,
+        metadata: DatasetMetadata,
+        records: Sequence[ClipRecord],
+        builder: Any,
     ) -> None:
         self.directory = directory
         self.metadata = metadata

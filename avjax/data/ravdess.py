@@ -11,7 +11,7 @@ ACTORS = range(1, 25)
 AUDIO_VIDEO, VIDEO_ONLY, AUDIO_ONLY = "01", "02", "03"
 SPLITS = ("train", "validation", "test")
 
-_NAME = re.compile(r"(0[1-3])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(\d\d)")
+_NAME = re.compile(r"(0[1-3])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(\d\d)(?!\d)")
 
 
 class ClipName(NamedTuple):
@@ -95,7 +95,7 @@ class Filter(NamedTuple):
 
     def matches(self, features: Mapping[str, Any]) -> bool:
         """Whether a clip with these features is chosen."""
-        return all(str(features[name]) in values for name, values in self.terms.items())
+        return all(_plain(str(features[name])) in terms for name, terms in self.terms.items())
 
     def __str__(self) -> str:
         """The terms in words, values sorted."""
@@ -112,7 +112,12 @@ def _expand(values: str) -> Iterable[str]:
         if ends:
             yield from map(str, range(int(ends[1]), int(ends[2]) + 1))
         else:
-            yield value.lstrip("0") if value.isdigit() and int(value) else value
+            yield _plain(value)
+
+
+def _plain(value: str) -> str:
+    """Numbers without leading zeros, so that 05 and 5 are one; other text as it is."""
+    return str(int(value)) if value.isdecimal() else value
 
 
 # ----------------------------------------------------------------------------------------- folds

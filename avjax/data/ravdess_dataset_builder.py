@@ -4,6 +4,8 @@ Stored as array_record, so that neither writing nor reading needs TensorFlow. Th
 hold an index of all clips, so that choosing clips reads no frames.
 """
 
+import contextlib
+import io
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -154,7 +156,7 @@ def write_dataset(
     builder = RavdessFaces(metadata=metadata, records=records, clips=clips, data_dir=directory)
     tfds.disable_progress_bar()
     logging.getLogger("absl").setLevel(logging.WARNING)
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(compute_stats=tfds.download.ComputeStatsMode.SKIP)
-    )
+    config = tfds.download.DownloadConfig(compute_stats=tfds.download.ComputeStatsMode.SKIP)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints where it writes, for users of TFDS
+        builder.download_and_prepare(download_config=config)
     return Path(builder.data_dir)

@@ -48,7 +48,7 @@ def find_raw(root: Path, pair_video_only: bool) -> tuple[list[Source], dict[str,
     files = [path for path in _files(root) if _ACTOR_FOLDER.fullmatch(path.parent.name)]
     skipped: dict[str, str] = {}
     sounds = _sounds(files, prepared=False)
-    videos = {}
+    videos: dict[ClipName, Path] = {}
     for path in files:
         if path.suffix.lower() in VIDEO_SUFFIXES:
             name = _name(path, skipped)
