@@ -44,10 +44,10 @@ class Evaluator:
         totals = self._sum(lambda batch: self._all(variables, batch, key), clips)
         return {
             name: {
-                **metrics.summarise(sums),
-                "confusion": np.asarray(sums.confusion, int).tolist(),
+                **metrics.summarise(totals[name]),
+                "confusion": np.asarray(totals[name].confusion, int).tolist(),
             }
-            for name, sums in totals.items()
+            for name in conditions.CONDITIONS
         }
 
     def _sum(

@@ -10,6 +10,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from avjax.checkpoints import append_jsonl
+from avjax.training import metrics
 
 METRICS_FILE = "metrics.jsonl"
 _SECONDS_BETWEEN_LINES = 30.0  # where the bar is not on a terminal but in a log file
@@ -47,10 +48,13 @@ class RunLog:
             mininterval=0.1 if on_terminal else _SECONDS_BETWEEN_LINES,
         )
 
-    def step(self, clips: int, epoch: int, loss: float, accuracy: float) -> None:
-        """Moves the bar on by ``clips``; loss and accuracy are the epoch's so far."""
+    def step(self, clips: int, epoch: int, sums: metrics.Sums) -> None:
+        """Moves the bar on by ``clips``; ``sums`` are the epoch's so far."""
         self._bar.set_description(f"epoch {epoch}", refresh=False)
-        self._bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{accuracy:.1%}", refresh=False)
+        if sums.count:
+            figures = metrics.summarise(sums)
+            shown = {"loss": f"{figures['loss']:.3f}", "accuracy": f"{figures['accuracy']:.1%}"}
+            self._bar.set_postfix(shown, refresh=False)
         self._bar.update(clips)
 
     def epoch(self, line: Mapping[str, Any]) -> None:

@@ -175,7 +175,7 @@ def _train_epoch(
         if unread is not None:
             sums = metrics.add(sums, unread)
         unread = new
-        _show(log, epoch, sums, min(batch_size, len(clips) - (done - 1) * batch_size))
+        log.step(min(batch_size, len(clips) - (done - 1) * batch_size), epoch, sums)
         due = time.monotonic() - saved > 60 * job.config.checkpoint_minutes
         if stop.requested or (due and done < job.steps_per_epoch):
             sums, unread = metrics.add(sums, unread), None
@@ -189,15 +189,6 @@ def _train_epoch(
     seconds = time.monotonic() - began
     trained = len(clips) - start * batch_size
     return Progress(state, sums), {"seconds": seconds, "clips_per_second": trained / seconds}
-
-
-def _show(log: RunLog, epoch: int, sums: metrics.Sums, clips: int) -> None:
-    """Moves the progress bar on; before the first sums arrive there is nothing to show."""
-    if sums.count:
-        figures = metrics.summarise(sums)
-        log.step(clips, epoch, figures["loss"], figures["accuracy"])
-    else:
-        log.step(clips, epoch, float("nan"), float("nan"))
 
 
 def _card(job: Job, epoch: int, scores: dict[str, float]) -> ModelCard:

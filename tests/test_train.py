@@ -1,0 +1,185 @@
+"""Training end to end on a small dataset: figures, resuming, refusals."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from avjax import evaluate, train
+from avjax.checkpoints import load_model
+from avjax.data.clip import PreparedClip
+from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
+from avjax.errors import InputError
+from avjax.models.audio_visual import AudioVisualNet
+from avjax.runlog import RunLog
+from avjax.training.conditions import CONDITIONS
+from configs import common
+
+CLASSES = ("low", "high")
+FOLD = "train: actor=1; validation: actor=2; test: actor=3"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_network():
+    """The same network with fewer units, which compiles in a fraction of the time."""
+
+    def build(network):
+        return AudioVisualNet(network["num_classes"], network["fusion"], 1, (1, 1, 1))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "build_network", build)
+        patch.setattr(evaluate, "build_network", build)
+        yield
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """Three actors of ten clips; both modalities tell the class."""
+    rng = np.random.default_rng(0)
+    records, clips = [], []
+    for number in range(30):
+        actor, label = number // 10 + 1, number % 2
+        name, split = f"clip-{number:02d}", f"actor_{actor:02d}"
+        records.append(ClipRecord(name, split, label, actor, 1, 1, 1, "x"))
+        frames = rng.integers(0, 128, (2, 64, 64, 3)) + 127 * label
+        mfcc = rng.normal(10 * label, 1, (16, 10))
+        clips.append(PreparedClip(np.uint8(frames), np.float32(mfcc), True, True))
+    metadata = DatasetMetadata("fixed", CLASSES, 2, 64, 16, {})
+    return write_dataset(tmp_path_factory.mktemp("data"), metadata, records, clips)
+
+
+def small_config(data_dir):
+    config = common.get_config("small")
+    config.data.dir = str(data_dir)
+    config.data.fold = FOLD
+    config.num_epochs = 3
+    config.batch_size = 4
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data_dir):
+    """A run that nothing interrupted."""
+    workdir = tmp_path_factory.mktemp("run")
+    train.train(small_config(data_dir), workdir)
+    return workdir
+
+
+def lines(workdir):
+    """The metrics, without what the clock says."""
+    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    for line in found:
+        line.pop("seconds", None)
+        line.pop("clips_per_second", None)
+    return found
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    splits = [(line["epoch"], line["split"]) for line in lines(finished)]
+    assert splits == [(e, split) for e in (1, 2, 3) for split in ("train", "validation")]
+    assert [line["step"] for line in lines(finished)[::2]] == [3, 6, 9]
+    evaluation = json.loads((finished / "evaluation.json").read_text())
+    assert evaluation["split"] == "test"
+    assert evaluation["num_clips"] == 10
+    assert list(evaluation["conditions"]) == list(CONDITIONS)
+    for figures in evaluation["conditions"].values():
+        assert np.sum(figures["confusion"]) == 10
+        assert figures["accuracy"] == np.trace(figures["confusion"]) / 10
+    assert (finished / "report.html").exists()
+    assert list(finished.glob("events.out.tfevents.*"))
+
+
+def test_the_network_learns_the_classes(finished):
+    evaluation = json.loads((finished / "evaluation.json").read_text())
+    assert evaluation["conditions"]["audiovisual"]["accuracy"] >= 0.9
+    losses = [line["loss"] for line in lines(finished) if line["split"] == "train"]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_the_best_model_is_of_the_earliest_best_validation(finished):
+    validations = [line for line in lines(finished) if line["split"] == "validation"]
+    best = max(validations, key=lambda line: (line["accuracy"], -line["epoch"]))
+    _, card = load_model(finished)
+    assert card.epoch == best["epoch"]
+    assert card.metrics["accuracy"] == best["accuracy"]
+    assert tuple(card.classes) == CLASSES
+
+
+@pytest.mark.parametrize("stop_after", [2, 3, 4])
+def test_an_interrupted_run_resumes_to_the_same_digits(
+    finished, data_dir, tmp_path, monkeypatch, stop_after
+):
+    """Stopped within the first epoch, at its last step, and within the second."""
+    count, former_step = 0, RunLog.step
+
+    def step_then_stop(*arguments):
+        nonlocal count
+        count += 1
+        if count == stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
+        former_step(*arguments)
+
+    monkeypatch.setattr(RunLog, "step", step_then_stop)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(small_config(data_dir), tmp_path)
+    monkeypatch.setattr(RunLog, "step", former_step)
+    train.train(small_config(data_dir), tmp_path)
+    assert lines(tmp_path) == lines(finished)
+    ours, theirs = (load_model(workdir)[0] for workdir in (tmp_path, finished))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_a_finished_run_is_only_scored_again(finished, data_dir):
+    before = lines(finished)
+    train.train(small_config(data_dir), finished)
+    assert lines(finished) == before
+
+
+def test_another_config_in_the_same_workdir_is_refused(finished, data_dir):
+    config = small_config(data_dir)
+    config.optimizer.momentum = 0.8
+    with pytest.raises(InputError, match=r"optimizer\.momentum was 0\.9 and is 0\.8"):
+        train.train(config, finished)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("mask", "softhrd", "unknown mask 'softhrd'"),
+        ("data.fold", "publishd", "unknown fold 'publishd'"),
+        ("data.fold", "train: actor=1; validation: actor=2; test: actor=9", "no clip of"),
+        ("data.dir", "/nowhere", "there is no dataset at /nowhere; prepare one"),
+    ],
+)
+def test_bad_values_are_named(data_dir, tmp_path, key, value, message):
+    config = small_config(data_dir)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(InputError, match=message):
+        train.train(config, tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def run_main(*arguments):
+    return train.main(["train", *arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--config is missing"),
+        (("--config=configs/nothing.py",), "configs/nothing.py"),
+        (("--config=configs/ia_softhard.py", "--config.learning_rat=1"), "learning_rat"),
+        (("--config=configs/ia_softhard.py", "--config.batch_size=many"), "batch_size"),
+        (("--config=configs/ia_softhard.py", "--config.data.dir=/nowhere"), "/nowhere"),
+        (("--config=configs/ia_softhard.py", "--config.model.fusion=aa"), "/nowhere|ravdess"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong_in_one_line(arguments, message, capsys):
+    assert run_main(*arguments) != 0
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert message in error or any(part in error for part in message.split("|"))
+    assert "\n" not in error
