@@ -7,6 +7,7 @@ strength, and now and then one of the two hides them: neither suffices alone.
 All is drawn from the seed, the actor and the clip's name, whatever else is written beside it.
 """
 
+import functools
 import json
 import multiprocessing
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from avjax.data.synthetic_face import Expression, FaceArtist, Pose, draw_express
 from avjax.data.synthetic_voice import (
     OPENNESS_RATE,
     SAMPLE_RATE,
+    Speaker,
     Speech,
     draw_manner,
     draw_speaker,
@@ -47,7 +49,8 @@ TAKES = tuple(
     ("01-01-01", "02-02-01", "02-01-02", "01-02-02", "02-01-01", "01-02-01", "01-01-02", "02-02-02")
 )
 SPEECH = "01"  # the vocal channel
-CODEC_OPTIONS = {"preset": "ultrafast", "crf": "20"}
+H264_OPTIONS = {"preset": "ultrafast", "crf": "20"}
+AAC_OPTIONS = {"aac_coder": "fast"}
 SETTINGS_FILE = "synthetic.json"
 
 
@@ -185,13 +188,19 @@ def make_clip(
       size: see `write_clip`.
     """
     actor, emotion = int(name.actor), EMOTIONS[name.label]
-    person = np.random.default_rng((seed, actor))
-    look, speaker = draw_look(person, actor), draw_speaker(person, actor)
+    artist, speaker = _cast(seed, actor, size)
     take = np.random.default_rng((seed, *(int(field) for field in name[1:])))
     expression = draw_expression(emotion, _draw_strength(name.intensity, take), take)
     manner = draw_manner(emotion, _draw_strength(name.intensity, take), take)
     speech = speak(speaker, manner, int(name.statement), seconds, take)
-    return _film(FaceArtist(look, size), expression, speech, seconds, take), speech
+    return _film(artist, expression, speech, seconds, take), speech
+
+
+@functools.lru_cache(maxsize=1)  # clips come actor by actor
+def _cast(seed: int, actor: int, size: int) -> tuple[FaceArtist, Speaker]:
+    rng = np.random.default_rng((seed, actor))
+    look, speaker = draw_look(rng, actor), draw_speaker(rng, actor)
+    return FaceArtist(look, size), speaker
 
 
 def _draw_strength(intensity: str, rng: np.random.Generator) -> float:
@@ -245,10 +254,10 @@ def _encode(path: Path, frames: Iterator[np.ndarray], samples: Float[np.ndarray,
     """Writes an mp4, on one thread, so that the bytes do not depend on the machine's cores."""
     with av.open(str(path), "w", format="mp4") as container:
         video = None
-        sound = container.add_stream("aac", rate=SAMPLE_RATE, layout="mono")
+        sound = container.add_stream("aac", rate=SAMPLE_RATE, options=AAC_OPTIONS, layout="mono")
         for image in frames:
             if video is None:
-                video = container.add_stream("libx264", rate=FRAME_RATE, options=CODEC_OPTIONS)
+                video = container.add_stream("libx264", rate=FRAME_RATE, options=H264_OPTIONS)
                 video.height, video.width = image.shape[:2]
                 video.pix_fmt = "yuv420p"
                 video.codec_context.thread_count = 1

@@ -211,7 +211,7 @@ class FaceArtist:
             (self._centre, self._centre), np.degrees(pose.turn), pose.zoom / self.SCALE
         )
         middle = np.array([0.5 + pose.x, 0.5 + pose.y]) * self._size
-        turn[:, 2] += middle - self._centre
+        turn[:, 2] = turn[:, 2] + middle - self._centre
         size = (self._size, self._size)
         head = cv2.warpAffine(canvas, turn, size, borderMode=cv2.BORDER_REPLICATE)
         alpha = cv2.warpAffine(self._alpha, turn, size)
