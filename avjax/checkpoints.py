@@ -20,10 +20,12 @@ import orbax.checkpoint as ocp
 from avjax.errors import InputError
 
 State = TypeVar("State")
+Manager = ocp.CheckpointManager
 
 CONFIG_FILE, CHECKPOINTS, BEST = "config.json", "checkpoints", "best"
 BACKBONE_KIND = "efficientface"
 _HEADROOM = 1 << 20  # bytes for metadata, beside the arrays
+_NAME_A_MODEL = "name a workdir of training or a converted checkpoint"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +65,12 @@ def save_model(directory: Path, variables: Mapping[str, Any], card: ModelCard) -
       InputError: the disk is full.
     """
     tree = {"params": variables["params"], "batch_stats": variables["batch_stats"]}
-    with _manager(directory) as manager, _full_disk_is_an_input_error(directory, tree):
-        number = 0 if manager.latest_step() is None else manager.latest_step() + 1
+    with (
+        _model_manager(directory, write=True) as manager,
+        _full_disk_is_an_input_error(directory, tree),
+    ):
         manager.save(
-            number,
+            _number(manager),
             args=ocp.args.Composite(
                 variables=ocp.args.StandardSave(tree),
                 card=ocp.args.JsonSave(dataclasses.asdict(card)),
@@ -95,22 +99,50 @@ def read_model(path: str | Path) -> tuple[dict[str, Any], ModelCard]:
     Raises:
       InputError: no model at ``path``.
     """
-    path = Path(path)
-    directory = path / BEST if (path / BEST).is_dir() else path
-    if not path.is_dir():
-        raise InputError(f"there is no checkpoint at {path}; name a workdir or a converted model")
-    if (path / CONFIG_FILE).exists() and directory == path:
-        raise InputError(f"run {path} has no best epoch yet; train it for at least one epoch")
-    if not _steps(directory):
-        raise InputError(f"{path} holds no model; name a workdir or a converted model")
-    with _manager(directory) as manager:
-        restored = manager.restore(
-            manager.latest_step(),
-            args=ocp.args.Composite(
-                variables=ocp.args.StandardRestore(), card=ocp.args.JsonRestore()
-            ),
+    directory = _model_directory(Path(path))
+    try:
+        with _model_manager(directory, write=False) as manager:
+            restored = _restore_model(manager)
+        return restored["variables"], ModelCard(**restored["card"])
+    except Exception as error:  # of many types: Orbax's, TensorStore's, JSON's, a card's fields
+        raise InputError(
+            f"{path} holds no model that this version reads ({type(error).__name__}: {error}); "
+            f"{_NAME_A_MODEL}"
+        ) from error
+
+
+def _model_directory(path: Path) -> Path:
+    """Where the model of a workdir or of a converted checkpoint lies."""
+    if path.is_file():
+        raise InputError(
+            f"{path} is a file; {_NAME_A_MODEL}, and convert a PyTorch file first with "
+            "tools/convert_efficientface.py"
         )
-    return restored["variables"], ModelCard(**restored["card"])
+    if not path.is_dir():
+        raise InputError(f"there is no checkpoint at {path}; {_NAME_A_MODEL}")
+    is_run = (path / CONFIG_FILE).exists()
+    directory = path / BEST if is_run or (path / BEST).is_dir() else path
+    if directory.is_dir() and any(entry.name.isdigit() for entry in directory.iterdir()):
+        return directory  # Orbax gives unfinished checkpoints other names
+    if is_run:
+        raise InputError(f"run {path} has no best epoch yet; train it for at least one epoch")
+    raise InputError(f"{path} holds no model that this version reads; {_NAME_A_MODEL}")
+
+
+def _restore_model(manager: Manager) -> Any:
+    """The newest model, on this process's first device whatever it was trained on."""
+    step = manager.latest_step()
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        manager.item_metadata(step)["variables"].tree,
+    )
+    return manager.restore(
+        step,
+        args=ocp.args.Composite(
+            variables=ocp.args.StandardRestore(like), card=ocp.args.JsonRestore()
+        ),
+    )
 
 
 # ------------------------------------------------------------------------------------------ runs
@@ -136,7 +168,7 @@ class RunCheckpoints:
           InputError: the disk is full.
         """
         with _full_disk_is_an_input_error(self._directory, state):
-            self._manager.save(step, args=ocp.args.StandardSave(state))
+            self._manager.save(_number(self._manager, step), args=ocp.args.StandardSave(state))
 
     def restore(self, like: State) -> State | None:
         """The newest state, with the structure, types and devices of ``like``; None without one."""
@@ -158,11 +190,14 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
         workdir.mkdir(parents=True, exist_ok=True)
         write_json_atomically(path, stored)
         return
-    former, current = flatten(read_config(workdir)), flatten(stored)
+    former, current = (
+        {key: repr(value) for key, value in flatten(tree).items()}
+        for tree in (read_config(workdir), stored)
+    )
     differing = [
-        f"{key} was {former.get(key, 'absent')!r} and is {current.get(key, 'absent')!r}"
+        f"{key} was {former.get(key, 'absent')} and is {current.get(key, 'absent')}"
         for key in sorted(former.keys() | current.keys())
-        if (key in former, former.get(key)) != (key in current, current.get(key))
+        if former.get(key) != current.get(key)
     ]
     if differing:
         raise InputError(
@@ -180,7 +215,13 @@ def read_config(workdir: Path) -> dict[str, Any]:
     path = workdir / CONFIG_FILE
     if not path.is_file():
         raise InputError(f"{workdir} is not a run (no {CONFIG_FILE}); name a workdir of training")
-    return json.loads(path.read_text())
+    try:
+        config = json.loads(path.read_text())
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise InputError(f"{path} is damaged; restore it, or choose another --workdir")
+    return config
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -215,25 +256,34 @@ def append_jsonl(path: Path, content: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def _open_manager(directory: Path) -> ocp.CheckpointManager:
+def _number(manager: Manager, wished: int = 0) -> int:
+    """A free number after all that are there: the one found last is the newest."""
+    latest = manager.latest_step()
+    return wished if latest is None else max(wished, latest + 1)
+
+
+def _open_manager(directory: Path, *, model: bool = False, write: bool = True) -> Manager:
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=1, create=True, enable_async_checkpointing=False
+        max_to_keep=1,
+        create=write,
+        cleanup_tmp_directories=write,  # left by a save that was killed
+        enable_async_checkpointing=False,
     )
-    return ocp.CheckpointManager(directory.absolute(), options=options)
+    handlers = {
+        "variables": ocp.StandardCheckpointHandler(),
+        "card": ocp.JsonCheckpointHandler(),
+    }
+    handler = handlers if model else ocp.StandardCheckpointHandler()
+    return Manager(directory.absolute(), options=options, item_handlers=handler)
 
 
 @contextmanager
-def _manager(directory: Path) -> Iterator[ocp.CheckpointManager]:
-    manager = _open_manager(directory)
+def _model_manager(directory: Path, *, write: bool) -> Iterator[Manager]:
+    manager = _open_manager(directory, model=True, write=write)
     try:
         yield manager
     finally:
         manager.close()
-
-
-def _steps(directory: Path) -> list[Path]:
-    """Finished checkpoints: Orbax names unfinished ones otherwise."""
-    return [path for path in directory.iterdir() if path.name.isdigit()]
 
 
 @contextmanager
