@@ -167,7 +167,10 @@ def curves_figure(lines: Lines) -> Figure:
         if quantity == "accuracy":
             axes.set_ylim(0, 1)
             axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.legend(frameon=False, labelcolor=_INK, loc="best")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=2, frameon=False, labelcolor=_INK
+    )
     return figure
 
 
@@ -203,7 +206,7 @@ def confusion_figure(evaluation: Mapping[str, Any]) -> Figure:
         for j, count in enumerate(row):
             part = count / max(1, sum(row))
             axes.add_patch(Rectangle((j, i), 1, 1, facecolor=_VALIDATION, alpha=0.05 + 0.9 * part))
-            colour = _PAPER if part > 0.5 else _INK
+            colour = _PAPER if part > 0.7 else _INK
             axes.text(j + 0.5, i + 0.5, f"{count:g}", color=colour, ha="center", va="center")
     centres = [index + 0.5 for index in range(len(classes))]
     axes.set_xticks(centres, classes, rotation=45, ha="right", rotation_mode="anchor")
