@@ -1,0 +1,90 @@
+"""The command-line frame: exit statuses, one-line errors, interruption between two steps."""
+
+import errno
+import os
+import signal
+
+import pytest
+from absl import flags
+
+from avjax import cli
+from avjax.errors import InputError
+
+
+def define_flags(values):
+    flags.DEFINE_integer("number", 1, "A number.", flag_values=values)
+
+
+def run(job, *arguments):
+    return cli.run(["program", *arguments], define_flags, job, "What it does.")
+
+
+def fails(error):
+    def job(values, positional):
+        raise error
+
+    return job
+
+
+def test_job_gets_flags_and_positional_arguments():
+    seen = []
+    assert run(lambda values, rest: seen.append((values.number, rest)), "a", "--number=3", "b") == 0
+    assert seen == [(3, ["a", "b"])]
+
+
+def test_jobs_result_is_the_status():
+    assert run(lambda values, rest: 1) == 1
+
+
+def test_flags_are_not_global():
+    run(lambda values, rest: None)
+    assert "number" not in flags.FLAGS
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (InputError("no file\n  x.mp4"), 1, "error: no file x.mp4\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "/full/x"), 1, "/full/x"),
+        (OSError(errno.EROFS, "Read-only file system"), 1, "Read-only file system"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_errors_are_one_line(error, status, message, capsys):
+    assert run(fails(error)) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("argument", ["--unknown=1", "--number=many"])
+def test_flags_that_cannot_be_parsed(argument, capsys):
+    assert run(lambda values, rest: None, argument) == 2
+    assert argument.split("=")[0].strip("-") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [ValueError("bug"), OSError(errno.ENOENT, "gone")])
+def test_bugs_keep_their_traceback(error):
+    with pytest.raises(type(error)):
+        run(fails(error))
+
+
+def test_help_names_purpose_and_flags(capsys):
+    assert run(fails(AssertionError("the job ran")), "--help") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("What it does.")
+    assert "A number." in out
+
+
+@pytest.mark.parametrize("number", cli.StopRequest.SIGNALS)
+def test_first_signal_asks_and_second_interrupts(number):
+    former = signal.getsignal(number)
+    with cli.StopRequest() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), number)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is former
