@@ -1,7 +1,7 @@
 """From a prepared dataset to batches: choosing clips, shuffling, padding, reading ahead."""
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,12 @@ class PreparedDataset:
         directory: Path,
         metadata: DatasetMetadata,
         records: Sequence[ClipRecord],
-        builder: Any,
+        sources: Mapping[str, Sequence[Any]],
     ) -> None:
         self.directory = directory
         self.metadata = metadata
         self.records = records
-        self._sources = builder.as_data_source()
+        self._sources = sources
         self._positions = _positions(records)
 
     def select(self, chosen: Filter, *, video_only: bool = False) -> "Clips":
@@ -131,7 +131,15 @@ class Clips:
           ``frames`` uint8 [b, n, h, w, 3], ``mfcc`` float32 [b, t, 10], ``label`` int32 [b],
           ``has_audio`` and ``has_video`` bool [b], ``weight`` float32 [b] (1 for a clip),
           ``clip_key`` uint32 [b] (CRC-32 of the clip's name).
+
+        Raises:
+          InputError: the processes cannot share a batch evenly.
         """
+        if batch_size % process_count:
+            raise InputError(
+                f"batch size {batch_size} cannot be shared by {process_count} processes; "
+                "choose a multiple of their number as config.batch_size"
+            )
         rows = self._order(batch_size, shuffle_key, epoch).reshape(-1, batch_size)
         share = batch_size // process_count
         rows = rows[start:, process_index * share : (process_index + 1) * share].ravel()
@@ -177,14 +185,21 @@ def open_dataset(directory: str | Path) -> PreparedDataset:
         raise InputError(f"the dataset directory {directory} is empty; {remedy}")
     if not (directory / "dataset_info.json").is_file():
         raise InputError(f"{directory} is not a prepared dataset; {remedy}")
-    builder = tfds.builder_from_directory(str(directory))
+    try:
+        builder = tfds.builder_from_directory(str(directory))
+        files = [path for split in builder.info.splits.values() for path in split.filepaths]
+        lost = [path.name for path in files if not path.exists()]
+    except Exception as error:  # a damaged file shows in errors of several libraries
+        raise InputError(f"{directory} is damaged ({error}); {remedy}") from error
+    if lost:
+        raise InputError(f"{directory} lacks {', '.join(lost)}; {remedy}")
     stored = dict(builder.info.metadata or {})
     try:
         records = [ClipRecord(*record) for record in stored.pop("index")]
         metadata = DatasetMetadata(**{**stored, "classes": tuple(stored["classes"])})
     except (KeyError, TypeError) as error:
         raise InputError(f"{directory} was not written by avjax.prepare; {remedy}") from error
-    return PreparedDataset(directory, metadata, records, builder)
+    return PreparedDataset(directory, metadata, records, builder.as_data_source())
 
 
 def _positions(records: Sequence[ClipRecord]) -> list[tuple[str, int]]:

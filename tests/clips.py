@@ -1,0 +1,70 @@
+"""Writes small video and sound files for tests."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+import soundfile
+
+
+def frame(number: int, width: int = 96, height: int = 64) -> np.ndarray:
+    """A grey RGB frame that is brighter the higher its number."""
+    return np.full((height, width, 3), 20 + 2 * number, np.uint8)
+
+
+def tone(seconds: float, rate: int = 48000, hertz: float = 440.0) -> np.ndarray:
+    """A sine at half of full scale, float32."""
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype("f4")
+
+
+def write_sound(path: Path, samples: np.ndarray, rate: int = 48000) -> Path:
+    """Writes a 16-bit wav or flac, by its suffix."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate, subtype="PCM_16")
+    return path
+
+
+def write_video(
+    path: Path,
+    frames: int | Sequence[np.ndarray] = 30,
+    *,
+    sound: np.ndarray | None = None,
+    rate: int = 30,
+    faststart: bool = False,
+) -> Path:
+    """Writes an H.264 mp4, with an AAC track at 48 kHz where sound is given.
+
+    ``frames`` are RGB images, or a number of `frame`s.
+    """
+    images = [frame(i) for i in range(frames)] if isinstance(frames, int) else frames
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = {"movflags": "faststart"} if faststart else {}
+    with av.open(str(path), "w", options=options) as container:
+        video = container.add_stream("libx264", rate=rate, options={"qp": "4", "threads": "1"})
+        video.height, video.width = images[0].shape[:2]
+        video.pix_fmt = "yuv420p"
+        audio = None if sound is None else container.add_stream("aac", rate=48000, layout="mono")
+        for image in images:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(video.encode(None))
+        if audio is not None:
+            block = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")
+            block.sample_rate = 48000
+            container.mux(audio.encode(block))
+            container.mux(audio.encode(None))
+    return path
+
+
+class WholeFrame:
+    """A detector that takes the whole picture for a face, or sees none; it counts its calls."""
+
+    def __init__(self, faces: bool = True) -> None:
+        self.faces = faces
+        self.calls = 0
+
+    def largest_boxes(self, frames: np.ndarray) -> list[np.ndarray | None]:
+        self.calls += 1
+        height, width = frames.shape[1:3]
+        box = np.array([0, 0, width, height], np.float64)
+        return [box if self.faces else None for _ in frames]

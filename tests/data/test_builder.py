@@ -1,0 +1,77 @@
+"""The dataset on disk: what TFDS reads back is what was written."""
+
+import numpy as np
+import pytest
+
+from avjax.data.clip import PreparedClip
+from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
+
+METADATA = DatasetMetadata("fixed", ("calm", "angry"), 2, 8, 4, {"avjax": "1"})
+
+
+def clip_of(number: int) -> PreparedClip:
+    rng = np.random.default_rng(number)
+    frames = rng.integers(0, 256, (2, 8, 8, 3), np.uint8)
+    return PreparedClip(frames, rng.normal(size=(4, 10)).astype(np.float32), True, number % 2 == 0)
+
+
+RECORDS = [
+    ClipRecord(
+        f"clip-{i}", f"actor_0{i // 3 + 1}", i % 2, i // 3 + 1, 1, 2, 1, "b", True, i % 2 == 0
+    )
+    for i in range(5)
+]
+
+
+@pytest.fixture(scope="module")
+def builder_dir(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("dataset")
+    return write_dataset(directory, METADATA, RECORDS, map(clip_of, range(5)))
+
+
+def test_tfds_reads_it(builder_dir):
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(str(builder_dir))
+    assert {name: split.num_examples for name, split in builder.info.splits.items()} == {
+        "actor_01": 3,
+        "actor_02": 2,
+    }
+    assert builder.info.features["label"].names == ["calm", "angry"]
+    assert builder.info.metadata["profile"] == "fixed"
+    sources = builder.as_data_source()
+    read = [example for split in ("actor_01", "actor_02") for example in sources[split]]
+    for number, example in enumerate(read):
+        record, clip = RECORDS[number], clip_of(number)
+        assert example["clip_id"].decode() == record.clip_id
+        assert example["group"].decode() == "b"
+        assert example["label"] == record.label
+        assert example["has_video"] == record.has_video
+        np.testing.assert_array_equal(example["frames"], clip.frames)
+        np.testing.assert_array_equal(example["mfcc"], clip.mfcc)
+
+
+def test_several_splits_join_to_a_fold(builder_dir):
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(str(builder_dir))
+    assert len(builder.as_data_source(split="actor_01+actor_02")) == 5
+
+
+def test_the_same_clips_give_the_same_bytes(builder_dir, tmp_path):
+    again = write_dataset(tmp_path, METADATA, RECORDS, map(clip_of, range(5)))
+    names = sorted(path.name for path in builder_dir.iterdir())
+    assert names == sorted(path.name for path in again.iterdir())
+    for name in names:
+        assert (again / name).read_bytes() == (builder_dir / name).read_bytes(), name
+
+
+def test_nothing_is_printed(tmp_path, capsys):
+    write_dataset(tmp_path, METADATA, RECORDS[:1], [clip_of(0)])
+    assert capsys.readouterr().out == ""
+
+
+def test_a_clip_of_another_shape_is_an_error(tmp_path):
+    wrong = clip_of(0)._replace(frames=np.zeros((3, 8, 8, 3), np.uint8))
+    with pytest.raises(Exception, match=r"Shape \(3, 8, 8, 3\) does not match"):
+        write_dataset(tmp_path, METADATA, RECORDS[:1], [wrong])

@@ -1,0 +1,161 @@
+"""Batches: order, shuffling, resuming, padding, sharing between processes."""
+
+import zlib
+
+import numpy as np
+import pytest
+
+from avjax.data.clip import PreparedClip
+from avjax.data.pipeline import open_dataset
+from avjax.data.ravdess import Filter
+from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
+from avjax.errors import InputError
+
+NUM_CLIPS, SILENT = 11, 7
+EVERYTHING = Filter.parse("")
+
+
+def write_numbered_clips(directory):
+    """Eleven clips of three actors; frames and MFCC hold the clip's number, number 7 is silent."""
+    records, clips = [], []
+    for i in range(NUM_CLIPS):
+        actor = 1 + i // 4
+        records.append(
+            ClipRecord(
+                f"clip-{i:02d}",
+                f"actor_{actor:02d}",
+                label=i % 3,
+                actor=actor,
+                repetition=1 + i % 2,
+                group=str(actor),
+                has_audio=i != SILENT,
+            )
+        )
+        frames = np.full((2, 8, 8, 3), i, np.uint8)
+        clips.append(PreparedClip(frames, np.full((4, 10), i, np.float32), i != SILENT, True))
+    metadata = DatasetMetadata("reference", ("a", "b", "c"), 2, 8, 4, {})
+    return write_dataset(directory, metadata, records, clips)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return open_dataset(write_numbered_clips(tmp_path_factory.mktemp("numbered")))
+
+
+@pytest.fixture(scope="module")
+def clips(dataset):
+    return dataset.select(EVERYTHING, video_only=True)
+
+
+def numbers(batches):
+    """Clip numbers of the real rows, in the order of the batches."""
+    return [int(n) for b in batches for n in b["mfcc"][b["weight"] == 1, 0, 0]]
+
+
+def test_metadata(dataset):
+    assert dataset.metadata.profile == "reference"
+    assert dataset.metadata.classes == ("a", "b", "c")
+    assert (dataset.metadata.num_frames, dataset.metadata.image_size) == (2, 8)
+
+
+def test_a_row_is_one_clip(clips):
+    (batch,) = clips.batches(NUM_CLIPS)
+    shapes = {name: (array.shape, array.dtype) for name, array in batch.items()}
+    assert shapes == {
+        "frames": ((11, 2, 8, 8, 3), np.uint8),
+        "mfcc": ((11, 4, 10), np.float32),
+        "label": ((11,), np.int32),
+        "has_audio": ((11,), np.bool_),
+        "has_video": ((11,), np.bool_),
+        "weight": ((11,), np.float32),
+        "clip_key": ((11,), np.uint32),
+    }
+    count = np.arange(NUM_CLIPS)
+    np.testing.assert_array_equal(batch["frames"][:, 1, 5, 5, 2], count)
+    np.testing.assert_array_equal(batch["mfcc"][:, 3, 9], count)
+    np.testing.assert_array_equal(batch["label"], count % 3)
+    np.testing.assert_array_equal(batch["has_audio"], count != SILENT)
+    assert batch["clip_key"][3] == zlib.crc32(b"clip-03")
+
+
+def test_evaluation_keeps_the_order_and_pads_with_zeros(clips):
+    batches = list(clips.batches(4))
+    assert len(batches) == clips.num_batches(4) == 3
+    assert numbers(batches) == list(range(NUM_CLIPS))
+    assert batches[-1]["weight"].tolist() == [1, 1, 1, 0]
+    padding = {name: array[-1] for name, array in batches[-1].items() if name in ("frames", "mfcc")}
+    assert not any(array.any() for array in padding.values())
+    assert [len(batch["label"]) for batch in batches] == [4, 4, 4]
+
+
+def test_shuffling_permutes_each_epoch_anew(clips):
+    epochs = [numbers(clips.batches(4, shuffle_key=3, epoch=epoch)) for epoch in range(3)]
+    assert all(sorted(order) == list(range(NUM_CLIPS)) for order in epochs)
+    assert len({tuple(order) for order in [*epochs, list(range(NUM_CLIPS))]}) == 4
+    assert numbers(clips.batches(4, shuffle_key=3, epoch=1)) == epochs[1]
+    assert numbers(clips.batches(4, shuffle_key=4, epoch=1)) != epochs[1]
+
+
+@pytest.mark.parametrize("start", [0, 1, 2, 3])
+def test_starting_late_gives_the_remaining_batches(clips, start):
+    whole = list(clips.batches(4, shuffle_key=3))
+    rest = list(clips.batches(4, shuffle_key=3, start=start))
+    assert len(rest) == 3 - start
+    for batch, expected in zip(rest, whole[start:], strict=True):
+        for name, array in batch.items():
+            np.testing.assert_array_equal(array, expected[name])
+
+
+@pytest.mark.parametrize("process_count", [2, 4])
+def test_processes_share_every_batch(clips, process_count):
+    whole = list(clips.batches(4, shuffle_key=3))
+    shares = [
+        list(clips.batches(4, shuffle_key=3, process_index=i, process_count=process_count))
+        for i in range(process_count)
+    ]
+    assert {len(share) for share in shares} == {len(whole)}
+    for parts, batch in zip(zip(*shares, strict=True), whole, strict=True):
+        for name, array in batch.items():
+            np.testing.assert_array_equal(np.concatenate([p[name] for p in parts]), array)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(clips):
+    with pytest.raises(InputError, match=r"batch size 4 .* 3 processes"):
+        next(clips.batches(4, process_count=3))
+
+
+def test_selecting_by_feature(dataset):
+    chosen = dataset.select(Filter.parse("actor=1,3 repetition=2"))
+    assert chosen.clip_ids == ["clip-01", "clip-03", "clip-09"]
+    assert chosen.labels.tolist() == [1, 0, 0]
+    assert len(chosen) == 3
+
+
+def test_clips_without_sound_are_taken_when_asked_for(dataset):
+    assert len(dataset.select(EVERYTHING)) == NUM_CLIPS - 1
+    assert len(dataset.select(EVERYTHING, video_only=True)) == NUM_CLIPS
+
+
+def test_choosing_nothing_tells_what_there_is(dataset):
+    with pytest.raises(InputError, match=r"matches 'actor=9'.* holds actor_01, actor_02, actor_03"):
+        dataset.select(Filter.parse("actor=9"))
+
+
+def test_what_is_no_dataset_is_told(tmp_path):
+    with pytest.raises(InputError, match=r"no dataset at .*gone; prepare one with: python -m"):
+        open_dataset(tmp_path / "gone")
+    with pytest.raises(InputError, match="is empty; prepare one"):
+        open_dataset(tmp_path)
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(InputError, match="is not a prepared dataset"):
+        open_dataset(tmp_path)
+    (tmp_path / "dataset_info.json").write_text("{")
+    with pytest.raises(InputError, match="is damaged"):
+        open_dataset(tmp_path)
+
+
+def test_a_lost_shard_is_told(tmp_path):
+    directory = write_numbered_clips(tmp_path)
+    next(directory.glob("*actor_02*")).unlink()
+    with pytest.raises(InputError, match=r"lacks .*actor_02"):
+        open_dataset(directory)
