@@ -267,6 +267,6 @@ def _encode(path: Path, frames: Iterator[np.ndarray], samples: Float[np.ndarray,
         block = av.AudioFrame.from_ndarray(
             samples[None].astype(np.float32), format="fltp", layout="mono"
         )
-        block.sample_rate = SAMPLE_RATE
+        block.sample_rate, block.pts = SAMPLE_RATE, 0
         container.mux(sound.encode(block))
         container.mux(sound.encode())
