@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from avjax.errors import InputError
 
 State = TypeVar("State")
-Manager = ocp.CheckpointManager
+Manager: TypeAlias = ocp.CheckpointManager
 
 CONFIG_FILE, CHECKPOINTS, BEST = "config.json", "checkpoints", "best"
 BACKBONE_KIND = "efficientface"

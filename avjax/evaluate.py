@@ -29,7 +29,7 @@ class Evaluator:
     def __init__(self, net: AudioVisualNet, profile: str) -> None:
         """Evaluates ``net`` on frames of ``profile``."""
         self._net = net
-        settings = {"net": net, "profile": profile}
+        settings: dict[str, Any] = {"net": net, "profile": profile}
         self._clean = jax.jit(functools.partial(conditions.eval_step, **settings))
         self._all = jax.jit(functools.partial(conditions.eval_conditions_step, **settings))
 

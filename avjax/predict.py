@@ -76,7 +76,9 @@ class Model:
         self._detector = detector
         net = build_network(card.network)
 
-        def logits(variables: Mapping[str, Any], mfcc: Array, frames: Array, present: dict) -> Array:
+        def logits(
+            variables: Mapping[str, Any], mfcc: Array, frames: Array, present: dict
+        ) -> Array:
             frames = normalise(frames, card.profile, mfcc.dtype)
             return net.apply(variables, *present_streams(mfcc, frames, present))
 

@@ -10,6 +10,7 @@ from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet
 from avjax.training.step import init_variables
 
+
 def initial_variables(net: AudioVisualNet, seed: int, pretrained: str = "") -> dict[str, Any]:
     """Initialises a network, then takes over what ``pretrained`` holds.
 

@@ -3,6 +3,7 @@
 The same command again resumes, from where the run stopped.
 """
 
+import dataclasses
 import functools
 import sys
 import time
@@ -80,9 +81,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """
     job, variables = _build(config, workdir)
     check_config(workdir, config.to_dict())
-    start = Progress(
-        create_state(variables, job.optimizer), metrics.zeros(job.net.num_classes)
-    )
+    start = Progress(create_state(variables, job.optimizer), metrics.zeros(job.net.num_classes))
     with RunCheckpoints(workdir) as checkpoints:
         progress = checkpoints.restore(start) or start
         step = int(progress.state.step)
@@ -133,7 +132,7 @@ def _train_epochs(
         functools.partial(train_step, net=job.net, optimizer=job.optimizer, recipe=recipe)
     )
     evaluator = Evaluator(job.net, profile)
-    progress = progress.replace(state=job.parallel.replicate(progress.state))
+    progress = dataclasses.replace(progress, state=job.parallel.replicate(progress.state))
     with cli.StopRequest() as stop:
         for epoch in range(first_epoch, job.config.num_epochs + 1):
             progress, speed = _train_epoch(job, step, progress, epoch, checkpoints, log, stop)
@@ -147,7 +146,7 @@ def _train_epochs(
             log.epoch({"epoch": epoch, "split": "validation", "step": done, **scores})
             if improved:
                 save_model(job.workdir / "best", variables, _card(job, epoch, scores))
-            progress = progress.replace(sums=metrics.zeros(job.net.num_classes))
+            progress = dataclasses.replace(progress, sums=metrics.zeros(job.net.num_classes))
             checkpoints.save(done, progress)
 
 
@@ -209,7 +208,9 @@ def _card(job: Job, epoch: int, scores: dict[str, float]) -> ModelCard:
 
 def _define_flags(values: flags.FlagValues) -> None:
     config_flags.DEFINE_config_file(
-        "config", None, "Configuration file; --config.key=value changes a value.",
+        "config",
+        None,
+        "Configuration file; --config.key=value changes a value.",
         flag_values=values,
     )
     flags.DEFINE_string(

@@ -1,4 +1,4 @@
-"""Fusion `ia` (intermediate attention) with `noise` modality dropout: either modality replaced by noise."""
+"""Fusion `ia` with `noise` modality dropout: either modality replaced by noise."""
 
 from configs import common
 

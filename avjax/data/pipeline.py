@@ -14,6 +14,7 @@ from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata
 from avjax.errors import InputError
 
 Batch = dict[str, np.ndarray]
+Row = dict[str, np.ndarray | np.generic]
 READ_THREADS = 2
 READ_AHEAD = 16  # clips
 
@@ -79,7 +80,7 @@ class Clips:
     def __len__(self) -> int:
         return len(self._picked)
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> Row:
         """One clip as a batch's row."""
         features = self._dataset.read(self._picked[index])
         record = self._dataset.records[self._picked[index]]
@@ -140,9 +141,9 @@ class Clips:
                 f"batch size {batch_size} cannot be shared by {process_count} processes; "
                 "choose a multiple of their number as config.batch_size"
             )
-        rows = self._order(batch_size, shuffle_key, epoch).reshape(-1, batch_size)
+        batches = self._order(batch_size, shuffle_key, epoch).reshape(-1, batch_size)
         share = batch_size // process_count
-        rows = rows[start:, process_index * share : (process_index + 1) * share].ravel()
+        rows = batches[start:, process_index * share : (process_index + 1) * share].ravel()
         options = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=READ_AHEAD)
         clips = grain.MapDataset.source(rows).map(self._row).to_iter_dataset(options)
         yield from clips.batch(share)
@@ -154,7 +155,7 @@ class Clips:
             order = np.random.default_rng((shuffle_key, epoch)).permutation(order)
         return np.pad(order, (0, -len(order) % batch_size), constant_values=-1)
 
-    def _row(self, position: int) -> Batch:
+    def _row(self, position: int) -> Row:
         if position >= 0:
             return self[position]
         m = self._dataset.metadata

@@ -66,7 +66,9 @@ class LocalFeatures(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w i"], stats: Statistics) -> Float[Array, "b h/2 w/2 o"]:
+    def __call__(
+        self, x: Float[Array, "b h w i"], stats: Statistics
+    ) -> Float[Array, "b h/2 w/2 o"]:
         """Quarters 1 to 4 are top left, bottom left, top right, bottom right."""
         left, right = jnp.split(x, 2, axis=2)
         quarters = [*jnp.split(left, 2, axis=1), *jnp.split(right, 2, axis=1)]

@@ -82,9 +82,7 @@ class Conv2d(nn.Module):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         init = torch_uniform(self.kernel_size**2 * x.shape[-1])
         kernel = self.param("kernel", init, shape).astype(x.dtype)
-        y = ops.conv2d(
-            x, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation
-        )
+        y = ops.conv2d(x, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation)
         if self.use_bias:
             y = y + self.param("bias", init, (self.features,)).astype(x.dtype)
         return y

@@ -110,7 +110,9 @@ def _pad_one(x: Array) -> Array:
 def _taps(padded: Array, height: int, width: int, stride: int) -> list[Array]:
     """The nine shifted views of a padded map, in row-major order of the 3x3 window."""
     return [
-        padded[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
+        padded[
+            :, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride
+        ]
         for i in range(3)
         for j in range(3)
     ]
@@ -127,7 +129,9 @@ def depthwise_conv3x3(
     height, width = x.shape[1] // stride, x.shape[2] // stride
     taps = _taps(_pad_one(x), height, width, stride)
     weights = kernel.reshape(9, -1)
-    return sum((tap * w for tap, w in zip(taps[1:], weights[1:], strict=True)), taps[0] * weights[0])
+    return sum(
+        (tap * w for tap, w in zip(taps[1:], weights[1:], strict=True)), taps[0] * weights[0]
+    )
 
 
 def _depthwise_forward(x, kernel, stride):
@@ -208,7 +212,9 @@ def _scatter_stride2(tap) -> Array:
         return tap(i, 2) + pull(tap(i, 0), 2)
 
     even = jnp.stack([tap(1, 1), odd_columns(1)], axis=3)
-    odd = jnp.stack([tap(2, 1) + pull(tap(0, 1), 1), odd_columns(2) + pull(odd_columns(0), 1)], axis=3)
+    odd = jnp.stack(
+        [tap(2, 1) + pull(tap(0, 1), 1), odd_columns(2) + pull(odd_columns(0), 1)], axis=3
+    )
     b, height, width, _, c = even.shape
     return jnp.stack([even, odd], axis=2).reshape(b, 2 * height, 2 * width, c)
 

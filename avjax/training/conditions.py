@@ -6,7 +6,6 @@ added noise), and the zeros of all clips are one. Each version is encoded once, 
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float

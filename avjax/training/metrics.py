@@ -11,19 +11,17 @@ from jaxtyping import Array, Float, Int
 class Sums(NamedTuple):
     """Sums over clips; `confusion[i, j]` counts clips of class i that were called j."""
 
-    loss: Float[Array, ""]
-    count: Float[Array, ""]
-    confusion: Float[Array, "k k"]
+    loss: Float[Array | np.ndarray, ""]
+    count: Float[Array | np.ndarray, ""]  # type: ignore[assignment]  # hides tuple.count
+    confusion: Float[Array | np.ndarray, "k k"]
 
 
 def zeros(num_classes: int) -> Sums:
     """The sums of no clips at all."""
-    return Sums(np.float64(0), np.float64(0), np.zeros((num_classes, num_classes)))
+    return Sums(np.zeros(()), np.zeros(()), np.zeros((num_classes, num_classes)))
 
 
-def sums(
-    logits: Float[Array, "b k"], labels: Int[Array, "b"], weight: Float[Array, "b"]
-) -> Sums:
+def sums(logits: Float[Array, "b k"], labels: Int[Array, "b"], weight: Float[Array, "b"]) -> Sums:
     """Sums of cross entropy, clips and confusions, each row counted ``weight`` times."""
     log_probabilities = jax.nn.log_softmax(logits)
     loss = -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
@@ -35,7 +33,9 @@ def sums(
 
 def add(first: Sums, second: Sums) -> Sums:
     """Adds two sums on the host, in float64 so that long epochs stay exact."""
-    return jax.tree.map(lambda a, b: np.asarray(a, np.float64) + np.asarray(b, np.float64), first, second)
+    return jax.tree.map(
+        lambda a, b: np.asarray(a, np.float64) + np.asarray(b, np.float64), first, second
+    )
 
 
 def summarise(totals: Sums) -> dict[str, float]:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Int
 class DampenedTrace(NamedTuple):
     """State of `dampened_trace`: updates so far and the momentum buffer."""
 
-    count: Int[Array, ""]
+    count: Int[Array, ""]  # type: ignore[assignment]  # hides tuple.count
     trace: Any
 
 

@@ -61,9 +61,7 @@ def init_variables(net: nn.Module, key: Array) -> dict[str, Any]:
     return jax.jit(net.init)(key, mfcc, frames)
 
 
-def create_state(
-    variables: dict[str, Any], optimizer: optax.GradientTransformation
-) -> TrainState:
+def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     params = variables["params"]
     step = jnp.zeros((), jnp.int32)
@@ -135,7 +133,9 @@ def network_inputs(
     frames = batch["frames"]
     if recipe.augment:
         frames = augment(key, frames, axis_name)
-    return present_streams(batch["mfcc"], normalise(frames, recipe.profile, batch["mfcc"].dtype), batch)
+    return present_streams(
+        batch["mfcc"], normalise(frames, recipe.profile, batch["mfcc"].dtype), batch
+    )
 
 
 def present_streams(mfcc: Array, frames: Array, batch: Batch) -> tuple[Array, Array]:

@@ -6,9 +6,7 @@ from avjax.models.efficientface import STAGE_REPEATS
 from avjax.weights.rules import Layer, Path
 
 
-def audio_visual_layers(
-    fusion: str, stage_repeats: Sequence[int] = STAGE_REPEATS
-) -> list[Layer]:
+def audio_visual_layers(fusion: str, stage_repeats: Sequence[int] = STAGE_REPEATS) -> list[Layer]:
     """Every module of `MultiModalCNN` with the given fusion."""
     layers = _under("audio_model", audio_cnn_layers())
     layers += _under("visual_model", efficientface_layers(stage_repeats))

@@ -102,15 +102,11 @@ def test_training_forward_and_gradient(shared_dir, fusion):
     assert deviation(logits, figures[f"{key}/train_logits"]) < 1e-10
     assert deviation(loss, figures[f"{key}/train_loss"]) < 1e-10
     ours = to_torch({"params": gradients, "batch_stats": stats}, audio_visual_layers(fusion))
-    expected = dict(
-        zip(figures[f"{key}/param_names"], figures[f"{key}/grad_norms"], strict=True)
-    )
+    expected = dict(zip(figures[f"{key}/param_names"], figures[f"{key}/grad_norms"], strict=True))
     floor = 1e-9 * max(expected.values())  # biases before a BatchNorm: gradients of pure rounding
     for name, norm in expected.items():
         assert abs(np.linalg.norm(ours[name]) - norm) <= max(1e-10 * norm, 1e-4 * floor)
-    for name, norm in zip(
-        figures[f"{key}/stat_names"], figures[f"{key}/stat_norms"], strict=True
-    ):
+    for name, norm in zip(figures[f"{key}/stat_names"], figures[f"{key}/stat_norms"], strict=True):
         assert abs(np.linalg.norm(ours[name]) - norm) <= 1e-10 * norm
 
 

@@ -73,6 +73,4 @@ def test_clean_step_equals_the_audiovisual_condition(evaluated, variables, batch
 
 def test_noise_follows_the_clip_not_its_place():
     forward, backward = (clip_keys(KEY, jnp.array(k, jnp.uint32)) for k in ([5, 9], [9, 5]))
-    np.testing.assert_array_equal(
-        jax.random.key_data(forward), jax.random.key_data(backward)[::-1]
-    )
+    np.testing.assert_array_equal(jax.random.key_data(forward), jax.random.key_data(backward)[::-1])
