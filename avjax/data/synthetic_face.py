@@ -249,7 +249,8 @@ class FaceArtist:
         window = canvas[top:bottom, left:right]
         skin = window.copy()
         mask = np.zeros(window.shape[:2], np.uint8)
-        cv2.fillPoly(mask, [opening], 1, cv2.LINE_8, self.FIXED_POINT, (-left, -top))
+        origin = np.array([left, top]) << self.FIXED_POINT
+        cv2.fillPoly(mask, [(opening - origin).astype(np.int32)], 1, shift=self.FIXED_POINT)
         window[:] = EYEBALL
         self._disc(canvas, x, y - 0.01, 0.08, self._look.iris)
         self._disc(canvas, x, y - 0.01, 0.04, PUPIL)
