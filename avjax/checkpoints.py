@@ -239,10 +239,15 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def write_json_atomically(path: Path, content: Any) -> None:
-    """Writes JSON so that a reader sees the old or the new file, never a part."""
+    """Writes JSON; see `write_text_atomically`."""
+    write_text_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Writes a file so that a reader sees the old or the new one, never a part."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from avjax.checkpoints import flatten, read_config
+from avjax.checkpoints import flatten, read_config, write_text_atomically
+from avjax.runlog import read_metrics
 
 REPORT_FILE = "report.html"
 Lines = list[dict[str, Any]]  # of metrics.jsonl
@@ -65,13 +66,11 @@ def write_report(workdir: Path) -> Path:
     """
     workdir = Path(workdir)
     config = read_config(workdir)
-    lines = _read_lines(workdir / "metrics.jsonl")
+    lines = read_metrics(workdir)
     evaluation_file = workdir / "evaluation.json"
     evaluation = json.loads(evaluation_file.read_text()) if evaluation_file.exists() else None
     path = workdir / REPORT_FILE
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(render(config, lines, evaluation), encoding="utf-8")
-    temporary.replace(path)
+    write_text_atomically(path, render(config, lines, evaluation))
     return path
 
 
@@ -255,17 +254,6 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "fi
     body = "".join(line(row, "td") for row in rows)
     head = line(header, "th")
     return f'<div class="wide"><table class="{kind}">{head}{body}</table></div>'
-
-
-def _read_lines(path: Path) -> Lines:
-    """Lines of metrics; what a crash cut short is left out."""
-    lines: Lines = []
-    for text in path.read_text().splitlines() if path.exists() else ():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
 
 
 def _of_split(lines: Lines, split: str) -> Lines:

@@ -112,6 +112,7 @@ def test_saving_an_update_again_replaces_it(tmp_path, again):
 
 SAVE_FOREVER = """
 import sys, itertools, jax.numpy as jnp
+from pathlib import Path
 from avjax.checkpoints import RunCheckpoints
 with RunCheckpoints(Path(sys.argv[1])) as run:
     for step in itertools.count(1):
