@@ -1,0 +1,356 @@
+"""The prepare command: what is written, what is listed, going on after an interruption."""
+
+import errno
+import importlib.util
+import json
+import os
+
+import cv2
+import numpy as np
+import pytest
+
+from avjax import prepare as command
+from avjax.data.pipeline import open_dataset
+from avjax.data.ravdess import Filter
+from avjax.errors import InputError
+from avjax.prepare import Settings, main, prepare
+from avjax.weights.mtcnn import PACKAGE
+from tests.clips import WholeFrame, tone, write_sound, write_video
+
+SETTINGS = Settings(profile="fixed", num_frames=4, image_size=32, pair_video_only=False)
+FLAGS = ["--num_frames=4", "--image_size=32"]
+EVERYTHING = Filter.parse("")
+HAPPY, ANGRY, MUTE, BLACK = (f"01-01-0{i}-01-01-01-07" for i in (3, 5, 6, 7))
+SILENT = "02-01-03-01-01-01-07"
+
+
+class SeesLight(WholeFrame):
+    """A detector that sees no face in black frames, and may be stopped."""
+
+    def __init__(self, calls: int = 1000) -> None:
+        super().__init__()
+        self.allowed = calls
+
+    def largest_boxes(self, frames):
+        if self.calls == self.allowed:
+            raise KeyboardInterrupt
+        boxes = super().largest_boxes(frames)
+        return [box if f.mean() > 10 else None for box, f in zip(boxes, frames, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Two actors with four good clips, of which one is video-only, and four bad ones."""
+    root = tmp_path_factory.mktemp("RAVDESS")
+    folder = root / "Actor_07"
+    write_video(folder / f"{HAPPY}.mp4", 20)
+    write_video(folder / f"{SILENT}.mp4", 20)
+    write_sound(folder / f"03{HAPPY[2:]}.wav", tone(0.7))
+    write_video(folder / f"{ANGRY}.mp4", 20, sound=tone(0.7))
+    write_video(root / "ACTOR11" / "01-01-08-02-02-02-11.mp4", 20, sound=tone(0.7))
+    write_video(folder / f"{MUTE}.mp4", 20)
+    write_video(folder / f"{BLACK}.mp4", [np.zeros((64, 96, 3), np.uint8)] * 20, sound=tone(0.7))
+    whole = (folder / f"{HAPPY}.mp4").read_bytes()
+    (folder / "01-01-01-01-01-01-07.mp4").write_bytes(whole[: len(whole) // 2])
+    (folder / "01-01-02-01-01-01-07.mp4").write_text("not a video")
+    return root
+
+
+@pytest.fixture(scope="module")
+def prepared(source, tmp_path_factory):
+    out = tmp_path_factory.mktemp("prepared") / "DATA"
+    return out, prepare(source, out, SETTINGS, make_detector=SeesLight)
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Runs the command line with a stand-in detector: status, standard output, errors."""
+
+    def run(*arguments, detector=SeesLight):
+        monkeypatch.setattr(command, "_default_detector", detector)
+        status = main(["prepare", *map(str, arguments)])
+        captured = capsys.readouterr()
+        errors = [line for line in captured.err.splitlines() if line.startswith("error:")]
+        return status, captured.out, errors
+
+    return run
+
+
+def files_of(directory):
+    """Content of all files, but for the summary, which tells the time taken."""
+    paths = sorted(path for path in directory.iterdir() if path.name != command.SUMMARY_FILE)
+    return {path.name: path.read_bytes() for path in paths}
+
+
+# ------------------------------------------------------------------------------------ what is made
+
+
+def test_good_clips_are_written(prepared):
+    clips = open_dataset(prepared[0]).select(EVERYTHING, video_only=True)
+    assert clips.clip_ids == [HAPPY, ANGRY, SILENT, "01-01-08-02-02-02-11"]
+    assert clips.labels.tolist() == [2, 4, 2, 7]
+    (batch,) = clips.batches(4)
+    assert batch["has_audio"].tolist() == [True, True, False, True]
+    assert batch["has_video"].all()
+    assert batch["mfcc"].any((1, 2)).tolist() == [True, True, False, True]
+    assert batch["frames"].shape == (4, 4, 32, 32, 3)
+
+
+def test_bad_clips_are_listed_with_their_reason(prepared):
+    skipped = prepared[1].skipped
+    assert set(skipped) == {MUTE, BLACK, "01-01-01-01-01-01-07", "01-01-02-01-01-01-07"}
+    assert "has no sound" in skipped[MUTE]
+    assert "no face found" in skipped[BLACK]
+    assert "01-01-01-01-01-01-07.mp4 cannot be decoded" in skipped["01-01-01-01-01-01-07"]
+    assert "01-01-02-01-01-01-07.mp4 cannot be decoded" in skipped["01-01-02-01-01-01-07"]
+
+
+def test_summary_and_contact_sheet(prepared):
+    out, summary = prepared
+    assert (summary.written, summary.prepared_now) == (4, 4)
+    stored = json.loads((out / command.SUMMARY_FILE).read_text())
+    assert stored["written"] == 4
+    assert stored["skipped"] == summary.skipped
+    assert stored["settings"] == SETTINGS._asdict()
+    sheet = cv2.imread(str(out / command.SHEET_FILE))
+    assert sheet.shape == (4 * 64, 200 + 4 * 64, 3)
+    assert not out.with_name("DATA.partial").exists()
+
+
+def test_one_split_per_actor_and_metadata(prepared):
+    dataset = open_dataset(prepared[0])
+    assert {record.split for record in dataset.records} == {"actor_07", "actor_11"}
+    m = dataset.metadata
+    assert (m.profile, m.num_frames, m.image_size, m.audio_steps) == ("fixed", 4, 32, 156)
+    assert m.classes[0] == "neutral"
+    assert "librosa" in m.versions
+
+
+def test_pairing_gives_video_only_clips_the_sound_of_their_trial(source, tmp_path):
+    settings = SETTINGS._replace(profile="reference", pair_video_only=True)
+    prepare(source, tmp_path / "DATA", settings, make_detector=SeesLight)
+    clips = open_dataset(tmp_path / "DATA").select(Filter.parse("label=2"))
+    assert clips.clip_ids == [HAPPY, SILENT]
+    np.testing.assert_array_equal(clips[0]["mfcc"], clips[1]["mfcc"])
+
+
+# -------------------------------------------------------------------------------------- going on
+
+
+def test_an_interrupted_run_goes_on_with_the_same_result(source, prepared, tmp_path):
+    out = tmp_path / "DATA"
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, out, SETTINGS, make_detector=lambda: SeesLight(calls=2))
+    assert not out.exists()
+    staged = out.with_name("DATA.partial") / "clips"
+    (staged / "01-01-08-02-02-02-11.tmp").write_bytes(b"half a clip, as a killed process leaves it")
+    rest = SeesLight()
+    summary = prepare(source, out, SETTINGS, make_detector=lambda: rest)
+    assert summary.written == 4
+    assert rest.calls == 6 - 2  # six clips can be decoded, two of them were done
+    assert files_of(out) == files_of(prepared[0])
+
+
+def test_the_same_command_again_adds_nothing(source, prepared):
+    out, first = prepared
+    before = files_of(out)
+    summary = prepare(source, out, SETTINGS, make_detector=pytest.fail)
+    assert (summary.written, summary.prepared_now) == (4, 0)
+    assert summary.skipped == first.skipped
+    assert files_of(out) == before
+
+
+def test_other_settings_for_the_same_dataset_are_refused(source, prepared, tmp_path):
+    other = SETTINGS._replace(profile="reference")
+    with pytest.raises(InputError, match=r"profile is 'fixed' there and 'reference' here"):
+        prepare(source, prepared[0], other)
+    out = tmp_path / "DATA"
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, out, SETTINGS, make_detector=lambda: SeesLight(calls=1))
+    with pytest.raises(InputError, match=r"image_size is 32 there and 64 here"):
+        prepare(source, out, SETTINGS._replace(image_size=64))
+
+
+def test_a_complete_dataset_takes_no_further_clips(prepared, tmp_path):
+    write_video(tmp_path / "Actor_09" / "01-01-03-01-01-01-09.mp4", 20, sound=tone(0.5))
+    with pytest.raises(InputError, match=r"without 1 clips of the source \(01-01-03-01-01-01-09"):
+        prepare(tmp_path, prepared[0], SETTINGS)
+
+
+def test_a_folder_with_other_things_is_left_alone(source, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match=r"was not written by avjax\.prepare"):
+        prepare(source, tmp_path, SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_an_empty_folder_is_filled(source, prepared, tmp_path):
+    out = tmp_path / "DATA"
+    out.mkdir()
+    prepare(source, out, SETTINGS, make_detector=SeesLight)
+    assert files_of(out) == files_of(prepared[0])
+
+
+@pytest.mark.parametrize("where", ["clip", "rename", "dataset", "sheet"])
+def test_a_full_disk_is_one_line_and_loses_nothing(source, prepared, tmp_path, cli, where):
+    out = tmp_path / "DATA"
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.MonkeyPatch.context() as patch:
+        if where == "clip":
+            save, saved = np.savez, []
+
+            def savez(file, **arrays):
+                saved.append(file)
+                if len(saved) == 3:
+                    file.write(b"half a clip")
+                    raise full
+                save(file, **arrays)
+
+            patch.setattr(np, "savez", savez)
+        elif where == "rename":
+            patch.setattr(command.Path, "rename", lambda *_: (_ for _ in ()).throw(full))
+        elif where == "dataset":
+            text = f"write() failed: {os.strerror(errno.ENOSPC)}; writing a shard"
+            patch.setattr(command, "write_dataset", _raise(RuntimeError(text)))
+        else:
+            patch.setattr(command, "write_contact_sheet", _raise(full))
+        status, _, errors = cli(f"--source={source}", f"--out={out}", *FLAGS)
+    assert status == 1
+    assert len(errors) == 1
+    assert "no space left for" in errors[0]
+    assert not out.exists()
+    staged = {path.suffix for path in (tmp_path / "DATA.partial" / "clips").iterdir()}
+    assert staged == {".npz"}
+    assert not (tmp_path / "DATA.partial" / "dataset").exists()
+    assert cli(f"--source={source}", f"--out={out}", *FLAGS)[0] == 0
+    assert files_of(out) == files_of(prepared[0])
+
+
+def _raise(error):
+    def fail(*_):
+        raise error
+
+    return fail
+
+
+# ------------------------------------------------------------------------------------ command line
+
+
+def test_the_command_tells_what_it_did(source, tmp_path, cli):
+    status, text, errors = cli(f"--source={source}", f"--out={tmp_path / 'DATA'}", *FLAGS)
+    assert (status, errors) == (0, [])
+    assert f"skipped {MUTE}: " in text
+    assert "4 clips (4 prepared now" in text
+    assert "4 skipped" in text
+    assert "contact_sheet.png" in text
+    assert "clips per second" in text
+
+
+def test_strict_is_a_failure_but_writes_the_good_clips(source, tmp_path, cli):
+    out = tmp_path / "DATA"
+    assert cli(f"--source={source}", f"--out={out}", "--strict", *FLAGS)[0] == 1
+    assert len(open_dataset(out).records) == 4
+
+
+def test_nothing_but_bad_clips_is_a_failure(tmp_path, cli):
+    folder = tmp_path / "Actor_05"
+    folder.mkdir()
+    (folder / f"{HAPPY}.mp4").write_text("not a video")
+    status, _, errors = cli(f"--source={tmp_path}", f"--out={tmp_path / 'DATA'}", *FLAGS)
+    assert status == 1
+    assert "none of the 1 clips could be prepared" in errors[0]
+    assert not (tmp_path / "DATA").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "--source is missing"),
+        (["--source=gone"], "--out is missing"),
+        (["--source=gone", "--out=DATA"], "there is no folder gone"),
+        (["--source=.", "--out=DATA"], "no clips found"),
+        (["--source=.", "--out=DATA", "--profile=fancy"], "unknown profile 'fancy'"),
+        (
+            ["--source=.", "--out=DATA", "--import_crops=.", "--profile=fixed"],
+            "leave --profile out",
+        ),
+        (["--source=.", "--out=DATA", "more"], "unexpected argument 'more'"),
+    ],
+)
+def test_wrong_arguments_are_one_line(tmp_path, monkeypatch, cli, flags, message):
+    monkeypatch.chdir(tmp_path)
+    status, _, errors = cli(*flags)
+    assert status == 1
+    assert len(errors) == 1
+    assert message in errors[0]
+
+
+# -------------------------------------------------------------------------------- imported crops
+
+
+@pytest.fixture
+def crops(tmp_path):
+    """Crops of a 01-* clip as an array and of a 02-* clip as a video, with the sound of both."""
+    folder = tmp_path / "crops" / "ACTOR07"
+    folder.mkdir(parents=True)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    np.save(folder / f"{HAPPY}_facecroppad.npy", images)
+    red_first = [np.full((32, 32, 3), (i, 100, 200), np.uint8) for i in (0, 20, 40, 60)]
+    write_video(folder / f"{SILENT}_facecroppad.avi", red_first)
+    write_sound(tmp_path / "sound" / f"03{HAPPY[2:]}_croppad.wav", tone(3.6, 22050), 22050)
+    return tmp_path, images
+
+
+def run_import(root, **changes):
+    settings = SETTINGS._replace(profile="reference", **changes)
+    out = root / "DATA"
+    found = prepare(
+        root / "sound", out, settings, import_crops=root / "crops", make_detector=pytest.fail
+    )
+    return found, out
+
+
+def test_imported_crops_keep_their_values(crops):
+    root, images = crops
+    summary, out = run_import(root, pair_video_only=True)
+    assert summary.written == 2
+    dataset = open_dataset(out)
+    assert dataset.metadata.profile == "reference"
+    lossless, video = (dataset.select(EVERYTHING)[i] for i in range(2))
+    np.testing.assert_array_equal(lossless["frames"], images)
+    np.testing.assert_array_equal(lossless["mfcc"], video["mfcc"])
+    # The reference reads its videos as they are: blue first.
+    np.testing.assert_allclose(video["frames"].mean((0, 1, 2)), [200, 100, 30], atol=6)
+
+
+def test_importing_without_pairing_leaves_video_only_clips_silent(crops):
+    _, out = run_import(crops[0])
+    records = {record.clip_id: record.has_audio for record in open_dataset(out).records}
+    assert records == {HAPPY: True, SILENT: False}
+
+
+def test_crops_of_another_shape_are_told(crops):
+    with pytest.raises(InputError, match=r"uint8 \[4, 32, 32, 3\] instead of uint8 \[5, 32, 32"):
+        run_import(crops[0], num_frames=5)
+
+
+def test_crops_without_sound_are_told(crops):
+    root, _ = crops
+    (root / "sound" / f"03{HAPPY[2:]}_croppad.wav").unlink()
+    summary, _ = run_import(root)
+    assert "no sound found for" in summary.skipped[HAPPY]
+    assert summary.written == 1
+
+
+@pytest.mark.ravdess
+@pytest.mark.slow
+def test_real_clips_give_the_crops_of_the_reference(shared_dir, tmp_path):
+    if importlib.util.find_spec(PACKAGE) is None:
+        pytest.skip(f"{PACKAGE} is not installed, whose wheel holds the detector's weights")
+    settings = Settings("reference", 15, 224, pair_video_only=False)
+    summary = prepare(shared_dir / "ravdess", tmp_path / "DATA", settings)
+    assert (summary.written, summary.skipped, summary.faceless_frames) == (8, {}, {})
+    clips = open_dataset(tmp_path / "DATA").select(EVERYTHING, video_only=True)
+    for number, name in enumerate(clips.clip_ids):
+        stored = shared_dir / "ravdess/reference_crops/Actor_05" / f"{name}_facecroppad.npy"
+        np.testing.assert_array_equal(clips[number]["frames"], np.load(stored))
