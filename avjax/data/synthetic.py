@@ -45,8 +45,9 @@ HIDING_SHARE, HIDING_STRENGTH = 0.1, 0.3  # of faces, and of voices
 
 # Intensity, statement and repetition in the order in which clips are made: any first few are
 # balanced. RAVDESS has no strong neutral.
-TAKES = tuple(
-    ("01-01-01", "02-02-01", "02-01-02", "01-02-02", "02-01-01", "01-02-01", "01-01-02", "02-02-02")
+TAKES = (
+    *("01-01-01", "02-02-01", "02-01-02", "01-02-02"),
+    *("02-01-01", "01-02-01", "01-01-02", "02-02-02"),
 )
 SPEECH = "01"  # the vocal channel
 H264_OPTIONS = {"preset": "ultrafast", "crf": "20"}
@@ -171,7 +172,7 @@ def write_clip(
     soundfile.write(part, speech.samples, SAMPLE_RATE, subtype="PCM_16", format="WAV")
     part.replace(sound)
     part = video.with_suffix(".part")
-    _encode(part, frames, speech.samples)
+    _encode(part, size, frames, speech.samples)
     part.replace(video)
     return video, sound
 
@@ -229,8 +230,7 @@ def _film(
     stance = rng.normal(size=4) * STANCE + Pose()
     phases = rng.uniform(0, 2 * np.pi, 3)
     blinks = rng.uniform(0, 2.5) + np.array([0.0, rng.uniform(1.2, 2.5)])
-    grain_seed = int(rng.integers(2**31))
-    grain = None
+    grain = np.round(rng.normal(0, GRAIN, (2, artist.size, artist.size, 3))).astype(np.int16)
     for index in range(0, count, HOLD):
         time = index / FRAME_RATE
         swing = np.sin(2 * np.pi * expression.tempo * time * np.array([1, 1.3, 0.8]) + phases)
@@ -242,31 +242,28 @@ def _film(
             eye_open=0.0 if blinking else expression.eye_open,
         )
         drawing = artist.draw(now, Pose(*(stance + sway).tolist()))
-        if grain is None:
-            grain = np.random.default_rng(grain_seed).normal(0, GRAIN, (2, *drawing.shape))
-            grain = np.round(grain).astype(np.int16)
         frame = cv2.add(drawing, grain[index // HOLD % 2], dtype=cv2.CV_8U)
         for _ in range(min(HOLD, count - index)):
             yield frame
 
 
-def _encode(path: Path, frames: Iterator[np.ndarray], samples: Float[np.ndarray, "s"]) -> None:
+def _encode(
+    path: Path,
+    size: int,
+    frames: Iterator[UInt8[np.ndarray, "size size 3"]],
+    samples: Float[np.ndarray, "s"],
+) -> None:
     """Writes an mp4, on one thread, so that the bytes do not depend on the machine's cores."""
+    block = av.AudioFrame.from_ndarray(samples[None].astype(np.float32), "fltp", "mono")
+    block.sample_rate, block.pts = SAMPLE_RATE, 0  # without pts the encoder's delay would stay
     with av.open(str(path), "w", format="mp4") as container:
-        video = None
+        video = container.add_stream("libx264", rate=FRAME_RATE, options=H264_OPTIONS)
+        video.height = video.width = size
+        video.pix_fmt = "yuv420p"
+        video.codec_context.thread_count = 1
         sound = container.add_stream("aac", rate=SAMPLE_RATE, options=AAC_OPTIONS, layout="mono")
         for image in frames:
-            if video is None:
-                video = container.add_stream("libx264", rate=FRAME_RATE, options=H264_OPTIONS)
-                video.height, video.width = image.shape[:2]
-                video.pix_fmt = "yuv420p"
-                video.codec_context.thread_count = 1
             container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        if video is not None:
-            container.mux(video.encode())
-        block = av.AudioFrame.from_ndarray(
-            samples[None].astype(np.float32), format="fltp", layout="mono"
-        )
-        block.sample_rate, block.pts = SAMPLE_RATE, 0
+        container.mux(video.encode())
         container.mux(sound.encode(block))
         container.mux(sound.encode())

@@ -185,7 +185,7 @@ class FaceArtist:
     def __init__(self, look: Look, size: int):
         """Paints the wall, the shoulders and the bare head for frames of ``size`` pixels."""
         self._look = look
-        self._size = size
+        self.size = size
         self._unit = look.height * size * self.SCALE  # half the head's height in canvas pixels
         self._centre = size * self.SCALE / 2
         self._wall = _paint_wall(look, size)
@@ -210,9 +210,9 @@ class FaceArtist:
         turn = cv2.getRotationMatrix2D(
             (self._centre, self._centre), np.degrees(pose.turn), pose.zoom / self.SCALE
         )
-        middle = np.array([0.5 + pose.x, 0.5 + pose.y]) * self._size
+        middle = np.array([0.5 + pose.x, 0.5 + pose.y]) * self.size
         turn[:, 2] = turn[:, 2] + middle - self._centre
-        size = (self._size, self._size)
+        size = (self.size, self.size)
         head = cv2.warpAffine(canvas, turn, size, borderMode=cv2.BORDER_REPLICATE)
         alpha = cv2.warpAffine(self._alpha, turn, size)
         return cv2.blendLinear(head, self._wall, alpha, 1 - alpha)

@@ -164,6 +164,19 @@ def test_faces_are_drawn_in_mirror_image():
         assert np.abs(frame - frame[:, ::-1]).mean() < 3
 
 
+def test_open_eyes_show_their_whites_and_closed_ones_do_not():
+    look = synthetic_face.draw_look(np.random.default_rng(0), 5)  # dark skin
+    artist = synthetic_face.FaceArtist(look, 224)
+
+    def whites(eye_open: float) -> int:
+        expression = synthetic_face.REST._replace(eye_open=eye_open)
+        eyes = artist.draw(expression, synthetic_face.Pose())[84:126, 56:168]
+        return int((eyes.min(-1) > 190).sum())
+
+    assert whites(1.5) > whites(1.0) > 20
+    assert whites(0.0) == 0
+
+
 def test_expressions_differ_more_between_emotions_than_within():
     look = synthetic_face.draw_look(np.random.default_rng(0), 1)
     artist, rng = synthetic_face.FaceArtist(look, 96), np.random.default_rng(0)
