@@ -1,6 +1,6 @@
 """Turns raw clips into a dataset: ``python -m avjax.prepare --source RAVDESS --out DATA``.
 
-With ``--import-crops`` it takes what the reference's scripts already prepared. A clip is durable
+With ``--import_crops`` it takes what the reference's scripts already prepared. A clip is durable
 once it is done: the same command again goes on where it stopped.
 """
 
@@ -154,7 +154,7 @@ def _import_crops(source: sources.Source, settings: Settings) -> PreparedClip:
     if frames.shape != expected or frames.dtype != np.uint8:
         raise InputError(
             f"{path} holds {frames.dtype} {list(frames.shape)} instead of uint8 {list(expected)}; "
-            "set --num-frames and --image-size to what the crops have"
+            "set --num_frames and --image_size to what the crops have"
         )
     if source.audio is None:
         if source.name.modality == "01":
