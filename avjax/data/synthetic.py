@@ -100,8 +100,10 @@ def write_corpus(
       How many clips were written.
 
     Raises:
-      InputError: the folder holds clips of another seed.
+      InputError: the folder is a file, or holds clips of another seed.
     """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; name a folder for the clips")
     out.mkdir(parents=True, exist_ok=True)
     _check_settings(out / SETTINGS_FILE, {"seed": seed})
     folders = {name.actor: out / f"Actor_{name.actor}" for name in names}
@@ -120,12 +122,13 @@ def write_corpus(
 
 def _check_settings(path: Path, settings: dict[str, int]) -> None:
     """Notes what the clips are drawn from, or compares with the note."""
+    text = json.dumps(settings) + "\n"
     if not path.exists():
-        path.write_text(json.dumps(settings) + "\n")
-    elif json.loads(path.read_text()) != settings:
+        path.write_text(text)
+    elif (found := path.read_text()) != text:
         raise InputError(
-            f"{path.parent} holds clips of other settings ({path.read_text().strip()}); choose "
-            "another folder, or remove that one"
+            f"{path.parent} holds clips of other settings ({found.strip()}); choose another "
+            "folder, or remove that one"
         )
 
 

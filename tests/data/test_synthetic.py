@@ -1,12 +1,15 @@
 """Synthetic clips: their names and files, determinism, and that they show what they should."""
 
 import importlib.util
+import runpy
+from collections.abc import Callable
 
 import av
 import numpy as np
 import pytest
 import soundfile
 
+from avjax import cli
 from avjax.data import media, synthetic, synthetic_face, synthetic_voice
 from avjax.data.faces import COARSE_MIN_FACE_SIZE, FaceDetector
 from avjax.data.ravdess import EMOTIONS, ClipName
@@ -99,6 +102,38 @@ def test_corpus_keeps_what_is_written_and_adds_what_is_missing(tmp_path):
     assert synthetic.write_corpus(tmp_path, names, processes=1) == 0
     with pytest.raises(InputError, match="other settings"):
         synthetic.write_corpus(tmp_path, names, seed=1)
+
+
+@pytest.fixture
+def command(root_dir) -> Callable[..., int]:
+    script = runpy.run_path(str(root_dir / "tools" / "make_demo_clips.py"))
+    return lambda *argv: cli.run(["make_demo_clips", *argv], script["define_flags"], script["job"])
+
+
+def test_command_completes_a_corpus(command, tmp_path, capsys):
+    names = synthetic.corpus(actors=1, clips_per_emotion=1)
+    folder = tmp_path / "Actor_01"
+    folder.mkdir()
+    for name in names[1:]:
+        synthetic.write_clip(folder, name, **SMALL)
+    options = (f"--out={tmp_path}", "--actors=1", "--clips_per_emotion=1", "--processes=1")
+    assert command(*options) == 0
+    assert f"8 clips in {tmp_path} (1 new)" in capsys.readouterr().out
+    assert len(list(folder.glob("*.mp4"))) == len(list(folder.glob("*.wav"))) == 8
+
+
+def test_command_says_in_a_line_what_is_wrong(command, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.touch()
+    for options, message in (
+        ((f"--out={tmp_path}", "--actors=25"), "number of actors is 25"),
+        ((f"--out={file}",), "is a file"),
+    ):
+        assert command(*options) == 1
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
 
 
 # ---------------------------------------------------------------------------------- determinism
