@@ -18,7 +18,7 @@ from avjax import cli
 from avjax.checkpoints import ModelCard, load_model
 from avjax.data.clip import Detector, PreparedClip, prepare_clip
 from avjax.errors import InputError
-from avjax.models.audio_visual import build_network
+from avjax.models.audio_visual import AudioVisualNet, build_network
 from avjax.training.augment import normalise
 from avjax.training.step import present_streams
 
@@ -61,7 +61,7 @@ class Model:
     def __init__(
         self, variables: Mapping[str, Any], card: ModelCard, detector: Detector | None = None
     ) -> None:
-        """Compiles when first used, once for each shape of input.
+        """Nothing is compiled before first use; then once for each shape of input.
 
         Args:
           variables: ``params`` and ``batch_stats``.
@@ -74,15 +74,7 @@ class Model:
         self.card = card
         self.variables = jax.tree.map(jnp.asarray, dict(variables))
         self._detector = detector
-        net = build_network(card.network)
-
-        def logits(
-            variables: Mapping[str, Any], mfcc: Array, frames: Array, present: dict
-        ) -> Array:
-            frames = normalise(frames, card.profile, mfcc.dtype)
-            return net.apply(variables, *present_streams(mfcc, frames, present))
-
-        self._logits = jax.jit(logits)
+        self._net = build_network(card.network)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -125,7 +117,9 @@ class Model:
             "has_audio": everywhere if has_audio is None else np.asarray(has_audio, bool),
             "has_video": everywhere if has_video is None else np.asarray(has_video, bool),
         }
-        return np.asarray(self._logits(self.variables, mfcc, frames, present))
+        return np.asarray(
+            _logits(self.variables, mfcc, frames, present, self._net, self.card.profile)
+        )
 
     def predict(self, path: str | Path) -> Prediction:
         """The emotion in a raw video with its sound track, prepared as the training clips were.
@@ -178,6 +172,20 @@ class Model:
         from avjax.data.faces import COARSE_MIN_FACE_SIZE, FaceDetector
 
         return FaceDetector(coarse_min_face_size=COARSE_MIN_FACE_SIZE)
+
+
+@functools.partial(jax.jit, static_argnames=("net", "profile"))
+def _logits(
+    variables: Mapping[str, Any],
+    mfcc: Array,
+    frames: Array,
+    present: Mapping[str, Array],
+    net: AudioVisualNet,
+    profile: str,
+) -> Array:
+    """Logits of stored inputs; of the module, so that every model of a network shares it."""
+    seen = normalise(frames, profile, mfcc.dtype)
+    return net.apply(variables, *present_streams(mfcc, seen, dict(present)))
 
 
 def predict_clips(model: Model, paths: list[str], as_json: bool = False) -> int:

@@ -1,0 +1,186 @@
+"""Prediction: from files and arrays to probabilities; what is missing; refusals."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import avjax
+from avjax import predict
+from avjax.checkpoints import ModelCard, save_model
+from avjax.data.clip import PreparedClip
+from avjax.errors import InputError
+from avjax.models.audio_visual import AudioVisualNet
+from avjax.training.augment import normalise
+from tests.clips import tone, write_video
+
+CLASSES = ["calm", "angry", "happy"]
+NET = AudioVisualNet(num_classes=3, stage_repeats=(1, 1, 1))
+CARD = ModelCard(
+    network={"kind": "audio_visual", "fusion": "ia", "num_heads": 1, "num_classes": 3},
+    classes=CLASSES,
+    profile="fixed",
+    num_frames=2,
+    image_size=64,
+    audio_steps=156,
+)
+
+
+class Faces:
+    """Stands in for the detector: one box in every frame, or none."""
+
+    def __init__(self, box):
+        self.box = box
+
+    def largest_boxes(self, frames):
+        return [self.box] * len(frames)
+
+
+apply = jax.jit(NET.apply)
+FACE, NO_FACE = Faces(np.array([20.0, 10.0, 70.0, 60.0])), Faces(None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_network():
+    """The same network with fewer units, which compiles in a fraction of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predict, "build_network", lambda network: NET)
+        yield
+
+
+@pytest.fixture(scope="module")
+def variables():
+    """Random ones, positive where they are variances; logits so small that no class is certain."""
+    rng = np.random.default_rng(3)
+
+    def draw(path, leaf):
+        values = rng.normal(0, 0.1, leaf.shape).astype(np.float32)
+        return values + 1 if path[-1].key in ("var", "scale") else values
+
+    shapes = jax.eval_shape(NET.init, jax.random.key(0), *(np.float32(x) for x in inputs(1)))
+    drawn = jax.tree_util.tree_map_with_path(draw, shapes)
+    drawn["params"]["classifier_1"]["kernel"] /= 10
+    return drawn
+
+
+@pytest.fixture(scope="module")
+def model(variables):
+    return predict.Model(variables, CARD, FACE)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, variables):
+    path = tmp_path_factory.mktemp("run")
+    save_model(path / "best", variables, CARD)
+    return path
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return write_video(tmp_path_factory.mktemp("clips") / "clip.mp4", 110, sound=tone(4))
+
+
+def inputs(rows):
+    rng = np.random.default_rng(0)
+    mfcc = rng.normal(0, 30, (rows, 156, 10)).astype(np.float32)
+    return mfcc, rng.integers(0, 256, (rows, 2, 64, 64, 3), np.uint8)
+
+
+def test_logits_are_the_networks(model, variables):
+    mfcc, frames = inputs(2)
+    logits = model.logits(mfcc, frames)
+    assert logits.shape == (2, 3)
+    assert logits.dtype == np.float32
+    expected = apply(variables, mfcc, normalise(frames, "fixed"))
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(logits[0] - logits[1]).max() > 0.01
+
+
+def test_a_missing_stream_is_zeros_after_normalisation(model, variables):
+    mfcc, frames = inputs(2)
+    logits = model.logits(mfcc, frames, has_audio=np.array([True, False]), has_video=[False, True])
+    seen = normalise(frames, "fixed")
+    mfcc[1], seen = 0, seen.at[0].set(0)
+    np.testing.assert_allclose(logits, apply(variables, mfcc, seen), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda mfcc, frames: (mfcc, frames / np.float32(255)), "give uint8"),
+        (lambda mfcc, frames: (mfcc[0], frames), "do not fit"),
+        (lambda mfcc, frames: (mfcc[:1], frames), "do not fit"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(model, change, message):
+    with pytest.raises(InputError, match=message):
+        model.logits(*change(*inputs(2)))
+
+
+def test_probabilities_of_a_raw_clip(model, clip):
+    prediction = model.predict(clip)
+    assert list(prediction.probabilities) == CLASSES
+    assert sum(prediction.probabilities.values()) == pytest.approx(1)
+    assert prediction.label == max(CLASSES, key=prediction.probabilities.get)
+    assert prediction.missing == ()
+    again = predict.Prediction(**json.loads(json.dumps(prediction.to_json())))
+    assert again.probabilities == prediction.probabilities
+
+
+def test_what_is_missing_is_named(model, variables, clip, tmp_path):
+    mute = write_video(tmp_path / "mute.mp4", 110)
+    assert model.predict(mute).missing == ("audio",)
+    faceless = predict.Model(variables, CARD, NO_FACE)
+    alone = faceless.predict(clip)
+    assert alone.missing == ("video",)
+    assert "without video" in str(alone)
+    assert alone.probabilities != model.predict(clip).probabilities
+    with pytest.raises(InputError, match=r"mute\.mp4 has neither sound nor a face"):
+        faceless.predict(mute)
+
+
+def test_a_prepared_clip_and_its_file_agree(model, clip):
+    prepared = model._prepare(clip)
+    assert isinstance(prepared, PreparedClip)
+    assert model.predict_prepared(prepared) == model.predict(clip)
+
+
+def test_load_gives_the_saved_model_back(checkpoint, model):
+    loaded = avjax.load(checkpoint)
+    assert loaded.card == CARD
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, model.variables)
+    np.testing.assert_array_equal(loaded.logits(*inputs(2)), model.logits(*inputs(2)))
+
+
+def test_command_line(checkpoint, clip, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(predict.Model, "_find_faces", FACE)
+    text = tmp_path / "text.mp4"
+    text.write_text("not a video")
+    arguments = ["predict", "--json", "--checkpoint", str(checkpoint)]
+    assert predict.main([*arguments, str(text), str(clip), str(tmp_path / "absent.mp4")]) == 1
+    out, err = capsys.readouterr()
+    (line,) = map(json.loads, out.splitlines())
+    assert line["clip"] == str(clip)
+    assert set(line) == {"clip", "label", "probabilities", "missing"}
+    errors = err.splitlines()
+    assert [error.startswith("error: ") for error in errors] == [True, True]
+    assert "text.mp4" in errors[0]
+    assert "absent.mp4" in errors[1]
+    assert predict.main([*arguments[:1], *arguments[2:], str(clip)]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == f"{clip}: {line['label']}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["clip.mp4"], "--checkpoint is missing"),
+        (["--checkpoint", "absent"], "no clip given"),
+        (["--checkpoint", "absent", "clip.mp4"], "there is no checkpoint at absent"),
+    ],
+)
+def test_command_line_refuses(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert predict.main(["predict", *arguments]) == 1
+    assert message in capsys.readouterr().err
