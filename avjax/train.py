@@ -148,6 +148,8 @@ def _train_epochs(
                 save_model(job.workdir / "best", variables, _card(job, epoch, scores))
             progress = dataclasses.replace(progress, sums=metrics.zeros(job.net.num_classes))
             checkpoints.save(done, progress)
+            if stop.requested:
+                raise KeyboardInterrupt
 
 
 def _train_epoch(
@@ -176,7 +178,8 @@ def _train_epoch(
         unread = new
         log.step(min(batch_size, len(clips) - (done - 1) * batch_size), epoch, sums)
         due = time.monotonic() - saved > 60 * job.config.checkpoint_minutes
-        if stop.requested or (due and done < job.steps_per_epoch):
+        # A whole epoch is saved by the caller, with its validation.
+        if (stop.requested or due) and done < job.steps_per_epoch:
             sums, unread = metrics.add(sums, unread), None
             step_number = (epoch - 1) * job.steps_per_epoch + done
             checkpoints.save(step_number, Progress(state, sums))

@@ -58,7 +58,9 @@ class Recipe(NamedTuple):
 def init_variables(net: nn.Module, key: Array) -> dict[str, Any]:
     """Fresh parameters and statistics; their shapes depend on no input's size."""
     mfcc, frames = jnp.zeros((1, 20, 10)), jnp.zeros((1, 1, MIN_SIZE, MIN_SIZE, 3))
-    return jax.jit(net.init)(key, mfcc, frames)
+    # Runs once, on a few random draws a parameter: optimizing it would take longer than start-up.
+    quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(net.init, compiler_options=quickly)(key, mfcc, frames)
 
 
 def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
