@@ -271,7 +271,7 @@ def channel_matmul(
 
 
 def _channel_matmul_forward(x, kernel):
-    return x @ kernel, (x, kernel)
+    return x @ kernel, (jnp.asarray(x), kernel)  # a NumPy array could not be indexed by the loop
 
 
 def _channel_matmul_backward(residuals, dy):

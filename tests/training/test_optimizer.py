@@ -39,6 +39,21 @@ def test_five_updates_equal_pytorchs(dampening):
     np.testing.assert_allclose(params["w"], expected, rtol=1e-5)
 
 
+@pytest.mark.torch
+@pytest.mark.parametrize("dampening", [0.0, 0.9])
+def test_the_written_out_rule_is_torchs(dampening, torch):
+    rng = np.random.default_rng(1)
+    start, gradients = rng.standard_normal(4), rng.standard_normal((5, 4))
+    settings = {"momentum": 0.9, "dampening": dampening, "weight_decay": 1e-3}
+    parameter = torch.nn.Parameter(torch.tensor(start))
+    optimizer = torch.optim.SGD([parameter], lr=0.04, **settings)
+    for gradient in gradients:
+        parameter.grad = torch.tensor(gradient)
+        optimizer.step()
+    expected = pytorch_sgd(start, gradients, [0.04] * 5, **settings)
+    np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-12)
+
+
 def test_untrained_parameters_do_not_even_decay():
     optimizer = sgd(
         1.0, momentum=0.9, dampening=0.9, weight_decay=0.5, trained={"used": True, "kept": False}

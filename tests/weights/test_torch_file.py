@@ -245,9 +245,9 @@ def test_compressed_archives_are_refused(tmp_path):
         load_torch_file(path)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("new_format", [True, False])
-def test_equals_torch(tmp_path, new_format):
-    torch = pytest.importorskip("torch")
+def test_equals_torch(tmp_path, new_format, torch):
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
     module(torch.randn(2, 3, 8, 8)).sum().backward()

@@ -1,0 +1,156 @@
+"""Layers: PyTorch's default initialisers; equality with PyTorch's, gradients included."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avjax.models import layers, ops
+
+TRAIN = layers.Statistics(train=True)
+# name: (our module, its options; PyTorch's class, its arguments; shape of the input)
+CONVOLUTIONS = {
+    "first": (layers.Conv2d, dict(features=6, kernel_size=3, stride=2, padding=1, use_bias=False),
+              "Conv2d", (3, 6, 3, 2, 1), dict(bias=False), (2, 9, 12, 3)),
+    "dilated": (layers.Conv2d, dict(features=5, kernel_size=3, padding=4, dilation=4),
+                "Conv2d", (4, 5, 3, 1, 4, 4), {}, (2, 10, 11, 4)),
+    "pointwise": (layers.Conv2d, dict(features=5, kernel_size=1),
+                  "Conv2d", (4, 5, 1), {}, (2, 6, 7, 4)),
+    "depthwise": (layers.DepthwiseConv, dict(), "Conv2d", (6, 6, 3, 1, 1),
+                  dict(groups=6, bias=False), (3, 7, 8, 6)),
+    "strided depthwise": (layers.DepthwiseConv, dict(stride=2), "Conv2d", (6, 6, 3, 2, 1),
+                          dict(groups=6, bias=False), (3, 8, 10, 6)),
+    "multiplied depthwise": (layers.DepthwiseConv, dict(multiplier=4, stride=2), "Conv2d",
+                             (3, 12, 3, 2, 1), dict(groups=3, bias=False), (2, 8, 8, 3)),
+    "temporal": (layers.Conv1d, dict(features=7), "Conv1d", (4, 7, 3), {}, (2, 13, 4)),
+    "same temporal": (layers.Conv1d, dict(features=7, padding=1), "Conv1d", (4, 7, 3, 1, 1), {},
+                      (2, 1, 4)),
+    "dense": (layers.Dense, dict(features=7), "Linear", (5, 7), {}, (2, 4, 5)),
+}  # fmt: skip
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def channels_first(x):
+    return np.ascontiguousarray(np.moveaxis(x, -1, 1))
+
+
+def close(ours, theirs, **tolerance):
+    theirs = theirs.detach().numpy()
+    np.testing.assert_allclose(ours, theirs, **{"rtol": 2e-5, "atol": 2e-5, **tolerance})
+
+
+def torch_kernel(kernel):
+    """Our kernel in PyTorch's order: outputs, inputs, window."""
+    if kernel.ndim == 2:
+        return kernel.T
+    if kernel.ndim == 3 and kernel.shape[:2] == (3, 3):  # depthwise
+        return kernel.transpose(2, 0, 1)[:, None]
+    return np.moveaxis(kernel, (-1, -2), (0, 1))
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions_and_their_gradients_equal_torchs(name, rng, torch):
+    ours, options, kind, arguments, keywords, shape = CONVOLUTIONS[name]
+    module, theirs = ours(**options), getattr(torch.nn, kind)(*arguments, **keywords)
+    order = (lambda x: x) if kind == "Linear" else channels_first
+    x = rng.standard_normal(shape).astype(np.float32)
+    params = jax.tree.map(np.asarray, module.init(jax.random.key(1), x)["params"])
+    with torch.no_grad():
+        theirs.weight.copy_(torch.tensor(torch_kernel(params["kernel"])))
+        if "bias" in params:
+            theirs.bias.copy_(torch.tensor(params["bias"]))
+    seen = torch.tensor(order(x), requires_grad=True)
+    expected = theirs(seen)
+    y, pull = jax.vjp(lambda params, x: module.apply({"params": params}, x), params, x)
+    close(order(np.asarray(y)), expected)
+
+    dy = rng.standard_normal(y.shape).astype(np.float32)
+    expected.backward(torch.tensor(order(dy)))
+    gradients, dx = pull(jnp.asarray(dy))
+    close(order(np.asarray(dx)), seen.grad, atol=1e-4)
+    close(torch_kernel(np.asarray(gradients["kernel"])), theirs.weight.grad, atol=1e-4)
+    if "bias" in params:
+        close(gradients["bias"], theirs.bias.grad, atol=1e-4)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("relu", [False, True])
+def test_batch_norm_equals_torchs(relu, rng, torch):
+    """Two training steps, the running statistics they leave, and inference with those."""
+    module, theirs = layers.BatchNorm(relu), torch.nn.BatchNorm2d(4)
+    activate = torch.relu if relu else (lambda y: y)
+    variables = module.init(jax.random.key(0), np.zeros((1, 1, 1, 4), np.float32), TRAIN)
+    params = jax.tree.map(lambda x: rng.uniform(0.5, 2, x.shape).astype("f4"), variables["params"])
+    with torch.no_grad():
+        theirs.weight.copy_(torch.tensor(params["scale"]))
+        theirs.bias.copy_(torch.tensor(params["bias"]))
+    stats = variables["batch_stats"]
+    for _ in range(2):
+        x = (3 + 2 * rng.standard_normal((3, 5, 6, 4))).astype(np.float32)
+        dy = rng.standard_normal(x.shape).astype(np.float32)
+        seen = torch.tensor(channels_first(x), requires_grad=True)
+        expected = activate(theirs(seen))
+        theirs.zero_grad()
+        expected.backward(torch.tensor(channels_first(dy)))
+
+        def apply(params, x, stats=stats):
+            variables = {"params": params, "batch_stats": stats}
+            return module.apply(variables, x, TRAIN, mutable="batch_stats")
+
+        y, pull, updated = jax.vjp(apply, params, x, has_aux=True)
+        gradients, dx = pull(jnp.asarray(dy))
+        stats = updated["batch_stats"]
+        close(channels_first(np.asarray(y)), expected)
+        close(channels_first(np.asarray(dx)), seen.grad)
+        close(gradients["scale"], theirs.weight.grad, atol=1e-4)
+        close(gradients["bias"], theirs.bias.grad, atol=1e-4)
+    close(stats["mean"], theirs.running_mean)
+    close(stats["var"], theirs.running_var)
+    y = module.apply({"params": params, "batch_stats": stats}, x, layers.INFERENCE)
+    close(channels_first(np.asarray(y)), activate(theirs.eval()(torch.tensor(channels_first(x)))))
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", ["image", "time"])
+def test_max_pooling_and_its_gradient_equal_torchs(name, rng, torch):
+    """Rounded values have ties, of which PyTorch gives the gradient to the first."""
+    if name == "image":
+        ours, theirs, shape = ops.max_pool3x3_stride2, torch.nn.MaxPool2d(3, 2, 1), (2, 8, 10, 3)
+    else:
+        ours, theirs, shape = ops.max_pool_time, torch.nn.MaxPool1d(2, 1), (2, 9, 3)
+    x = rng.integers(0, 4, shape).astype(np.float32)
+    y, pull = jax.vjp(ours, x)
+    dy = rng.standard_normal(y.shape).astype(np.float32)
+    seen = torch.tensor(channels_first(x), requires_grad=True)
+    expected = theirs(seen)
+    expected.backward(torch.tensor(channels_first(dy)))
+    close(channels_first(np.asarray(y)), expected, rtol=0, atol=0)
+    close(channels_first(np.asarray(pull(jnp.asarray(dy))[0])), seen.grad, atol=1e-6)
+
+
+@pytest.mark.torch
+def test_layer_norm_and_gelu_equal_torchs(rng, torch):
+    x = (5 + rng.standard_normal((2, 7, 16))).astype(np.float32)
+    y = layers.layer_norm().init_with_output(jax.random.key(0), x)[0]
+    close(y, torch.nn.LayerNorm(16)(torch.tensor(x)))
+    close(jax.nn.gelu(x, approximate=False), torch.nn.functional.gelu(torch.tensor(x)))
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_initial_weights_are_uniform_within_pytorchs_bound(name):
+    module, options, _, _, _, shape = CONVOLUTIONS[name]
+    options = {**options, "features": 400} if "features" in options else options
+    x = jnp.zeros((*shape[:-1], 64))
+    params = module(**options).init(jax.random.key(0), x)["params"]
+    kernel = params["kernel"]
+    depthwise = module is layers.DepthwiseConv
+    bound = (9 if depthwise else kernel.size / kernel.shape[-1]) ** -0.5
+    for weights in params.values():
+        assert 0.95 * bound < np.abs(weights).max() <= bound
+        assert np.std(weights) == pytest.approx(bound / 3**0.5, rel=0.15)
+        assert abs(np.mean(weights)) < 0.2 * bound
