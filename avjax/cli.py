@@ -1,6 +1,7 @@
 """What every command line of avjax shares: flags without global state, one-line errors."""
 
 import errno
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -40,7 +41,7 @@ def run(
     logging.set_verbosity(logging.WARNING)
     try:
         define_flags(values)
-        positional = values(list(sys.argv if argv is None else argv))[1:]
+        positional = _parse(values, _underscored(sys.argv if argv is None else argv))
         if values.help:
             print(f"{usage}\n{values.main_module_help() or values.get_help()}".strip())
             return 0
@@ -56,6 +57,30 @@ def run(
         return _fail(f"{error.strerror}{where}; free space or choose another place", INPUT_STATUS)
     except KeyboardInterrupt:
         return _fail("interrupted; the same command again goes on from here", INTERRUPT_STATUS)
+
+
+def _parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
+    """Parses flags, those that change a config's values among them; returns the positional ones."""
+    try:
+        return values(argv)[1:]
+    except (AttributeError, KeyError) as error:  # what ConfigDict makes of an unknown key
+        key, *hint = re.findall(r"\w+(?:[ \w]+\w)?", str(error).replace("\\n", "\n"))
+        suffix = f" ({hint[0]} {hint[1]}?)" if len(hint) > 1 else ""
+        raise InputError(
+            f"unknown config key {key!r}{suffix}; the config file names those that exist"
+        ) from error
+
+
+def _underscored(argv: Sequence[str]) -> list[str]:
+    """Lets flags be written ``--num-frames``, too: absl knows only ``--num_frames``."""
+
+    def flag(argument: str) -> str:
+        if not argument.startswith("--"):
+            return argument
+        name, equals, value = argument.partition("=")
+        return "--" + name[2:].replace("-", "_") + equals + value
+
+    return [flag(argument) for argument in argv]
 
 
 def _fail(message: object, status: int) -> int:

@@ -209,31 +209,44 @@ def _card(job: Job, epoch: int, scores: dict[str, float]) -> ModelCard:
     )
 
 
-def _define_flags(values: flags.FlagValues) -> None:
+def _define_flags(argv: list[str], values: flags.FlagValues) -> None:
     config_flags.DEFINE_config_file(
         "config",
         None,
         "Configuration file; --config.key=value changes a value.",
         flag_values=values,
+        sys_argv=argv,
     )
     flags.DEFINE_string(
         "workdir", None, "Where the run is kept (default: runs/<config name>).", flag_values=values
     )
 
 
+def _config(values: flags.FlagValues) -> ConfigDict:
+    """The configuration with its changes."""
+    config = values.config
+    if config is None:
+        raise InputError("--config is missing; name a file such as configs/ia_softhard.py")
+    try:
+        return config.lock()  # a file that could not be read fails on first use
+    except OSError as error:
+        file = values["config"].config_filename
+        raise InputError(f"the config file {file} cannot be read; name one of configs/") from error
+
+
 def _job(values: flags.FlagValues, positional: list[str]) -> None:
     if positional:
         raise InputError(f"unexpected argument {positional[0]!r}; see --help")
-    if values.config is None:
-        raise InputError("--config is missing; name a file such as configs/ia_softhard.py")
-    workdir = Path(values.workdir or f"runs/{values.config.name}")
-    print(table(train(values.config, workdir)))
+    config = _config(values)
+    workdir = Path(values.workdir or f"runs/{config.name}")
+    print(table(train(config, workdir)))
     print(f"report: {workdir / 'report.html'}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
-    return cli.run(argv, _define_flags, _job, __doc__ or "")
+    argv = sys.argv if argv is None else argv
+    return cli.run(argv, functools.partial(_define_flags, argv), _job, __doc__ or "")
 
 
 if __name__ == "__main__":

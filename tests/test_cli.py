@@ -32,6 +32,16 @@ def test_job_gets_flags_and_positional_arguments():
     assert seen == [(3, ["a", "b"])]
 
 
+def test_flags_may_be_written_with_dashes():
+    def define(values):
+        flags.DEFINE_string("out_dir", "", "A folder.", flag_values=values)
+
+    seen = []
+    argv = ["program", "--out-dir=a-b", "left-alone"]
+    cli.run(argv, define, lambda values, rest: seen.append((values.out_dir, rest)))
+    assert seen == [("a-b", ["left-alone"])]
+
+
 def test_jobs_result_is_the_status():
     assert run(lambda values, rest: 1) == 1
 
