@@ -47,8 +47,9 @@ constraints:  ## Pin what a fresh install resolves to (constraints.txt).
 	rm -rf build/constraints
 	$(PYTHON) -m venv build/constraints
 	build/constraints/bin/python -m pip --disable-pip-version-check install --quiet '.[dev,serve]'
-	{ sed -n '/^#/p' constraints.txt; build/constraints/bin/python -m pip --disable-pip-version-check \
-	  freeze --exclude avjax | grep '=='; } > build/constraints.txt
+	{ sed -n '/^#/p; /;.*python_version/p' constraints.txt; \
+	  build/constraints/bin/python -m pip --disable-pip-version-check freeze --exclude avjax \
+	  | grep '=='; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 
 clean:  ## Remove the environment, the demo and what tools left behind.
