@@ -7,8 +7,9 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # Its wheel carries the face detector's weights; its dependencies (gigabytes) are not needed.
 FACE_WEIGHTS := --no-deps facenet-pytorch==2.5.3
-# Small frames, so that the demo trains in minutes on a CPU.
-DEMO_FRAMES := --num_frames 8 --image_size 64
+# Few clips of few, small frames, so that the demo takes minutes on two cores.
+DEMO_CLIPS := --clips_per_emotion 4
+DEMO_FRAMES := --num_frames 6 --image_size 64
 CODE := avjax configs tests tools
 
 .DEFAULT_GOAL := help
@@ -27,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup  ## Generate clips, prepare, train, evaluate; goes on where it was stopped.
-	$(BIN)/python tools/make_demo_clips.py --out data/demo_clips
+	$(BIN)/python tools/make_demo_clips.py --out data/demo_clips $(DEMO_CLIPS)
 	$(BIN)/python -m avjax.prepare --source data/demo_clips --out data/demo $(DEMO_FRAMES)
 	$(BIN)/python -m avjax.train --config configs/demo.py --workdir runs/demo
 
