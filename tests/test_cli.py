@@ -6,6 +6,7 @@ import signal
 
 import pytest
 from absl import flags
+from ml_collections import config_flags
 
 from avjax import cli
 from avjax.errors import InputError
@@ -73,6 +74,32 @@ def test_errors_are_one_line(error, status, message, capsys):
 def test_flags_that_cannot_be_parsed(argument, capsys):
     assert run(lambda values, rest: None, argument) == 2
     assert argument.split("=")[0].strip("-") in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("batch_siz", "unknown config key 'batch_siz' (Did you mean batch_size?)"),
+        ("model.zzz", "unknown config key 'zzz';"),
+    ],
+)
+def test_unknown_config_keys_are_named_in_one_line(key, message, tmp_path, capsys, monkeypatch):
+    file = tmp_path / "small.py"
+    file.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config(): return ConfigDict({'batch_size': 8, 'model': {'heads': 1}})\n"
+    )
+
+    def define(values):
+        config_flags.DEFINE_config_file("config", flag_values=values)
+
+    argv = ["program", f"--config={file}", f"--config.{key}=1"]
+    monkeypatch.setattr("sys.argv", argv)  # where config flags look for their values
+    assert cli.run(argv, define, fails(AssertionError("the job ran"))) == 1
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("error", [ValueError("bug"), OSError(errno.ENOENT, "gone")])
