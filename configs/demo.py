@@ -8,6 +8,6 @@ def get_config():
     config = common.get_config("demo")
     config.data.dir = "data/demo"
     config.data.fold = "train: actor=1-8; validation: actor=9,10; test: actor=11,12"
-    config.num_epochs = 30
-    config.optimizer.milestones = (20, 26)
+    config.num_epochs = 24
+    config.optimizer.milestones = (16, 21)
     return config
