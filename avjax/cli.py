@@ -80,7 +80,8 @@ def _underscored(argv: Sequence[str]) -> list[str]:
         name, equals, value = argument.partition("=")
         return "--" + name[2:].replace("-", "_") + equals + value
 
-    return [flag(argument) for argument in argv]
+    end = list(argv).index("--") if "--" in argv else len(argv)
+    return [*map(flag, argv[:end]), *argv[end:]]
 
 
 def _fail(message: object, status: int) -> int:

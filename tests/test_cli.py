@@ -38,9 +38,9 @@ def test_flags_may_be_written_with_dashes():
         flags.DEFINE_string("out_dir", "", "A folder.", flag_values=values)
 
     seen = []
-    argv = ["program", "--out-dir=a-b", "left-alone"]
+    argv = ["program", "--out-dir=a-b", "left-alone", "--", "--a-file"]
     cli.run(argv, define, lambda values, rest: seen.append((values.out_dir, rest)))
-    assert seen == [("a-b", ["left-alone"])]
+    assert seen == [("a-b", ["left-alone", "--a-file"])]
 
 
 def test_jobs_result_is_the_status():
