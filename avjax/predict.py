@@ -17,6 +17,8 @@ from jaxtyping import Array, Bool, Float, UInt8
 from avjax import cli
 from avjax.checkpoints import ModelCard, load_model
 from avjax.data.clip import Detector, PreparedClip, prepare_clip
+from avjax.data.faces import default_detector
+from avjax.data.media import SOUND_SUFFIXES
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet, build_network
 from avjax.training.augment import normalise
@@ -122,7 +124,9 @@ class Model:
         )
 
     def predict(self, path: str | Path) -> Prediction:
-        """The emotion in a raw video with its sound track, prepared as the training clips were.
+        """The emotion in a raw video with its sound track, or in a sound file alone.
+
+        It is prepared as the training clips were.
 
         A clip without sound, or without a face, is judged by the other alone.
 
@@ -157,7 +161,7 @@ class Model:
 
     def _prepare(self, path: Path) -> PreparedClip:
         return prepare_clip(
-            path,
+            None if path.suffix.lower() in SOUND_SUFFIXES else path,
             path,
             profile=self.card.profile,
             num_frames=self.card.num_frames,
@@ -167,11 +171,7 @@ class Model:
 
     @functools.cached_property
     def _find_faces(self) -> Detector:
-        if self._detector is not None:
-            return self._detector
-        from avjax.data.faces import COARSE_MIN_FACE_SIZE, FaceDetector
-
-        return FaceDetector(coarse_min_face_size=COARSE_MIN_FACE_SIZE)
+        return default_detector() if self._detector is None else self._detector
 
 
 @functools.partial(jax.jit, static_argnames=("net", "profile"))

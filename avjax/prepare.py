@@ -20,7 +20,7 @@ from absl import flags
 from tqdm import tqdm
 
 from avjax import cli
-from avjax.data import media, sources
+from avjax.data import faces, media, sources
 from avjax.data.clip import Detector, PreparedClip, check_profile, prepare_clip
 from avjax.data.contact_sheet import MAX_CLIPS, write_contact_sheet
 from avjax.data.ravdess import EMOTIONS
@@ -92,7 +92,7 @@ def prepare(
         return _check_complete(out, settings, found)
     stage = _Stage(out.with_name(out.name + ".partial"), settings)
     todo = [clip for clip in found if not stage.has(clip)]
-    detector = (make_detector or _default_detector)() if todo and import_crops is None else None
+    detector = (make_detector or faces.default_detector)() if todo and import_crops is None else None
     for clip in tqdm(todo, unit="clip", desc="preparing"):
         try:
             prepared = _prepare_source(clip, settings, detector)
@@ -110,12 +110,6 @@ def prepare(
     summary = Summary(len(done), skipped, faceless, prepared_now, seconds)
     _publish(stage, done, settings, summary, out)
     return summary
-
-
-def _default_detector() -> Detector:
-    from avjax.data.faces import COARSE_MIN_FACE_SIZE, FaceDetector
-
-    return FaceDetector(coarse_min_face_size=COARSE_MIN_FACE_SIZE)
 
 
 def _prepare_source(

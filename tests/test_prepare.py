@@ -67,7 +67,7 @@ def cli(monkeypatch, capsys):
     """Runs the command line with a stand-in detector: status, standard output, errors."""
 
     def run(*arguments, detector=SeesLight):
-        monkeypatch.setattr(command, "_default_detector", detector)
+        monkeypatch.setattr(command.faces, "default_detector", detector)
         status = main(["prepare", *map(str, arguments)])
         captured = capsys.readouterr()
         errors = [line for line in captured.err.splitlines() if line.startswith("error:")]

@@ -13,6 +13,7 @@ __all__ = [
     "COARSE_MIN_FACE_SIZE",
     "FaceDetector",
     "NoFaceError",
+    "default_detector",
     "fixed_crops",
     "reference_crops",
 ]
@@ -22,6 +23,15 @@ Boxes = Sequence[Float[np.ndarray, "4"] | None]
 
 class NoFaceError(InputError):
     """No frame of the clip shows a face."""
+
+
+def default_detector() -> FaceDetector:
+    """The detector of `avjax.prepare` and `avjax.predict`: large faces first, then any.
+
+    Raises:
+      InputError: the detector's weights are not installed.
+    """
+    return FaceDetector(coarse_min_face_size=COARSE_MIN_FACE_SIZE)
 
 
 def reference_crops(
