@@ -92,7 +92,8 @@ def prepare(
         return _check_complete(out, settings, found)
     stage = _Stage(out.with_name(out.name + ".partial"), settings)
     todo = [clip for clip in found if not stage.has(clip)]
-    detector = (make_detector or faces.default_detector)() if todo and import_crops is None else None
+    raw = import_crops is None
+    detector = (make_detector or faces.default_detector)() if todo and raw else None
     for clip in tqdm(todo, unit="clip", desc="preparing"):
         try:
             prepared = _prepare_source(clip, settings, detector)
