@@ -21,7 +21,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("actors", 12, "Number of actors, at most 24.", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Seed of all randomness.", 0, flag_values=values)
     flags.DEFINE_integer(
-        "clips_per_emotion", 6, "Clips of an actor and emotion, at most 8.", flag_values=values
+        "clips_per_emotion", 4, "Clips of an actor and emotion, at most 8.", flag_values=values
     )
     flags.DEFINE_integer(
         "processes", os.cpu_count() or 1, "Processes to share the work.", 1, flag_values=values
