@@ -16,6 +16,8 @@ os.environ.setdefault(
 os.environ.setdefault("MPLBACKEND", "agg")
 
 ROOT = Path(__file__).resolve().parent.parent
+# What one test compiled serves the others, in both processes and in the next run.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
 
 
 @pytest.fixture(scope="session")
