@@ -114,10 +114,7 @@ def read_model(path: str | Path) -> tuple[dict[str, Any], ModelCard]:
 def _model_directory(path: Path) -> Path:
     """Where the model of a workdir or of a converted checkpoint lies."""
     if path.is_file():
-        raise InputError(
-            f"{path} is a file; {_NAME_A_MODEL}, and convert a PyTorch file first with "
-            "tools/convert_efficientface.py"
-        )
+        raise InputError(f"{path} is a file; {_NAME_A_MODEL}")
     if not path.is_dir():
         raise InputError(f"there is no checkpoint at {path}; {_NAME_A_MODEL}")
     is_run = (path / CONFIG_FILE).exists()

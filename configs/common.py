@@ -21,7 +21,7 @@ def get_config(name: str, *, fusion: str = "ia", mask: str = "softhard") -> Conf
     config.model.kind = "audio_visual"
     config.model.fusion = fusion
     config.model.num_heads = 1
-    config.model.pretrained = ""  # a converted checkpoint to start from
+    config.model.pretrained = ""  # a run or model directory to start from
 
     config.mask = mask
     config.augment = True  # flip and rotate the frames
