@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
@@ -15,6 +16,12 @@ from avjax.training.augment import augment, normalise
 from avjax.training.modality_dropout import enlarge
 
 Batch = dict[str, Array]
+
+# NumPy's, so that importing this module touches no device.
+_SMALLEST_INPUTS = (
+    np.zeros((1, 20, 10), np.float32),
+    np.zeros((1, 1, MIN_SIZE, MIN_SIZE, 3), np.float32),
+)
 
 
 @flax.struct.dataclass
@@ -57,10 +64,14 @@ class Recipe(NamedTuple):
 
 def init_variables(net: nn.Module, key: Array) -> dict[str, Any]:
     """Fresh parameters and statistics; their shapes depend on no input's size."""
-    mfcc, frames = jnp.zeros((1, 20, 10)), jnp.zeros((1, 1, MIN_SIZE, MIN_SIZE, 3))
     # Runs once, on a few random draws a parameter: optimizing it would take longer than start-up.
     quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(net.init, compiler_options=quickly)(key, mfcc, frames)
+    return jax.jit(net.init, compiler_options=quickly)(key, *_SMALLEST_INPUTS)
+
+
+def variable_shapes(net: nn.Module) -> dict[str, Any]:
+    """Shapes and types of a network's variables, as `jax.ShapeDtypeStruct`."""
+    return jax.eval_shape(net.init, jax.random.key(0), *_SMALLEST_INPUTS)
 
 
 def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:

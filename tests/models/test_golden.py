@@ -12,7 +12,7 @@ from avjax.models.audio_visual import AudioVisualNet, trained_parameters
 from avjax.models.layers import INFERENCE
 from avjax.training import metrics, modality_dropout
 from avjax.training.optimizer import sgd
-from avjax.training.step import create_state, init_variables
+from avjax.training.step import create_state, variable_shapes
 from avjax.weights.audio_visual import audio_visual_layers
 from avjax.weights.rules import to_flax, to_torch
 from avjax.weights.torch_file import load_torch_file
@@ -38,7 +38,7 @@ def golden_inputs(seed, count, steps=156):
 
 def golden_network(path: Path, fusion, num_heads=1):
     net = AudioVisualNet(fusion=fusion, num_heads=num_heads)
-    shapes = jax.eval_shape(lambda: init_variables(net, jax.random.key(0)))
+    shapes = variable_shapes(net)
     variables = to_flax(load_torch_file(path), audio_visual_layers(fusion), shapes, str(path))
     return net, jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), variables)
 
