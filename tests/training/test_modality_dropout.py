@@ -18,6 +18,8 @@ RNG = np.random.default_rng(0)
 MFCC = jnp.asarray(RNG.standard_normal((3, 16, 10)), jnp.float32)
 FRAMES = jnp.asarray(RNG.random((3, 2, 64, 64, 3)), jnp.float32)
 WEIGHT = jnp.array([1.0, 1.0, 0.0])
+# The tests' hurried compiler rounds the same Gaussian draws otherwise in two programs.
+OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 
 
 def spelled(mask, key=None):
@@ -120,7 +122,8 @@ def test_distinct_inputs_once_train_as_the_enlarged_batch_does(fusion, mask):
         for deduplicate in (True, False):
             recipe = Recipe(mask, "reference", True, deduplicate)
             step = jax.jit(
-                functools.partial(train_step, net=net, optimizer=optimizer, recipe=recipe)
+                functools.partial(train_step, net=net, optimizer=optimizer, recipe=recipe),
+                compiler_options=OPTIMIZED,
             )
             state, sums = step(create_state(variables, optimizer), inputs, jax.random.key(2))
             gradients = jax.tree.map(lambda a, b: a - b, variables["params"], state.params)
