@@ -36,7 +36,8 @@ def run(
 
     Returns:
       0 on success, 1 for an `InputError` or a full disk, 2 for flags that cannot be parsed,
-      130 when interrupted, 141 when nobody reads the output any more. Any other exception is a bug and propagates with its traceback.
+      130 when interrupted, 141 when nobody reads the output any more. Any other exception is a
+      bug and propagates with its traceback.
     """
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)

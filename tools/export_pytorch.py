@@ -13,7 +13,7 @@ from typing import Any
 from absl import flags
 
 from avjax import cli
-from avjax.checkpoints import ModelCard, load_model
+from avjax.checkpoints import load_model
 from avjax.errors import InputError
 from avjax.weights.audio_visual import audio_visual_layers
 from avjax.weights.rules import to_torch
@@ -21,8 +21,8 @@ from avjax.weights.rules import to_torch
 ARCHITECTURE = "multimodalcnn"  # what the reference's main.py expects to find in a checkpoint
 
 
-def state_dict(variables: dict[str, Any], card: ModelCard) -> dict[str, Any]:
-    """The model's tensors under the reference's names, as torch tensors on the CPU.
+def tensors(variables: dict[str, Any], fusion: str) -> dict[str, Any]:
+    """A model's state_dict under the reference's names, as torch tensors on the CPU.
 
     Raises:
       InputError: PyTorch is not installed.
@@ -33,7 +33,7 @@ def state_dict(variables: dict[str, Any], card: ModelCard) -> dict[str, Any]:
         raise InputError(
             "exporting needs PyTorch to write its format; install it: pip install torch"
         ) from error
-    arrays = to_torch(variables, audio_visual_layers(card.network["fusion"]))
+    arrays = to_torch(variables, audio_visual_layers(fusion))
     # A copy: torch wants arrays that may be written to.
     return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
@@ -66,7 +66,7 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
     if out.is_dir() or not out.parent.is_dir():
         raise InputError(f"cannot write {out}; name a file in a folder that exists")
     variables, card = load_model(source)
-    content = state_dict(variables, card)
+    content = tensors(variables, card.network["fusion"])
     if values.checkpoint:
         content = {
             "epoch": card.epoch,

@@ -107,7 +107,7 @@ def train_step(
     Returns:
       The next state and the enlarged batch's metric sums over all devices.
     """
-    augment_key, mask_key = jax.random.split(jax.random.fold_in(key, state.step))
+    augment_key, mask_key = step_keys(key, state.step)
     mfcc, frames = network_inputs(batch, recipe, augment_key, axis_name)
     enlarged = enlarge(
         recipe.mask,
@@ -122,6 +122,12 @@ def train_step(
         state, enlarged, batch["label"], axis_name, net=net
     )
     return update(state, gradients, batch_stats, optimizer), sums
+
+
+def step_keys(key: Array, step: Int[Array, ""]) -> tuple[Array, Array]:
+    """Keys of one step, for augmentation and for modality dropout."""
+    augment_key, mask_key = jax.random.split(jax.random.fold_in(key, step))
+    return augment_key, mask_key
 
 
 def loss_gradients(
