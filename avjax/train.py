@@ -222,7 +222,8 @@ def _card(job: Job, epoch: int, scores: dict[str, float]) -> ModelCard:
     )
 
 
-def _define_flags(argv: list[str], values: flags.FlagValues) -> None:
+def define_config_flags(argv: list[str], values: flags.FlagValues) -> None:
+    """Defines ``--config`` with its changes, and ``--workdir``."""
     config_flags.DEFINE_config_file(
         "config",
         None,
@@ -235,8 +236,12 @@ def _define_flags(argv: list[str], values: flags.FlagValues) -> None:
     )
 
 
-def _config(values: flags.FlagValues) -> ConfigDict:
-    """The configuration with its changes."""
+def read_config_flag(values: flags.FlagValues) -> ConfigDict:
+    """The configuration with its changes.
+
+    Raises:
+      InputError: none is named, or the file cannot be read.
+    """
     config = values.config
     if config is None:
         raise InputError("--config is missing; name a file such as configs/ia_softhard.py")
@@ -250,7 +255,7 @@ def _config(values: flags.FlagValues) -> ConfigDict:
 def _job(values: flags.FlagValues, positional: list[str]) -> None:
     if positional:
         raise InputError(f"unexpected argument {positional[0]!r}; see --help")
-    config = _config(values)
+    config = read_config_flag(values)
     workdir = Path(values.workdir or f"runs/{config.name}")
     print(table(train(config, workdir)))
     print(f"report: {workdir / 'report.html'}")
@@ -259,7 +264,7 @@ def _job(values: flags.FlagValues, positional: list[str]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
     argv = sys.argv if argv is None else argv
-    return cli.run(argv, functools.partial(_define_flags, argv), _job, __doc__ or "")
+    return cli.run(argv, functools.partial(define_config_flags, argv), _job, __doc__ or "")
 
 
 if __name__ == "__main__":
