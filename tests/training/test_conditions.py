@@ -110,11 +110,14 @@ def test_a_network_of_one_stream_has_its_own_conditions(net, batch):
     shown = batch if stream == "video" else {**batch, "frames": batch["frames"][:, :0]}
     found = step(variables, shown, KEY, net=net, profile="reference")
     other = {"audio": "video", "video": "audio"}[stream]
-    assert list(found) == [f"{stream}_only/zeros", f"{other}_only/addnoise"]
+    names = conditions.conditions_of(net)
+    assert names == (f"{stream}_only/zeros", f"{other}_only/addnoise")
+    assert found.keys() == set(names)
     mfcc, frames = batch["mfcc"], batch["frames"].astype(np.float32) / 255
     noises = map(np.asarray, gaussian_inputs(clip_keys(KEY, batch["clip_key"]), mfcc, frames))
     disturbed = [added_noise(x, n, 2) for x, n in zip((mfcc, frames), noises, strict=True)]
-    for inputs, scored in zip(((mfcc, frames), disturbed), found.values(), strict=True):
+    for inputs, name in zip(((mfcc, frames), disturbed), names, strict=True):
+        scored = found[name]
         logits = jax.jit(net.apply)(variables, *inputs)[:2]
         np.testing.assert_array_equal(scored.called[:2], logits.argmax(-1))
         loss = -jax.nn.log_softmax(logits)[jnp.arange(2), batch["label"][:2]].sum()
