@@ -24,7 +24,7 @@ from absl import flags
 from avjax import cli
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet, trained_parameters
-from avjax.training.modality_dropout import draw, enlarge_with
+from avjax.training.modality_dropout import Present, draw, enlarge_with
 from avjax.training.optimizer import sgd
 from avjax.training.step import (
     Recipe,
@@ -69,7 +69,8 @@ def compare_evaluation(fusion: str, heads: int, seed: int) -> Iterator[Row]:
         yield Row(what, golden.deviation(apply(variables, mfcc, frames), expected), 1e-12)
         single = jax.tree.map(np.float32, (variables, mfcc, frames))
         yield Row(f"{what}, float32", golden.deviation(apply(*single), expected), 1e-4)
-    peer.load({n: x.numpy() for n, x in export_pytorch.tensors(variables, fusion).items()})
+    network = {"kind": "audio_visual", "fusion": fusion}
+    peer.load({n: x.numpy() for n, x in export_pytorch.tensors(variables, network).items()})
     yield Row(f"{what}, exported", golden.deviation(peer.logits(batch), expected), 0.0)
 
 
@@ -103,7 +104,7 @@ def compare_training(fusion: str, mask: str, seed: int) -> Iterator[Row]:
         augment_key, mask_key = step_keys(key, state.step)
         network = network_inputs(batch, recipe, augment_key, None)
         draws = draw(mask, mask_key, *network)
-        enlarged = enlarge_with(mask, draws, *network, batch["weight"])
+        enlarged = enlarge_with(mask, draws, *network, Present(*[batch["weight"]] * 3))
         gradients, _, _ = loss_gradients(state, enlarged, batch["label"], net=net)
         whole = functools.partial(train_step, net=net, optimizer=optimizer, recipe=recipe)
         return gradients, draws, *whole(state, batch, key)
