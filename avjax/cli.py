@@ -1,6 +1,7 @@
 """What every command line of avjax shares: flags without global state, one-line errors."""
 
 import errno
+import os
 import re
 import signal
 import sys
@@ -15,6 +16,7 @@ from avjax.errors import InputError
 USAGE_STATUS = 2
 INPUT_STATUS = 1
 INTERRUPT_STATUS = 130
+BROKEN_PIPE_STATUS = 141  # as shells report it
 
 
 def run(
@@ -34,7 +36,8 @@ def run(
 
     Returns:
       0 on success, 1 for an `InputError` or a full disk, 2 for flags that cannot be parsed,
-      130 when interrupted. Any other exception is a bug and propagates with its traceback.
+      130 when interrupted, 141 when nobody reads the output any more. Any other exception is a
+      bug and propagates with its traceback.
     """
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
@@ -50,6 +53,9 @@ def run(
         return _fail(error, USAGE_STATUS)
     except InputError as error:
         return _fail(error, INPUT_STATUS)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE_STATUS
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise

@@ -168,10 +168,11 @@ class Model:
         present = {"audio": clip.has_audio, "video": clip.has_video}
         missing = tuple(stream for stream in streams if not present[stream])
         if missing == streams:
-            lack = {
+            single: dict[tuple[str, ...], str] = {
                 ("audio",): "no sound, and the model judges by nothing else",
                 ("video",): "no face, and the model judges by nothing else",
-            }.get(streams, "neither sound nor a face")
+            }
+            lack = single.get(streams, "neither sound nor a face")
             raise InputError(f"{name} has {lack}; choose another clip")
         logits = self.logits(
             clip.mfcc[None],

@@ -11,6 +11,7 @@ for m equal rows of an enlarged batch, and one of 0 is padding that must not be 
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +25,8 @@ _ACCUMULATOR_FLOATS = 1 << 15
 # ----------------------------------------------------------------------------- batch normalisation
 
 
-def total(x: Array, axis_name: str | None) -> Array:
-    """Sums ``x`` over the devices of ``axis_name``; the identity without one."""
+def total(x: Any, axis_name: str | None) -> Any:
+    """Sums arrays over the devices of ``axis_name``; the identity without one."""
     return x if axis_name is None else lax.psum(x, axis_name)
 
 

@@ -82,18 +82,46 @@ def enlarge(
       axis_name: mapped device axis, or None.
       deduplicate: False computes every repeated input anew: slower, for comparison.
     """
+    draws = draw(mask, key, mfcc, frames, axis_name)
+    enlarged = enlarge_with(mask, draws, mfcc, frames, weight, has_audio, has_video)
+    return enlarged if deduplicate else spell_out(enlarged)
+
+
+def draw(
+    mask: str, key: Array, mfcc: Array, frames: Array, axis_name: str | None = None
+) -> tuple[Array, ...]:
+    """What is random in an enlarged batch.
+
+    Returns:
+      For `softhard` the coefficients ``[b]``, for `noise` audio and frames of noise, in the shapes
+      of ``mfcc`` and ``frames``; nothing for `nodropout`.
+    """
     check_mask(mask)
+    if mask == "nodropout":
+        return ()
+    keys = row_keys(key, mfcc.shape[0], axis_name)
+    if mask == "softhard":
+        return (softhard_coefficients(keys),)
+    return gaussian_inputs(keys, mfcc, frames)
+
+
+def enlarge_with(
+    mask: str,
+    draws: tuple[Array, ...],
+    mfcc: Array,
+    frames: Array,
+    weight: Float[Array, "b"],
+    has_audio: Bool[Array, "b"] | bool = True,
+    has_video: Bool[Array, "b"] | bool = True,
+) -> Enlarged:
+    """The enlarged batch's distinct inputs, from what `draw` returned; see `enlarge`."""
     present = Present(weight, weight * has_audio, weight * has_video)
     if mask == "softhard":
-        coefficients = softhard_coefficients(row_keys(key, mfcc.shape[0], axis_name))
-        enlarged = _softhard(coefficients, mfcc, frames, present)
-    elif mask == "noise":
-        noise_keys = row_keys(key, mfcc.shape[0], axis_name)
-        enlarged = _noise(*gaussian_inputs(noise_keys, mfcc, frames), mfcc, frames, present)
-    else:
-        rows = np.arange(mfcc.shape[0])
-        enlarged = Enlarged(mfcc, frames, Pairing(rows, rows, weight, weight, None, weight), 1)
-    return enlarged if deduplicate else spell_out(enlarged)
+        return _softhard(draws[0], mfcc, frames, present)
+    if mask == "noise":
+        return _noise(draws[0], draws[1], mfcc, frames, present)
+    rows = np.arange(mfcc.shape[0])
+    return Enlarged(mfcc, frames, Pairing(rows, rows, weight, weight, None, weight), 1)
 
 
 def softhard_coefficients(keys: Array) -> Float[Array, "b"]:

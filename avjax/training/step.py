@@ -11,9 +11,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from avjax.models.efficientface import MIN_SIZE
+from avjax.models.ops import total
 from avjax.training import metrics
 from avjax.training.augment import augment, normalise
-from avjax.training.modality_dropout import enlarge
+from avjax.training.modality_dropout import Enlarged, enlarge
 
 Batch = dict[str, Array]
 
@@ -106,7 +107,7 @@ def train_step(
     Returns:
       The next state and the enlarged batch's metric sums over all devices.
     """
-    augment_key, mask_key = jax.random.split(jax.random.fold_in(key, state.step))
+    augment_key, mask_key = step_keys(key, state.step)
     mfcc, frames = network_inputs(batch, recipe, augment_key, axis_name)
     enlarged = enlarge(
         recipe.mask,
@@ -119,7 +120,28 @@ def train_step(
         axis_name=axis_name,
         deduplicate=recipe.deduplicate,
     )
-    labels = jnp.tile(batch["label"], enlarged.copies)
+    gradients, batch_stats, sums = loss_gradients(
+        state, enlarged, batch["label"], axis_name, net=net
+    )
+    return update(state, gradients, batch_stats, optimizer), sums
+
+
+def step_keys(key: Array, step: Int[Array, ""]) -> tuple[Array, Array]:
+    """Keys of one step, for augmentation and for modality dropout."""
+    augment_key, mask_key = jax.random.split(jax.random.fold_in(key, step))
+    return augment_key, mask_key
+
+
+def loss_gradients(
+    state: TrainState,
+    enlarged: Enlarged,
+    label: Int[Array, "b"],
+    axis_name: str | None = None,
+    *,
+    net: nn.Module,
+) -> tuple[Any, Any, metrics.Sums]:
+    """Gradients of the enlarged batch's mean loss, new running statistics and metric sums."""
+    labels = jnp.tile(label, enlarged.copies)
 
     def mean_loss(params):
         logits, updated = net.apply(
@@ -132,13 +154,20 @@ def train_step(
             mutable="batch_stats",
         )
         sums = metrics.sums(logits, labels, enlarged.pairing.pair_weight)
-        return sums.loss / _total(sums.count, axis_name), (sums, updated["batch_stats"])
+        return sums.loss / total(sums.count, axis_name), (sums, updated["batch_stats"])
 
     gradients, (sums, batch_stats) = jax.grad(mean_loss, has_aux=True)(state.params)
-    gradients, sums = _total((gradients, sums), axis_name)
+    gradients, sums = total((gradients, sums), axis_name)
+    return gradients, batch_stats, sums
+
+
+def update(
+    state: TrainState, gradients: Any, batch_stats: Any, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """The next state."""
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, batch_stats, opt_state), sums
+    return TrainState(state.step + 1, params, batch_stats, opt_state)
 
 
 def network_inputs(
@@ -158,7 +187,3 @@ def present_streams(mfcc: Array, frames: Array, batch: Batch) -> tuple[Array, Ar
     has_audio = batch["has_audio"][:, None, None]
     has_video = batch["has_video"][:, None, None, None, None]
     return jnp.where(has_audio, mfcc, 0), jnp.where(has_video, frames, 0)
-
-
-def _total(tree: Any, axis_name: str | None) -> Any:
-    return tree if axis_name is None else jax.lax.psum(tree, axis_name)

@@ -70,12 +70,17 @@ KINDS: dict[str, tuple[Leaf, ...]] = {
 COUNTER = "num_batches_tracked"  # PyTorch's own count; momentum is fixed, so nothing reads it
 
 
-def _leaves(layers: Sequence[Layer]) -> Iterator[tuple[str, Path, Leaf]]:
+def leaves(layers: Sequence[Layer]) -> Iterator[tuple[str, Path, Leaf]]:
     """Yields (PyTorch key, Flax path with collection, leaf) of every tensor."""
     for layer in layers:
         for leaf in KINDS[layer.kind]:
             path = (leaf.collection, *layer.path, leaf.flax_name)
             yield f"{layer.torch_name}.{leaf.torch_suffix}", path, leaf
+
+
+def counters(layers: Sequence[Layer]) -> list[str]:
+    """Names of the tensors that PyTorch keeps and nothing reads, one for each BatchNorm."""
+    return [f"{layer.torch_name}.{COUNTER}" for layer in layers if layer.kind == "batch_norm"]
 
 
 def to_flax(
@@ -95,10 +100,10 @@ def to_flax(
     Raises:
       InputError: lists every missing, unexpected and mis-shaped tensor.
     """
-    remaining = {key for key in state_dict if key.rpartition(".")[2] != COUNTER}
+    remaining = set(state_dict) - set(counters(layers))
     variables: dict[str, Any] = {}
     faults = []
-    for key, path, leaf in _leaves(layers):
+    for key, path, leaf in leaves(layers):
         if key not in state_dict:
             faults.append(f"missing {key}")
             continue
@@ -119,12 +124,10 @@ def to_flax(
 def to_torch(variables: Mapping[str, Any], layers: Sequence[Layer]) -> dict[str, Array]:
     """Converts Flax variables into a complete state_dict of contiguous NumPy arrays."""
     state_dict: dict[str, Array] = {}
-    for key, path, leaf in _leaves(layers):
+    for key, path, leaf in leaves(layers):
         array = leaf.to_torch(np.asarray(_get(variables, path)))
         state_dict[key] = np.ascontiguousarray(array)
-        if leaf.torch_suffix == "running_var":
-            state_dict[f"{key.rpartition('.')[0]}.{COUNTER}"] = np.zeros((), np.int64)
-    return state_dict
+    return state_dict | {name: np.zeros((), np.int64) for name in counters(layers)}
 
 
 def _get(tree: Mapping[str, Any], path: Path) -> Any:

@@ -1,95 +1,27 @@
 """The reader of torch.save files, on files built here by hand and on files torch wrote."""
 
-import io
 import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from avjax.errors import InputError
-from avjax.weights.torch_file import LEGACY_MAGIC, LEGACY_PROTOCOL, load_torch_file
+from avjax.weights.torch_file import load_torch_file
+from tests.torch_files import Call, Name, Storage, tensor, write_legacy, write_zip
 
 WEIGHTS = np.arange(6, dtype=np.float32).reshape(2, 3)
 COUNTER = np.array([7], np.int64)
 
 
-class _Name:
-    """Pickled as the global ``module name``, without the module being there."""
-
-    def __init__(self, module: str, name: str):
-        self.module, self.name = module, name
-
-
-class _Call:
-    """Pickled as a call of a global."""
-
-    def __init__(self, function: _Name, *arguments):
-        self.function, self.arguments = function, arguments
-
-
-class _Pickler(pickle._Pickler):  # the Python one: its opcodes can be written by hand
-    """Writes what torch.save writes for tensors, given as (storage type, key, location) arrays."""
-
-    def save(self, obj, save_persistent_id=True):
-        if isinstance(obj, _Name):
-            self.write(pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode())
-        elif isinstance(obj, _Call):
-            self.save(obj.function)
-            self.save(obj.arguments)
-            self.write(pickle.REDUCE)
-        elif isinstance(obj, _Storage):
-            reference = ("storage", _Name("torch", obj.kind), obj.key, obj.location, obj.count)
-            self.save((*reference, None) if obj.legacy else reference)
-            self.write(pickle.BINPERSID)
-        else:
-            super().save(obj, save_persistent_id)
-
-
-class _Storage:
-    def __init__(self, kind, key, count, location="cpu", legacy=False):
-        self.kind, self.key, self.count = kind, key, count
-        self.location, self.legacy = location, legacy
-
-
-def dumps(obj) -> bytes:
-    buffer = io.BytesIO()
-    _Pickler(buffer, 2).dump(obj)
-    return buffer.getvalue()
-
-
-def tensor(storage, shape, strides, offset=0):
-    rebuild = _Name("torch._utils", "_rebuild_tensor_v2")
-    return _Call(rebuild, storage, offset, shape, strides, False, OrderedDict())
-
-
-def write_zip(path: Path, tree, storages: dict, **zip_options) -> Path:
-    with zipfile.ZipFile(path, "w", **zip_options) as archive:
-        archive.writestr("archive/data.pkl", dumps(tree))
-        archive.writestr("archive/byteorder", "little")
-        for key, array in storages.items():
-            archive.writestr(f"archive/data/{key}", array.tobytes())
-    return path
-
-
-def write_legacy(path: Path, tree, storages: dict) -> Path:
-    machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"int": 4}}
-    parts = [dumps(x) for x in (LEGACY_MAGIC, LEGACY_PROTOCOL, machine, tree, list(storages))]
-    for array in storages.values():
-        parts += [struct.pack("<q", array.size), array.tobytes()]
-    path.write_bytes(b"".join(parts))
-    return path
-
-
 def checkpoint(location="cpu", legacy=False):
     """A training checkpoint: a matrix, two more views of its storage, a count, settings."""
-    floats = _Storage("FloatStorage", "0", 6, location, legacy)
-    longs = _Storage("LongStorage", "1", 1, location, legacy)
-    parameter = _Call(
-        _Name("torch._utils", "_rebuild_parameter"), tensor(floats, (2, 3), (3, 1)), True, None
+    floats = Storage("FloatStorage", "0", 6, location, legacy)
+    longs = Storage("LongStorage", "1", 1, location, legacy)
+    parameter = Call(
+        Name("torch._utils", "_rebuild_parameter"), tensor(floats, (2, 3), (3, 1)), True, None
     )
     state_dict = OrderedDict(
         weight=parameter,
@@ -132,7 +64,7 @@ def test_element_types(tmp_path):
         "CharStorage": np.array([-5], np.int8),
     }
     tree = {
-        kind: tensor(_Storage(kind, kind, len(array)), (len(array),), (1,))
+        kind: tensor(Storage(kind, kind, len(array)), (len(array),), (1,))
         for kind, array in stored.items()
     }
     loaded = load_torch_file(write_zip(tmp_path / "types.pt", tree, stored))
@@ -146,9 +78,9 @@ def test_element_types(tmp_path):
 @pytest.mark.parametrize("package", ["numpy.core", "numpy._core"])
 def test_numpy_numbers_become_plain(tmp_path, package):
     """A schedule computed with NumPy leaves such a learning rate in the optimizer's state."""
-    dtype = _Call(_Name("numpy", "dtype"), "f8", False, True)
-    data = _Call(_Name("_codecs", "encode"), np.float64(0.04).tobytes().decode("latin1"), "latin1")
-    tree = {"lr": _Call(_Name(f"{package}.multiarray", "scalar"), dtype, data)}
+    dtype = Call(Name("numpy", "dtype"), "f8", False, True)
+    data = Call(Name("_codecs", "encode"), np.float64(0.04).tobytes().decode("latin1"), "latin1")
+    tree = {"lr": Call(Name(f"{package}.multiarray", "scalar"), dtype, data)}
     loaded = load_torch_file(write_zip(tmp_path / "lr.pth", tree, {}))
     assert loaded == {"lr": 0.04} and type(loaded["lr"]) is float
 
@@ -160,7 +92,7 @@ def test_numpy_numbers_become_plain(tmp_path, package):
 )
 def test_foreign_names_are_refused_by_name(tmp_path, legacy, module, name):
     marker = tmp_path / "ran"
-    tree = {"state_dict": _Call(_Name(module, name), f"touch {marker}")}
+    tree = {"state_dict": Call(Name(module, name), f"touch {marker}")}
     write = write_legacy if legacy else write_zip
     with pytest.raises(InputError, match=rf"evil\.pth.*{module}\.{name}"):
         load_torch_file(write(tmp_path / "evil.pth", tree, {}))
@@ -221,14 +153,14 @@ def test_absent_file_and_folder(tmp_path):
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
-        (tensor(_Storage("FloatStorage", "0", 1 << 40), (1,), (1,)), "larger than the file"),
-        (tensor(_Storage("FloatStorage", "0", 6), (7,), (1,)), "beyond its storage"),
-        (tensor(_Storage("FloatStorage", "0", 6), (2,), (1,), offset=5), "beyond its storage"),
-        (tensor(_Storage("FloatStorage", "0", 6), (2,), (-1,)), "impossible shape"),
-        (tensor(_Storage("FloatStorage", "9", 6), (2,), (1,)), "data/9 is missing"),
-        (tensor(_Storage("QInt8Storage", "0", 6), (2,), (1,)), "torch.QInt8Storage"),
-        (_Call(_Name("numpy", "dtype"), "O8", False, True), "type 'O8'"),
-        (_Call(_Name("_codecs", "encode"), "x", "zip"), "other than bytes"),
+        (tensor(Storage("FloatStorage", "0", 1 << 40), (1,), (1,)), "larger than the file"),
+        (tensor(Storage("FloatStorage", "0", 6), (7,), (1,)), "beyond its storage"),
+        (tensor(Storage("FloatStorage", "0", 6), (2,), (1,), offset=5), "beyond its storage"),
+        (tensor(Storage("FloatStorage", "0", 6), (2,), (-1,)), "impossible shape"),
+        (tensor(Storage("FloatStorage", "9", 6), (2,), (1,)), "data/9 is missing"),
+        (tensor(Storage("QInt8Storage", "0", 6), (2,), (1,)), "torch.QInt8Storage"),
+        (Call(Name("numpy", "dtype"), "O8", False, True), "type 'O8'"),
+        (Call(Name("_codecs", "encode"), "x", "zip"), "other than bytes"),
         ({(1, 2): 3}, "key is neither name nor number"),
     ],
 )
@@ -287,3 +219,16 @@ def test_equals_torch(tmp_path, new_format, torch):
             assert ours == theirs
 
     compare(loaded, tree)
+
+
+@pytest.mark.torch
+@pytest.mark.golden
+def test_equals_torch_on_every_golden_file(shared_dir, torch):
+    paths = sorted((shared_dir / "golden").glob("*.pth"))
+    assert len(paths) >= 5
+    for path in paths:
+        expected = torch.load(path, weights_only=True)
+        ours = load_torch_file(path)
+        assert list(ours) == list(expected)
+        for name, x in expected.items():
+            np.testing.assert_array_equal(ours[name], x.numpy(), err_msg=name, strict=True)

@@ -1,0 +1,67 @@
+"""From avjax back to PyTorch."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from avjax.conversion import convert
+from tests.test_conversion import whole_model
+from tests.torch_files import save
+from tools import convert_efficientface, export_pytorch
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """A converted model's directory, and the tensors it was made from."""
+    folder = tmp_path_factory.mktemp("export")
+    tensors = whole_model("ia")
+    source = save(folder / "model.pth", tensors)
+    assert convert_efficientface.main(["convert", str(source), str(folder / "model")]) == 0
+    return folder / "model", tensors
+
+
+def run(*arguments):
+    return export_pytorch.main(["export", *map(str, arguments)])
+
+
+@pytest.mark.torch
+def test_what_went_in_comes_out(torch, converted, tmp_path, capsys):
+    model, tensors = converted
+    assert run(model, tmp_path / "out.pth") == 0
+    assert "MultiModalCNN(num_classes=8, fusion='ia', seq_length=15, num_heads=1)" in (
+        capsys.readouterr().out
+    )
+    exported = torch.load(tmp_path / "out.pth", weights_only=True)
+    assert set(exported) == set(tensors)
+    for name, x in tensors.items():
+        np.testing.assert_array_equal(exported[name].numpy(), x, err_msg=name, strict=True)
+    assert convert(tmp_path / "out.pth").fusion == "ia"
+
+
+@pytest.mark.torch
+def test_wrapped_as_the_reference_saves_it(torch, converted, tmp_path):
+    model, tensors = converted
+    assert run(model, tmp_path / "out.pth", "--checkpoint") == 0
+    content = torch.load(tmp_path / "out.pth", weights_only=True)
+    assert set(content) == {"epoch", "arch", "state_dict", "best_prec1"}
+    assert content["arch"] == "multimodalcnn"
+    assert set(content["state_dict"]) == set(tensors)
+
+
+def test_what_is_refused(converted, tmp_path, capsys):
+    model, _ = converted
+    assert run(model) == 1
+    assert "give a run or converted checkpoint" in capsys.readouterr().err
+    assert run(model, tmp_path) == 1
+    assert f"cannot write {tmp_path}" in capsys.readouterr().err
+    assert run(tmp_path / "absent", tmp_path / "out.pth") == 1
+    assert "no checkpoint at" in capsys.readouterr().err
+
+
+def test_without_torch_the_remedy_is_named(converted, tmp_path, capsys):
+    if importlib.util.find_spec("torch") is not None:
+        pytest.skip("PyTorch is installed")
+    assert run(converted[0], tmp_path / "out.pth") == 1
+    assert "pip install torch" in capsys.readouterr().err
+    assert not (tmp_path / "out.pth").exists()

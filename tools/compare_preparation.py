@@ -1,0 +1,227 @@
+"""Compares prepared clips with what the reference's own libraries make of the same files.
+
+python tools/compare_preparation.py --ravdess FOLDER [--librosa_python PYTHON]
+
+FOLDER holds audio/ (wav or flac), video/ (mp4), reference_crops/ (npy); what is absent is left out,
+and said so. Boxes need PyTorch and facenet-pytorch; MFCCs a Python with librosa 0.8.1 and resampy
+0.2.2 (see tools/peers/librosa_mfcc.py). Exit status 1 where a bound is exceeded.
+"""
+
+import importlib.util
+import subprocess
+import sys
+import tempfile
+import types
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from PIL import Image
+from tqdm import tqdm
+
+from avjax import cli
+from avjax.data import faces, media
+from avjax.data.clip import reference_indices
+from avjax.errors import InputError
+from avjax.training.augment import MAX_ANGLE, flip_and_rotate
+
+PEER = Path(__file__).parent / "peers" / "librosa_mfcc.py"
+MFCC_BOUND, BOX_BOUND, ROTATION_SHARE = 1e-3, 0.1, 1e-3
+
+
+def files(folder: Path, *suffixes: str) -> list[Path]:
+    """Files below a folder, none where it does not exist."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes)
+
+
+def compare_mfccs(folder: Path, python: str) -> bool:
+    """All sound files against librosa 0.8.1, after both resampled, cut and rounded to 16 bit."""
+    paths = files(folder / "audio", ".wav", ".flac")
+    with tempfile.TemporaryDirectory() as directory:
+        out = Path(directory) / "mfccs.npz"
+        listing = "\n".join(str(path.resolve()) for path in paths)
+        subprocess.run([python, str(PEER), str(out)], input=listing, text=True, check=True)
+        expected = np.load(out)
+        differences = []
+        for number, path in enumerate(tqdm(paths, desc="MFCC", disable=None)):
+            samples = media.read_audio(path)
+            if samples is None:
+                raise InputError(f"{path} holds no sound; replace the file")
+            ours = media.mfcc(media.fit_audio(samples))
+            differences.append(np.abs(ours.T - expected[str(number)]).max())
+    worst = int(np.argmax(differences))
+    print(
+        f"MFCC of {len(paths)} clips against librosa 0.8.1: largest difference "
+        f"{differences[worst]:.1e} ({paths[worst].name}), median of the clips' largest "
+        f"{np.median(differences):.1e}; bound {MFCC_BOUND:.0e}"
+    )
+    return differences[worst] <= MFCC_BOUND
+
+
+def opencv_frames(path: Path) -> np.ndarray:
+    """The frames that the reference selects, decoded as it does, RGB."""
+    capture, frames = cv2.VideoCapture(str(path)), []
+    while (read := capture.read())[0]:
+        frames.append(read[1][..., ::-1])
+    return np.ascontiguousarray([frames[i] for i in reference_indices(15) if i < len(frames)])
+
+
+def our_frames(path: Path) -> np.ndarray:
+    """The same frames as `avjax.prepare` decodes them."""
+    count = len(media.frame_times(path))
+    return media.read_frames(path, [i for i in reference_indices(15) if i < count])
+
+
+def facenet() -> Callable[[np.ndarray], np.ndarray]:
+    """facenet-pytorch's MTCNN: frame to the box of its largest face.
+
+    It imports two functions of torchvision, whose builds seldom match a CPU torch: the loop of
+    overlaps and the conversion to a tensor are given here instead.
+    """
+    import torch
+
+    def batched_nms(boxes, scores, groups, threshold):
+        kept = []
+        order = scores.argsort(descending=True, stable=True).tolist()
+        area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        while order:
+            best = order.pop(0)
+            kept.append(best)
+            rest = torch.tensor(order, dtype=torch.long)
+            low = torch.maximum(boxes[best, :2], boxes[rest, :2])
+            high = torch.minimum(boxes[best, 2:], boxes[rest, 2:])
+            shared = (high - low).clamp(min=0).prod(1)
+            overlap = shared / (area[best] + area[rest] - shared)
+            apart = (overlap <= threshold) | (groups[rest] != groups[best])
+            order = rest[apart].tolist()
+        return torch.tensor(kept, dtype=torch.long)
+
+    stubs = {
+        "torchvision.ops.boxes": {"batched_nms": batched_nms},
+        "torchvision.transforms": {"functional": types.ModuleType("functional")},
+        "torchvision.transforms.functional": {
+            "to_tensor": lambda x: torch.as_tensor(np.array(x)).permute(2, 0, 1) / 255
+        },
+    }
+    for name in ("torchvision", "torchvision.ops", *stubs):
+        sys.modules[name] = types.ModuleType(name)
+        for attribute, value in stubs.get(name, {}).items():
+            setattr(sys.modules[name], attribute, value)
+    from facenet_pytorch import MTCNN
+
+    detector = MTCNN(device="cpu")
+
+    def largest_box(frame: np.ndarray) -> np.ndarray:
+        boxes, _ = detector.detect(torch.tensor(frame))
+        if boxes is None:
+            raise InputError("facenet-pytorch finds no face in a frame; take other clips")
+        return boxes[0]
+
+    return largest_box
+
+
+def compare_boxes(folder: Path) -> bool:
+    """Every selected frame's box against facenet-pytorch's."""
+    expected_box, detector = facenet(), faces.default_detector()
+    differences, corners = [], 0
+    for path in tqdm(files(folder / "video", ".mp4"), desc="boxes", disable=None):
+        frames = opencv_frames(path)
+        for box, frame in zip(detector.largest_boxes(frames), frames, strict=True):
+            expected = expected_box(frame)
+            ours = np.full(4, np.nan) if box is None else np.asarray(box)
+            differences.append(np.abs(ours - expected).max())
+            corners += [round(x) for x in ours.tolist()] != [round(x) for x in expected.tolist()]
+    print(
+        f"boxes of {len(differences)} frames against facenet-pytorch: largest difference "
+        f"{max(differences):.1e} px (bound {BOX_BOUND}), rounded corners that differ: {corners}"
+    )
+    return max(differences) <= BOX_BOUND and corners == 0
+
+
+def compare_crops(folder: Path) -> bool:
+    """Crops against those that the reference's extract_faces.py wrote, byte for byte."""
+    detector, differing, decoded, frames = faces.default_detector(), 0, 0, 0
+    for path in tqdm(files(folder / "video", ".mp4"), desc="crops", disable=None):
+        name = f"{path.parent.name}/{path.stem}_facecroppad.npy"
+        expected = np.load(folder / "reference_crops" / name)
+        images = our_frames(path)
+        frames += len(images)
+        crops = faces.reference_crops(images, detector.largest_boxes(images))
+        differing += sum((a != b).any() for a, b in zip(crops, expected, strict=False))
+        differing += expected[len(crops) :].any()
+        decoded += sum((a != b).any() for a, b in zip(images, opencv_frames(path), strict=True))
+    print(
+        f"crops of {frames} frames against the reference's: {differing} differ "
+        f"(frames that OpenCV decodes otherwise than PyAV: {decoded})"
+    )
+    return differing == 0
+
+
+def compare_rotation(folder: Path) -> bool:
+    """Flip and rotation of real crops against Pillow, all angles."""
+    crops = [np.load(path)[0] for path in files(folder / "reference_crops", ".npy")]
+    frames = np.stack([crop[..., ::-1] for crop in crops])
+    turn = jax.jit(flip_and_rotate)
+    levels: Counter[int] = Counter()
+    far = []
+    for angle in tqdm(range(-MAX_ANGLE, MAX_ANGLE + 1), desc="rotation", disable=None):
+        for flip in (False, True):
+            ours = np.asarray(turn(frames, jnp.asarray(flip), jnp.asarray(angle)))
+            for number, frame in enumerate(frames):
+                image = Image.fromarray(frame[:, ::-1] if flip else frame)
+                theirs = np.asarray(image.rotate(angle, resample=Image.Resampling.BILINEAR))
+                apart = np.abs(ours[number].astype(int) - theirs)
+                levels.update(dict(zip(*np.unique(apart, return_counts=True), strict=True)))
+                where = np.argwhere((apart > 1).any(-1))
+                far += [(angle, flip, number, *map(int, spot)) for spot in where]
+    values = sum(levels.values())
+    different = sum(count for level, count in levels.items() if level)
+    print(
+        f"rotation and flip of {len(frames)} crops by all angles against Pillow: "
+        f"{different / values:.1e} of {values} values differ, by level: "
+        f"{ {int(k): v for k, v in sorted(levels.items())} }; more than one level at {far[:5]}"
+    )
+    return sum(count for level, count in levels.items() if level > 1) <= ROTATION_SHARE * values
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The command's flags."""
+    flags.DEFINE_string("ravdess", None, "Folder with real clips.", flag_values=values)
+    flags.DEFINE_string(
+        "librosa_python", None, "Python that has librosa 0.8.1.", flag_values=values
+    )
+
+
+def job(values: flags.FlagValues, positional: list[str]) -> int:
+    """Prints every comparison that can be made here."""
+    if positional or not values.ravdess:
+        raise InputError("give --ravdess FOLDER, with audio/, video/ and reference_crops/ in it")
+    folder = Path(values.ravdess)
+    has_video = bool(files(folder / "video", ".mp4"))
+    has_crops = bool(files(folder / "reference_crops", ".npy"))
+    has_peer = all(importlib.util.find_spec(name) for name in ("torch", "facenet_pytorch"))
+    held = []
+    for what, possible, compare in (
+        ("rotation", has_crops, lambda: compare_rotation(folder)),
+        ("crops", has_video and has_crops, lambda: compare_crops(folder)),
+        ("boxes (PyTorch, facenet-pytorch)", has_video and has_peer, lambda: compare_boxes(folder)),
+        (
+            "MFCC (--librosa_python)",
+            values.librosa_python is not None,
+            lambda: compare_mfccs(folder, values.librosa_python),
+        ),
+    ):
+        if possible:
+            held.append(compare())
+        else:
+            print(f"not compared, for want of files or packages: {what}")
+    return int(not all(held))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(None, define_flags, job, __doc__ or ""))

@@ -1,0 +1,171 @@
+"""Runs avjax and the reference on the same fresh weights and batches, and prints how far they are.
+
+python tools/compare_reference.py --reference PATH [--seed N]
+
+Needs PyTorch and a clone of the reference, whose own model and training function run. Every run
+draws new weights and inputs, unless --seed repeats one. Exit status 1 where a bound is exceeded.
+"""
+
+import functools
+import secrets
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import export_pytorch
+import golden
+import jax
+import jax.numpy as jnp
+import numpy as np
+import reference
+from absl import flags
+
+from avjax import cli
+from avjax.errors import InputError
+from avjax.models.audio_visual import AudioVisualNet, trained_parameters
+from avjax.training.modality_dropout import draw, enlarge_with
+from avjax.training.optimizer import sgd
+from avjax.training.step import (
+    Recipe,
+    create_state,
+    loss_gradients,
+    network_inputs,
+    step_keys,
+    train_step,
+    variable_shapes,
+)
+from avjax.weights.audio_visual import audio_visual_layers
+from avjax.weights.rules import to_flax, to_torch
+
+BATCH = 2
+
+
+class Row(NamedTuple):
+    """One line of the result: what was compared, how far apart, and what is allowed."""
+
+    what: str
+    deviation: float
+    bound: float
+
+
+def load(peer: reference.Reference) -> tuple[AudioVisualNet, dict[str, Any]]:
+    """The reference's model in avjax, in float64."""
+    net = AudioVisualNet(golden.NUM_CLASSES, peer.fusion, peer.num_heads)
+    layers = audio_visual_layers(peer.fusion)
+    return net, to_flax(peer.state_dict(), layers, variable_shapes(net), "the reference")
+
+
+def compare_evaluation(fusion: str, heads: int, seed: int) -> Iterator[Row]:
+    """Logits in evaluation mode, for all lengths of sound, in both precisions."""
+    peer = reference.Reference(fusion, heads, golden.NUM_FRAMES, seed)
+    net, variables = load(peer)
+    apply = jax.jit(net.apply)
+    for steps in (40, 156, 300):
+        batch = golden.inputs(seed + steps, BATCH, steps)
+        expected = peer.logits(batch)
+        mfcc, frames = golden.to_network(batch)
+        what = f"logits, {fusion}, {heads} heads, {steps} MFCC steps"
+        yield Row(what, golden.deviation(apply(variables, mfcc, frames), expected), 1e-12)
+        single = jax.tree.map(np.float32, (variables, mfcc, frames))
+        yield Row(f"{what}, float32", golden.deviation(apply(*single), expected), 1e-4)
+    peer.load({n: x.numpy() for n, x in export_pytorch.tensors(variables, fusion).items()})
+    yield Row(f"{what}, exported", golden.deviation(peer.logits(batch), expected), 0.0)
+
+
+def compare_training(fusion: str, mask: str, seed: int) -> Iterator[Row]:
+    """One whole step: loss, gradients, running statistics, updated parameters."""
+    peer = reference.Reference(fusion, 1, golden.NUM_FRAMES, seed)
+    net, variables = load(peer)
+    layers = audio_visual_layers(fusion)
+    optimizer = sgd(
+        golden.LEARNING_RATE,
+        momentum=golden.MOMENTUM,
+        dampening=golden.DAMPENING,
+        weight_decay=golden.WEIGHT_DECAY,
+        trained=trained_parameters(variables["params"], fusion),
+    )
+    recipe = Recipe(mask, "reference", augment=False)
+    inputs = golden.inputs(seed, BATCH)
+    mfcc, _ = golden.to_network(inputs)
+    present = np.ones(BATCH, bool)
+    batch = {
+        "mfcc": mfcc,
+        "frames": inputs.frames,
+        "label": inputs.labels,
+        "has_audio": present,
+        "has_video": present,
+        "weight": np.ones(BATCH),
+    }
+
+    @jax.jit
+    def step(state, batch, key):
+        augment_key, mask_key = step_keys(key, state.step)
+        network = network_inputs(batch, recipe, augment_key, None)
+        draws = draw(mask, mask_key, *network)
+        enlarged = enlarge_with(mask, draws, *network, batch["weight"])
+        gradients, _, _ = loss_gradients(state, enlarged, batch["label"], net=net)
+        whole = functools.partial(train_step, net=net, optimizer=optimizer, recipe=recipe)
+        return gradients, draws, *whole(state, batch, key)
+
+    state = create_state(jax.tree.map(jnp.asarray, variables), optimizer)
+    gradients, draws, state, sums = step(state, batch, jax.random.key(seed))
+    draws = golden.swap_layout(mask, draws)
+    loss, _ = peer.train_step(mask, inputs, draws)
+    expected_state, expected_gradients = peer.state_dict(), peer.gradients()
+    again = reference.Reference(fusion, 1, golden.NUM_FRAMES, seed)
+    again.train_step(mask, inputs, draws, reverse=True)
+    ours = to_torch({"params": gradients, "batch_stats": state.batch_stats}, layers)
+    after = to_torch(state.variables, layers)
+    what = f"step, {fusion}, {mask}"
+    yield Row(f"{what}: loss", golden.deviation(sums.loss / sums.count, loss), 1e-10)
+    norms = {name: float(np.linalg.norm(x)) for name, x in expected_gradients.items()}
+    own = golden.norm_deviation(again.gradients(), norms)
+    yield Row(f"{what}: reference to itself", own, np.inf)
+    bound = golden.gradient_bound(own)
+    yield Row(f"{what}: gradient norms", golden.norm_deviation(ours, norms), bound)
+    yield Row(f"{what}: gradients", largest(ours, expected_gradients), 10 * bound)
+    statistics = {name: x for name, x in expected_state.items() if ".running_" in name}
+    yield Row(f"{what}: statistics", largest(ours, statistics), 1e-10)
+    parameters = {name: expected_state[name] for name in expected_gradients}
+    yield Row(f"{what}: parameters after it", largest(after, parameters), 1e-9)
+
+
+def largest(ours: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
+    """Largest deviation over tensors; those that are the rounding of a zero are left out."""
+    peak = max(np.abs(x).max() for x in expected.values())
+    return max(
+        golden.deviation(ours[name], x)
+        for name, x in expected.items()
+        if np.abs(x).max() > golden.ROUNDING * peak
+    )
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The command's flags."""
+    flags.DEFINE_string("reference", None, "Clone of the reference.", flag_values=values)
+    flags.DEFINE_integer("seed", None, "Repeats a run.", 0, flag_values=values)
+
+
+def job(values: flags.FlagValues, positional: list[str]) -> int:
+    """Prints the table."""
+    if positional or not values.reference:
+        raise InputError("give --reference PATH, a clone of the reference, and nothing else")
+    reference.use(Path(values.reference))
+    seed = secrets.randbelow(1 << 31) if values.seed is None else values.seed
+    print(f"seed {seed}")
+    exceeded = 0
+    with jax.enable_x64(True):
+        for compare, first, second in [
+            *((compare_evaluation, fusion, n) for fusion in golden.FUSIONS for n in golden.HEADS),
+            *((compare_training, *case) for case in golden.TRAININGS),
+        ]:
+            for row in compare(first, second, seed):
+                exceeded += not row.deviation <= row.bound
+                print(f"{row.what:56}{row.deviation:9.1e}  bound {row.bound:.0e}", flush=True)
+    print(f"{exceeded} bounds exceeded" if exceeded else "all within their bounds")
+    return int(exceeded > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(None, define_flags, job, __doc__ or ""))

@@ -1,0 +1,137 @@
+"""Converts a PyTorch checkpoint of EfficientFace, or of the reference's whole model, to avjax.
+
+python tools/convert_efficientface.py SRC.pth OUT [--num-heads N]
+
+Either format of torch.save is read without PyTorch, and nothing in the file is run. A whole model
+then serves avjax.load, avjax.evaluate and avjax.predict; either serves config.model.pretrained.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from avjax import cli
+from avjax.checkpoints import BACKBONE_KIND, ModelCard, save_model
+from avjax.conversion import Converted, Route, convert
+from avjax.data.clip import PROFILES
+from avjax.data.media import AUDIO_STEPS
+from avjax.data.ravdess import EMOTIONS
+from avjax.errors import InputError
+from avjax.models.networks import build_network
+from avjax.versions import versions
+
+
+def class_names(named: list[str] | None, count: int) -> list[str]:
+    """Names of the logits: those given, RAVDESS's eight emotions, or numbers.
+
+    Raises:
+      InputError: as many names as there are classes were not given.
+    """
+    if named is None:
+        return list(EMOTIONS) if count == len(EMOTIONS) else [f"class_{i}" for i in range(count)]
+    if len(set(named)) != count:
+        raise InputError(f"--classes names {len(set(named))} classes; the checkpoint has {count}")
+    return named
+
+
+def model_card(converted: Converted, values: flags.FlagValues) -> ModelCard:
+    """What avjax must know of the checkpoint beside its variables.
+
+    Raises:
+      InputError: heads that do not divide the attention's width, or too few class names.
+    """
+    if converted.fusion is None:
+        network = {"kind": BACKBONE_KIND}
+        classes = []
+        # EfficientFace itself was trained on RGB with the statistics of the fixed profile.
+        profile = values.profile or "fixed"
+    else:
+        network = {
+            "kind": "audio_visual",
+            "fusion": converted.fusion,
+            "num_heads": values.num_heads,
+            "num_classes": converted.num_classes,
+        }
+        build_network(network)  # refuses heads that do not fit
+        classes = class_names(values.classes, converted.num_classes)
+        profile = values.profile or "reference"
+    return ModelCard(
+        network=network,
+        classes=classes,
+        profile=profile,
+        num_frames=values.num_frames,
+        image_size=values.image_size,
+        audio_steps=AUDIO_STEPS,
+        epoch=converted.epoch,
+        versions=versions(),
+    )
+
+
+def table(routes: list[Route]) -> str:
+    """What went where, a line per tensor."""
+    names, shapes = [r.name for r in routes], [str(list(r.shape)) for r in routes]
+    widths = max(map(len, names)), max(map(len, shapes))
+    return "\n".join(
+        f"{route.name:{widths[0]}}  {shape:{widths[1]}}  {route.target}"
+        for route, shape in zip(routes, shapes, strict=True)
+    )
+
+
+def summary(converted: Converted, card: ModelCard, out: Path) -> str:
+    """What was found, in a few lines."""
+    moved = [route for route in converted.routes if not route.target.startswith("left out")]
+    lines = [
+        f"{len(moved)} tensors went into {out}, {len(converted.routes) - len(moved)} were left out"
+    ]
+    if converted.fusion is None:
+        lines.append("EfficientFace backbone; train from it with --config.model.pretrained")
+    else:
+        lines.append(
+            f"fusion {converted.fusion}, {converted.num_classes} classes "
+            f"({', '.join(card.classes)}), profile {card.profile}, epoch {card.epoch or 'unknown'}"
+        )
+        lines.append(
+            f"attention heads: {card.network['num_heads']} as told by --num-heads; the tensors are "
+            "the same for any number of heads, so a wrong one shows in the accuracy alone"
+        )
+    return "\n".join(lines)
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The command's flags."""
+    flags.DEFINE_integer(
+        "num_heads", 1, "Attention heads that the model was trained with; cannot be seen in the "
+        "tensors.", 1, flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_enum(
+        "profile", None, PROFILES, "How its clips were prepared: reference (default for a whole "
+        "model) or fixed.", flag_values=values,
+    )  # fmt: skip
+    flags.DEFINE_list(
+        "classes", None, "Names of the classes, if not RAVDESS's.", flag_values=values
+    )
+    flags.DEFINE_integer("num_frames", 15, "Frames of a clip.", 1, flag_values=values)
+    flags.DEFINE_integer("image_size", 224, "Side of a frame in pixels.", 1, flag_values=values)
+
+
+def job(values: flags.FlagValues, positional: list[str]) -> None:
+    """Converts one file."""
+    if len(positional) != 2:
+        raise InputError("give a PyTorch checkpoint and a directory for the result: SRC.pth OUT")
+    source, out = positional[0], Path(positional[1])
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"{out} exists; choose another directory, or remove it")
+    converted = convert(source)
+    card = model_card(converted, values)
+    save_model(out, converted.variables, card)
+    print(f"{table(converted.routes)}\n\n{summary(converted, card, out)}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    return cli.run(argv, define_flags, job, __doc__ or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""Weights, inputs and draws that both frameworks make alike from seeds, and the cases compared.
+
+NumPy only: the reference is run on them by make_golden.py and compare_reference.py; the tests make
+them again without PyTorch. Arrays are laid out as PyTorch has them.
+"""
+
+import itertools
+import math
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+FIGURES = Path(__file__).resolve().parent.parent / "tests" / "golden" / "figures.npz"
+FUSIONS, MASKS, HEADS, STEPS = ("ia", "it", "lt"), ("softhard", "noise", "nodropout"), (1, 4), 3
+EVALUATIONS = tuple(itertools.product(FUSIONS, HEADS, (40, 156, 300)))  # fusion, heads, MFCC steps
+TRAININGS = tuple(itertools.product(FUSIONS, MASKS))
+NUM_FRAMES, NUM_CLASSES, BLOCK = 3, 8, 32
+SIZE = 224  # the reference takes no other
+ROUNDING = 1e-9
+LEARNING_RATE, MOMENTUM, DAMPENING, WEIGHT_DECAY = 0.04, 0.9, 0.9, 1e-3
+
+
+class Inputs(NamedTuple):
+    """A batch: ``mfcc`` [b, 10, t], ``frames`` uint8 [b, n, h, w, 3], ``labels`` [b]."""
+
+    mfcc: np.ndarray
+    frames: np.ndarray
+    labels: np.ndarray
+
+
+def weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
+    """A state_dict by name and shape alone, whatever the order of the names.
+
+    Scales, shifts and running statistics are away from 1 and 0, so that a swapped one shows.
+    """
+    return {name: _tensor(name, shape, seed) for name, shape in shapes.items()}
+
+
+def _tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    rng = np.random.default_rng((seed, zlib.crc32(name.encode())))
+    leaf = name.rpartition(".")[2]
+    if leaf == "num_batches_tracked":
+        return np.zeros((), np.int64)
+    if leaf in ("bias", "running_mean"):
+        return 0.1 * rng.standard_normal(shape)
+    if leaf == "running_var" or len(shape) == 1:
+        return rng.uniform(0.5, 1.5, shape)
+    return rng.standard_normal(shape) * math.sqrt(2 / math.prod(shape[1:]))
+
+
+def inputs(seed: int, batch: int, steps: int = 156, num_frames: int = NUM_FRAMES) -> Inputs:
+    """A batch of noise, small enough not to saturate the attention's softmax.
+
+    Brightness varies over a frame and between frames, as in real ones: the means of plain noise are
+    nearly equal, and a batch norm of nearly equal values turns rounding into large differences.
+    """
+    rng = np.random.default_rng(seed)
+    coarse = rng.random((batch, num_frames, SIZE // BLOCK, SIZE // BLOCK, 3))
+    brightness = coarse.repeat(BLOCK, axis=2).repeat(BLOCK, axis=3)
+    frames = (brightness * rng.integers(0, 256, brightness.shape)).astype(np.uint8)
+    mfcc = rng.standard_normal((batch, 10, steps))
+    return Inputs(mfcc, frames, rng.integers(0, NUM_CLASSES, batch))
+
+
+def draws(mask: str, seed: int, batch: Inputs) -> tuple[np.ndarray, ...]:
+    """What is random in the enlarged batch: coefficients, or noise for audio and frames."""
+    rng = np.random.default_rng((seed, 1))
+    if mask == "softhard":
+        return (rng.integers(0, 100, len(batch.labels)) / 100,)
+    if mask == "noise":
+        return rng.standard_normal(batch.mfcc.shape), rng.standard_normal(batch.frames.shape)
+    return ()
+
+
+def training_inputs(mask: str, step: int) -> tuple[Inputs, tuple[np.ndarray, ...]]:
+    """Batch and draws of one step of a training case."""
+    batch = inputs(100 + step, 2)
+    return batch, draws(mask, 100 + step, batch)
+
+
+def to_network(batch: Inputs) -> tuple[np.ndarray, np.ndarray]:
+    """``mfcc`` [b, t, 10] and ``frames`` [b, n, h, w, 3] in 0..1, float64, as avjax takes them."""
+    return batch.mfcc.transpose(0, 2, 1), batch.frames / 255.0
+
+
+def swap_layout(mask: str, drawn: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
+    """Draws in the other framework's layout, either way: only noise for audio differs."""
+    arrays = tuple(np.asarray(x) for x in drawn)
+    return (arrays[0].transpose(0, 2, 1), arrays[1]) if mask == "noise" else arrays
+
+
+def deviation(ours: Any, expected: Any) -> float:
+    """Largest difference, relative to the largest expected value."""
+    ours, expected = np.asarray(ours), np.asarray(expected)
+    return float(np.abs(ours - expected).max() / np.abs(expected).max())
+
+
+def gradient_bound(own: float) -> float:
+    """What gradient norms may deviate by, where the reference departs from itself by ``own``.
+
+    With black frames many BatchNorms see rows that are equal, and rounding grows: in another order
+    of the same batch the reference's own gradients move by up to some 1e-10.
+    """
+    return max(1e-10, 10 * own)
+
+
+def norm_deviation(ours: Mapping[str, Any], expected: Mapping[str, float]) -> float:
+    """Largest relative difference of the tensors' norms.
+
+    A norm below `ROUNDING` of the largest is the rounding of a zero, as is the gradient of a bias
+    before a BatchNorm; its difference is taken relative to a thousandth of the largest norm.
+    """
+    largest = max(expected.values())
+    return max(
+        abs(float(np.linalg.norm(ours[name])) - norm)
+        / (norm if norm > ROUNDING * largest else 1e-3 * largest)
+        for name, norm in expected.items()
+    )
