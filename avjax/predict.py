@@ -168,10 +168,11 @@ class Model:
         present = {"audio": clip.has_audio, "video": clip.has_video}
         missing = tuple(stream for stream in streams if not present[stream])
         if missing == streams:
-            lack = "neither sound nor a face"
-            if len(streams) == 1:
-                stream = "sound" if streams[0] == "audio" else "face"
-                lack = f"no {stream}, and the model judges by nothing else"
+            single: dict[tuple[str, ...], str] = {
+                ("audio",): "no sound, and the model judges by nothing else",
+                ("video",): "no face, and the model judges by nothing else",
+            }
+            lack = single.get(streams, "neither sound nor a face")
             raise InputError(f"{name} has {lack}; choose another clip")
         logits = self.logits(
             clip.mfcc[None],

@@ -257,7 +257,7 @@ def _check_complete(out: Path, settings: Settings, found: Sequence[sources.Sourc
             f"{out} exists and was not written by avjax.prepare; choose another --out"
         ) from error
     _check_settings(former, settings, out)
-    summary = Summary(**stored)
+    summary = Summary(**{"incomplete": {}, **stored})  # earlier versions wrote no such clips
     new = {clip.name.clip_id for clip in found} - clips - set(summary.skipped)
     if new:
         raise InputError(

@@ -4,6 +4,7 @@ import errno
 import importlib.util
 import json
 import os
+import shutil
 
 import cv2
 import numpy as np
@@ -182,6 +183,15 @@ def test_the_same_command_again_adds_nothing(source, prepared):
     assert (summary.written, summary.prepared_now) == (6, 0)
     assert summary.skipped == first.skipped
     assert files_of(out) == before
+
+
+def test_a_dataset_from_before_incomplete_clips_is_complete(source, prepared, tmp_path):
+    out = tmp_path / "DATA"
+    shutil.copytree(prepared[0], out)
+    stored = json.loads((out / command.SUMMARY_FILE).read_text())
+    del stored["incomplete"]
+    (out / command.SUMMARY_FILE).write_text(json.dumps(stored))
+    assert prepare(source, out, SETTINGS, make_detector=pytest.fail).incomplete == {}
 
 
 def test_other_settings_for_the_same_dataset_are_refused(source, prepared, tmp_path):

@@ -24,7 +24,7 @@ from absl import flags
 from avjax import cli
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet, trained_parameters
-from avjax.training.modality_dropout import Present, draw, enlarge_with
+from avjax.training.modality_dropout import draw, enlarge_with
 from avjax.training.optimizer import sgd
 from avjax.training.step import (
     Recipe,
@@ -104,7 +104,7 @@ def compare_training(fusion: str, mask: str, seed: int) -> Iterator[Row]:
         augment_key, mask_key = step_keys(key, state.step)
         network = network_inputs(batch, recipe, augment_key, None)
         draws = draw(mask, mask_key, *network)
-        enlarged = enlarge_with(mask, draws, *network, Present(*[batch["weight"]] * 3))
+        enlarged = enlarge_with(mask, draws, *network, batch["weight"])
         gradients, _, _ = loss_gradients(state, enlarged, batch["label"], net=net)
         whole = functools.partial(train_step, net=net, optimizer=optimizer, recipe=recipe)
         return gradients, draws, *whole(state, batch, key)

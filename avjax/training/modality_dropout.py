@@ -83,8 +83,7 @@ def enlarge(
       deduplicate: False computes every repeated input anew: slower, for comparison.
     """
     draws = draw(mask, key, mfcc, frames, axis_name)
-    present = Present(weight, weight * has_audio, weight * has_video)
-    enlarged = enlarge_with(mask, draws, mfcc, frames, present)
+    enlarged = enlarge_with(mask, draws, mfcc, frames, weight, has_audio, has_video)
     return enlarged if deduplicate else spell_out(enlarged)
 
 
@@ -107,15 +106,21 @@ def draw(
 
 
 def enlarge_with(
-    mask: str, draws: tuple[Array, ...], mfcc: Array, frames: Array, present: Present
+    mask: str,
+    draws: tuple[Array, ...],
+    mfcc: Array,
+    frames: Array,
+    weight: Float[Array, "b"],
+    has_audio: Bool[Array, "b"] | bool = True,
+    has_video: Bool[Array, "b"] | bool = True,
 ) -> Enlarged:
-    """The enlarged batch's distinct inputs, from what `draw` returned."""
+    """The enlarged batch's distinct inputs, from what `draw` returned; see `enlarge`."""
+    present = Present(weight, weight * has_audio, weight * has_video)
     if mask == "softhard":
         return _softhard(draws[0], mfcc, frames, present)
     if mask == "noise":
         return _noise(draws[0], draws[1], mfcc, frames, present)
     rows = np.arange(mfcc.shape[0])
-    weight = present.clip
     return Enlarged(mfcc, frames, Pairing(rows, rows, weight, weight, None, weight), 1)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from avjax.models.audio_visual import AudioVisualNet, trained_parameters
 from avjax.training import metrics
-from avjax.training.modality_dropout import Present, enlarge_with
+from avjax.training.modality_dropout import enlarge_with
 from avjax.training.optimizer import sgd
 from avjax.training.step import create_state, loss_gradients, update, variable_shapes
 from avjax.weights.audio_visual import audio_visual_layers
@@ -129,8 +129,7 @@ def test_trajectory(shared_dir, fusion, mask, seed, loss_bounds, state_bound):
 
     @jax.jit
     def step(state, mfcc, frames, labels, draws):
-        whole = Present(*[jnp.ones(len(labels))] * 3)
-        enlarged = enlarge_with(mask, draws, mfcc, frames, whole)
+        enlarged = enlarge_with(mask, draws, mfcc, frames, jnp.ones(len(labels)))
         gradients, batch_stats, sums = loss_gradients(state, enlarged, labels, net=net)
         return sums.loss / sums.count, update(state, gradients, batch_stats, optimizer)
 
