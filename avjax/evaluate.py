@@ -2,20 +2,21 @@
 
 import functools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import flags
+from jaxtyping import Int
 
 from avjax import cli
 from avjax.checkpoints import ModelCard, load_model, read_config, write_json_atomically
 from avjax.data.pipeline import Clips, open_dataset
 from avjax.data.ravdess import resolve_fold
 from avjax.errors import InputError
-from avjax.models.audio_visual import AudioVisualNet, build_network
+from avjax.models.networks import Network, build_network
 from avjax.report import write_report
 from avjax.training import conditions, metrics
 
@@ -26,7 +27,7 @@ NOISE_SEED = 0  # noise is keyed by clip below this, so figures are the same on 
 class Evaluator:
     """Compiled evaluation of one network; compiles once for any number of epochs."""
 
-    def __init__(self, net: AudioVisualNet, profile: str) -> None:
+    def __init__(self, net: Network, profile: str) -> None:
         """Evaluates ``net`` on frames of ``profile``."""
         self._net = net
         settings: dict[str, Any] = {"net": net, "profile": profile}
@@ -35,34 +36,49 @@ class Evaluator:
 
     def clean(self, variables: Mapping[str, Any], clips: Clips) -> dict[str, float]:
         """Loss, accuracy and macro F1 of undisturbed clips."""
-        totals = self._sum(lambda batch: {"": self._clean(variables, batch)}, clips)
-        return metrics.summarise(totals[""])
-
-    def conditions(self, variables: Mapping[str, Any], clips: Clips) -> dict[str, Any]:
-        """Loss, accuracy, macro F1 and confusion matrix by condition."""
-        key = jax.random.key(NOISE_SEED)
-        totals = self._sum(lambda batch: self._all(variables, batch, key), clips)
-        return {
-            name: {
-                **metrics.summarise(totals[name]),
-                "confusion": np.asarray(totals[name].confusion, int).tolist(),
-            }
-            for name in conditions.CONDITIONS
-        }
-
-    def _sum(
-        self, step: Callable[[dict], dict[str, metrics.Sums]], clips: Clips
-    ) -> dict[str, metrics.Sums]:
-        totals: dict[str, metrics.Sums] = {}
-        empty = metrics.zeros(self._net.num_classes)
+        total = metrics.zeros(self._net.num_classes)
         for batch in clips.batches(conditions.BATCH_SIZE):
-            for name, sums in step(batch).items():
-                totals[name] = metrics.add(totals.get(name, empty), sums)
-        return totals
+            total = metrics.add(total, self._clean(variables, batch))
+        return metrics.summarise(total)
+
+    def conditions(
+        self, variables: Mapping[str, Any], clips: Clips
+    ) -> tuple[dict[str, Any], Int[np.ndarray, "n"]]:
+        """Scores of every condition that makes sense for the network.
+
+        Returns:
+          Clips that count, loss, accuracy, macro F1 and confusion matrix by condition, without
+          those in which no clip counts; and the class called for each undisturbed clip.
+        """
+        key = jax.random.key(NOISE_SEED)
+        totals = dict.fromkeys(
+            conditions.conditions_of(self._net), metrics.zeros(self._net.num_classes)
+        )
+        called = []
+        for batch in clips.batches(conditions.BATCH_SIZE):
+            scored = self._all(variables, batch, key)
+            totals = {name: metrics.add(sums, scored[name].sums) for name, sums in totals.items()}
+            undisturbed = scored[next(iter(totals))]
+            called.append(np.asarray(undisturbed.called)[batch["weight"] > 0])
+        found = {
+            name: {
+                "num_clips": int(sums.count),
+                **metrics.summarise(sums),
+                "confusion": np.asarray(sums.confusion, int).tolist(),
+            }
+            for name, sums in totals.items()
+            if sums.count
+        }
+        return found, np.concatenate(called)
 
 
 def evaluate_checkpoint(
-    path: Path, data_dir: str | Path, fold: str, split: str = "test"
+    path: Path,
+    data_dir: str | Path,
+    fold: str,
+    split: str = "test",
+    *,
+    video_only: bool = False,
 ) -> dict[str, Any]:
     """Scores a checkpoint on one split of a fold.
 
@@ -71,10 +87,12 @@ def evaluate_checkpoint(
       data_dir: a prepared dataset.
       fold: as ``config.data.fold``.
       split: `train`, `validation` or `test`.
+      video_only: as ``config.data.video_only``.
 
     Returns:
-      ``{"split", "num_clips", "conditions": {name: {"accuracy", "macro_f1", "loss",
-      "confusion"}}}``, with the class names and the checkpoint's epoch.
+      ``{"split", "num_clips", "conditions": {name: {"num_clips", "accuracy", "macro_f1", "loss",
+      "confusion"}}}``, with the class names, the checkpoint's epoch, and of undisturbed clips the
+      accuracy by actor and every clip's predicted class.
 
     Raises:
       InputError: the dataset's profile or classes are not the checkpoint's, an unknown split, no
@@ -86,14 +104,30 @@ def evaluate_checkpoint(
     filters = resolve_fold(fold)
     if split not in filters:
         raise InputError(f"unknown split {split!r}; choose one of {', '.join(filters)}")
-    clips = dataset.select(filters[split])
-    evaluator = Evaluator(build_network(card.network), card.profile)
+    net = build_network(card.network)
+    clips = dataset.select(
+        filters[split], video_only=video_only, streams=net.streams, num_frames=card.num_frames
+    )
+    scores, called = Evaluator(net, card.profile).conditions(variables, clips)
     return {
         "split": split,
         "num_clips": len(clips),
         "classes": list(card.classes),
         "epoch": card.epoch,
-        "conditions": evaluator.conditions(variables, clips),
+        "conditions": scores,
+        "actors": _by_actor(clips, called),
+        "predictions": dict(zip(clips.clip_ids, (card.classes[i] for i in called), strict=True)),
+    }
+
+
+def _by_actor(clips: Clips, called: Int[np.ndarray, "n"]) -> dict[str, dict[str, float]]:
+    """Number of clips and accuracy of every actor."""
+    right: dict[str, list[bool]] = {}
+    for record, hit in zip(clips.records, called == clips.labels, strict=True):
+        right.setdefault(str(record.actor), []).append(bool(hit))
+    return {
+        actor: {"num_clips": len(hits), "accuracy": sum(hits) / len(hits)}
+        for actor, hits in right.items()
     }
 
 
@@ -116,7 +150,10 @@ def evaluate_run(workdir: Path, split: str = "test") -> dict[str, Any]:
     ``evaluation_<split>.json``.
     """
     config = read_config(workdir)
-    evaluation = evaluate_checkpoint(workdir, config["data"]["dir"], config["data"]["fold"], split)
+    data = config["data"]
+    evaluation = evaluate_checkpoint(
+        workdir, data["dir"], data["fold"], split, video_only=data.get("video_only", False)
+    )
     name = EVALUATION_FILE if split == "test" else f"evaluation_{split}.json"
     write_json_atomically(workdir / name, evaluation)
     if split == "test":
@@ -140,6 +177,9 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("checkpoint", None, "A converted checkpoint.", flag_values=values)
     flags.DEFINE_string("data", None, "Prepared dataset, with --checkpoint.", flag_values=values)
     flags.DEFINE_string("fold", "published", "Fold, with --checkpoint.", flag_values=values)
+    flags.DEFINE_bool(
+        "video_only", False, "Take clips without sound too, with --checkpoint.", flag_values=values
+    )
     flags.DEFINE_string("split", "test", "train, validation or test.", flag_values=values)
 
 
@@ -152,7 +192,11 @@ def _job(values: flags.FlagValues, positional: list[str]) -> None:
         evaluation = evaluate_run(Path(values.workdir), values.split)
     elif values.data:
         evaluation = evaluate_checkpoint(
-            Path(values.checkpoint), values.data, values.fold, values.split
+            Path(values.checkpoint),
+            values.data,
+            values.fold,
+            values.split,
+            video_only=values.video_only,
         )
     else:
         raise InputError("--checkpoint needs --data DATA, the prepared clips to score it on")

@@ -18,9 +18,9 @@ from avjax import cli
 from avjax.checkpoints import ModelCard, load_model
 from avjax.data.clip import Detector, PreparedClip, prepare_clip
 from avjax.data.faces import default_detector
-from avjax.data.media import SOUND_SUFFIXES
+from avjax.data.media import N_MFCC, SOUND_SUFFIXES
 from avjax.errors import InputError
-from avjax.models.audio_visual import AudioVisualNet, build_network
+from avjax.models.networks import Network, build_network
 from avjax.training.augment import normalise
 from avjax.training.step import present_streams
 
@@ -32,7 +32,8 @@ class Prediction:
     Attributes:
       label: the most probable class.
       probabilities: of every class, by name, in the model's order.
-      missing: what the clip lacked, of "audio" and "video"; the network saw zeros there.
+      missing: what the clip lacked, of the streams "audio" and "video" that the network reads; it
+        saw zeros there.
     """
 
     label: str
@@ -89,8 +90,8 @@ class Model:
 
     def logits(
         self,
-        mfcc: Float[Array | np.ndarray, "b t 10"],
-        frames: UInt8[Array | np.ndarray, "b n h w 3"],
+        mfcc: Float[Array | np.ndarray, "b t 10"] | None = None,
+        frames: UInt8[Array | np.ndarray, "b n h w 3"] | None = None,
         *,
         has_audio: Bool[Array | np.ndarray, "b"] | None = None,
         has_video: Bool[Array | np.ndarray, "b"] | None = None,
@@ -98,15 +99,16 @@ class Model:
         """Logits of prepared clips.
 
         Args:
-          mfcc: as a prepared dataset holds them.
-          frames: face crops as the model's profile stores them (`reference`: BGR, `fixed`: RGB).
+          mfcc: as a prepared dataset holds them; None where no clip has sound.
+          frames: face crops as the model's profile stores them (`reference`: BGR, `fixed`: RGB);
+            None where no clip has any. A stream that the network does not read changes nothing.
           has_audio: False where the network shall see zeros for sound; by default all True.
           has_video: False where the network shall see zeros for frames; by default all True.
 
         Raises:
           InputError: frames that are not uint8, or shapes that do not fit.
         """
-        mfcc, frames = np.asarray(mfcc, np.float32), np.asarray(frames)
+        mfcc, frames = self._inputs(mfcc, frames)
         if frames.dtype != np.uint8:
             raise InputError(f"frames are {frames.dtype}; give uint8 crops, not normalised ones")
         if mfcc.ndim != 3 or frames.ndim != 5 or len(mfcc) != len(frames):
@@ -123,6 +125,23 @@ class Model:
             _logits(self.variables, mfcc, frames, present, self._net, self.card.profile)
         )
 
+    def _inputs(
+        self,
+        mfcc: Float[Array | np.ndarray, "b t 10"] | None,
+        frames: UInt8[Array | np.ndarray, "b n h w 3"] | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Both streams, zeros for what is None and nothing for frames that are not read."""
+        given = frames if mfcc is None else mfcc
+        if given is None:
+            raise InputError("neither mfcc nor frames are given; give one of them at least")
+        card, rows = self.card, np.shape(given)[0]
+        if mfcc is None:
+            mfcc = np.zeros((rows, card.audio_steps, N_MFCC), np.float32)
+        if frames is None or "video" not in self._net.streams:
+            shown = card.num_frames if "video" in self._net.streams else 0
+            frames = np.zeros((rows, shown, card.image_size, card.image_size, 3), np.uint8)
+        return np.asarray(mfcc, np.float32), np.asarray(frames)
+
     def predict(self, path: str | Path) -> Prediction:
         """The emotion in a raw video with its sound track, or in a sound file alone.
 
@@ -131,7 +150,7 @@ class Model:
         A clip without sound, or without a face, is judged by the other alone.
 
         Raises:
-          InputError: a file that cannot be read, or has neither sound nor a face; no face
+          InputError: a file that cannot be read, or has nothing that the network reads; no face
             detector's weights.
         """
         path = Path(path)
@@ -143,12 +162,18 @@ class Model:
         """The emotion in a clip that `prepare_clip` made; ``name`` stands in error messages.
 
         Raises:
-          InputError: neither sound nor a face.
+          InputError: nothing that the network reads.
         """
+        streams = self._net.streams
         present = {"audio": clip.has_audio, "video": clip.has_video}
-        missing = tuple(stream for stream, is_there in present.items() if not is_there)
-        if len(missing) == len(present):
-            raise InputError(f"{name} has neither sound nor a face; choose another clip")
+        missing = tuple(stream for stream in streams if not present[stream])
+        if missing == streams:
+            single: dict[tuple[str, ...], str] = {
+                ("audio",): "no sound, and the model judges by nothing else",
+                ("video",): "no face, and the model judges by nothing else",
+            }
+            lack = single.get(streams, "neither sound nor a face")
+            raise InputError(f"{name} has {lack}; choose another clip")
         logits = self.logits(
             clip.mfcc[None],
             clip.frames[None],
@@ -160,13 +185,14 @@ class Model:
         return Prediction(max(probabilities, key=probabilities.__getitem__), probabilities, missing)
 
     def _prepare(self, path: Path) -> PreparedClip:
+        sound_alone = path.suffix.lower() in SOUND_SUFFIXES or "video" not in self._net.streams
         return prepare_clip(
-            None if path.suffix.lower() in SOUND_SUFFIXES else path,
+            None if sound_alone else path,
             path,
             profile=self.card.profile,
             num_frames=self.card.num_frames,
             image_size=self.card.image_size,
-            detector=self._find_faces,
+            detector=None if sound_alone else self._find_faces,
         )
 
     @functools.cached_property
@@ -180,7 +206,7 @@ def _logits(
     mfcc: Array,
     frames: Array,
     present: Mapping[str, Array],
-    net: AudioVisualNet,
+    net: Network,
     profile: str,
 ) -> Array:
     """Logits of stored inputs; of the module, so that every model of a network shares it."""

@@ -47,6 +47,7 @@ class Summary(NamedTuple):
     Attributes:
       written: clips in the dataset.
       skipped: clip or file to the reason why it is not in it.
+      incomplete: clip in the dataset to what it should have had and lacks, sound or a face.
       faceless_frames: clip to the number of its frames in which no face was found.
       prepared_now: clips that this start prepared; the others were done before.
       seconds: that this start took.
@@ -54,6 +55,7 @@ class Summary(NamedTuple):
 
     written: int
     skipped: dict[str, str]
+    incomplete: dict[str, str]
     faceless_frames: dict[str, int]
     prepared_now: int
     seconds: float
@@ -92,8 +94,8 @@ def prepare(
         return _check_complete(out, settings, found)
     stage = _Stage(out.with_name(out.name + ".partial"), settings)
     todo = [clip for clip in found if not stage.has(clip)]
-    raw = import_crops is None
-    detector = (make_detector or faces.default_detector)() if todo and raw else None
+    shows_faces = import_crops is None and any(clip.video is not None for clip in todo)
+    detector = (make_detector or faces.default_detector)() if shows_faces else None
     for clip in tqdm(todo, unit="clip", desc="preparing"):
         try:
             prepared = _prepare_source(clip, settings, detector)
@@ -105,10 +107,13 @@ def prepare(
     if not done:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
         raise InputError(f"none of the {len(skipped)} clips could be prepared ({reasons})")
-    faceless = {c.name.clip_id: n for c in done if (n := stage.load_facts(c)["faceless"])}
+    facts = [(clip, stage.load_facts(clip)) for clip in done]
+    faceless = {c.name.clip_id: n for c, known in facts if (n := known["faceless"])}
+    presence = [(c, known["has_audio"], known["has_video"]) for c, known in facts]
+    lacking = {c.name.clip_id: what for c, *has in presence if (what := c.lacks(*has))}
     prepared_now = sum(stage.has(clip) for clip in todo)
     seconds = round(time.monotonic() - began, 1)
-    summary = Summary(len(done), skipped, faceless, prepared_now, seconds)
+    summary = Summary(len(done), skipped, lacking, faceless, prepared_now, seconds)
     _publish(stage, done, settings, summary, out)
     return summary
 
@@ -116,9 +121,14 @@ def prepare(
 def _prepare_source(
     source: sources.Source, settings: Settings, detector: Detector | None
 ) -> PreparedClip:
-    """Prepares a raw clip or imports a prepared one; refuses clips without sound or face."""
-    if detector is None:
-        clip = _import_crops(source, settings)
+    """Prepares a raw clip or imports a prepared one.
+
+    Raises:
+      InputError: a file that cannot be read, a clip with neither sound nor a face, and in the
+        reference profile a video without a face, which the reference cannot take.
+    """
+    if detector is None and source.video is not None:
+        clip = _import_crops(source, settings, source.video)
     else:
         clip = prepare_clip(
             source.video,
@@ -128,16 +138,17 @@ def _prepare_source(
             image_size=settings.image_size,
             detector=detector,
         )
-    if source.audio is not None and not clip.has_audio:
-        raise InputError(f"{source.audio} has no sound; replace the file")
-    if not clip.has_video:
-        raise InputError(f"no face found in {source.video}")
+    lacks = source.lacks(clip.has_audio, clip.has_video)
+    if not (clip.has_audio or clip.has_video):
+        raise InputError(f"{lacks or f'no sound in {source.audio}'}; replace the file")
+    if settings.profile == "reference" and source.video is not None and not clip.has_video:
+        raise InputError(lacks)
     return clip
 
 
-def _import_crops(source: sources.Source, settings: Settings) -> PreparedClip:
+def _import_crops(source: sources.Source, settings: Settings, path: Path) -> PreparedClip:
     """Reads face crops (BGR, as the reference profile stores them) and sound."""
-    path, size = source.video, settings.image_size
+    size = settings.image_size
     expected = (settings.num_frames, size, size, 3)
     if path.suffix == ".npy":
         try:
@@ -199,13 +210,15 @@ class _Stage:
         path = self._path(source)
         temporary = path.with_suffix(".tmp")
         try:
+            frames = clip.frames if clip.has_video else clip.frames[:0]
             with _full_disk_explained(self.directory), temporary.open("wb") as file:
-                np.savez(file, **clip._asdict())
+                np.savez(file, **{**clip._asdict(), "frames": frames})
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
     def load(self, source: sources.Source) -> PreparedClip:
+        """The clip; without a face it has no frames at all."""
         with np.load(self._path(source)) as arrays:
             frames, mfcc = arrays["frames"], arrays["mfcc"]
         return PreparedClip(frames, mfcc, **self.load_facts(source))
@@ -244,7 +257,7 @@ def _check_complete(out: Path, settings: Settings, found: Sequence[sources.Sourc
             f"{out} exists and was not written by avjax.prepare; choose another --out"
         ) from error
     _check_settings(former, settings, out)
-    summary = Summary(**stored)
+    summary = Summary(**{"incomplete": {}, **stored})  # earlier versions wrote no such clips
     new = {clip.name.clip_id for clip in found} - clips - set(summary.skipped)
     if new:
         raise InputError(
@@ -263,29 +276,41 @@ def _publish(
 ) -> None:
     """Writes the dataset below the stage and moves it to ``out`` in one rename."""
     done = sorted(done, key=lambda clip: (clip.name.actor, clip.name))
+    records = [_record(clip, stage.load_facts(clip)) for clip in done]
+    shown = [clip for clip, record in zip(done, records, strict=True) if record.has_video]
+    # A dataset of sound alone has no frames; in another, black ones stand for those of a clip.
+    num_frames = settings.num_frames if shown else 0
     metadata = DatasetMetadata(
         profile=settings.profile,
         classes=EMOTIONS,
-        num_frames=settings.num_frames,
+        num_frames=num_frames,
         image_size=settings.image_size,
         audio_steps=media.AUDIO_STEPS,
         versions=versions(),
     )
     names = [clip.name.clip_id for clip in done]
     stored = {**summary._asdict(), "settings": settings._asdict(), "clips": names}
-    picked = np.linspace(0, len(done) - 1, min(MAX_CLIPS, len(done))).astype(int)
+    picked = np.linspace(0, len(shown) - 1, min(MAX_CLIPS, len(shown))).astype(int)
     building = stage.directory / "dataset"
     try:
         with _full_disk_explained(stage.directory):
-            records = [_record(clip, stage.load_facts(clip)) for clip in done]
-            built = write_dataset(building, metadata, records, map(stage.load, done))
+            clips = (_with_frames(stage.load(clip), num_frames) for clip in done)
+            built = write_dataset(building, metadata, records, clips)
             (built / SUMMARY_FILE).write_text(json.dumps(stored, indent=2) + "\n")
-            rows = ((names[i], stage.load(done[i]).frames) for i in picked)
-            write_contact_sheet(built / SHEET_FILE, rows, settings.profile)
+            rows = ((shown[i].name.clip_id, stage.load(shown[i]).frames) for i in picked)
+            if shown:
+                write_contact_sheet(built / SHEET_FILE, rows, settings.profile)
             built.rename(out)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     shutil.rmtree(stage.directory)
+
+
+def _with_frames(clip: PreparedClip, num_frames: int) -> PreparedClip:
+    """Gives a clip without a face its black frames."""
+    missing = num_frames - len(clip.frames)
+    black = np.zeros((missing, *clip.frames.shape[1:]), np.uint8)
+    return clip._replace(frames=np.concatenate([clip.frames, black])) if missing else clip
 
 
 def _record(source: sources.Source, facts: dict[str, Any]) -> ClipRecord:
@@ -307,14 +332,18 @@ def _record(source: sources.Source, facts: dict[str, Any]) -> ClipRecord:
 def _report(summary: Summary, out: Path) -> None:
     for name, reason in summary.skipped.items():
         print(f"skipped {name}: {reason}")
+    for name, lack in summary.incomplete.items():
+        print(f"written incomplete {name}: {lack}")
     rate = summary.prepared_now / summary.seconds if summary.seconds else 0.0
     speed = f", {rate:.2f} clips per second" if summary.prepared_now else ""
     print(
         f"{out}: {summary.written} clips ({summary.prepared_now} prepared now in "
         f"{summary.seconds:.1f} s{speed}), {len(summary.skipped)} skipped, "
+        f"{len(summary.incomplete)} incomplete, "
         f"{sum(summary.faceless_frames.values())} frames without a face"
     )
-    print(f"contact sheet: {out / SHEET_FILE}")
+    if (out / SHEET_FILE).exists():
+        print(f"contact sheet: {out / SHEET_FILE}")
 
 
 def _define_flags(values: flags.FlagValues) -> None:

@@ -7,11 +7,11 @@ import numpy as np
 
 from avjax.checkpoints import BACKBONE_KIND, read_model
 from avjax.errors import InputError
-from avjax.models.audio_visual import AudioVisualNet
+from avjax.models.networks import Network
 from avjax.training.step import init_variables
 
 
-def initial_variables(net: AudioVisualNet, seed: int, pretrained: str = "") -> dict[str, Any]:
+def initial_variables(net: Network, seed: int, pretrained: str = "") -> dict[str, Any]:
     """Initialises a network, then takes over what ``pretrained`` holds.
 
     Args:

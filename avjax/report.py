@@ -109,7 +109,7 @@ def _summary(config: Mapping[str, Any], lines: Lines, evaluation: Mapping[str, A
         figures.append(("validation accuracy", f"{best['accuracy']:.1%}"))
     if evaluation:
         clips = f"{evaluation['split']} accuracy ({evaluation['num_clips']} clips)"
-        figures.append((clips, f"{evaluation['conditions']['audiovisual']['accuracy']:.1%}"))
+        figures.append((clips, f"{_undisturbed(evaluation)['accuracy']:.1%}"))
     if train and "seconds" in train[-1]:
         figures.append(("training", _duration(sum(line["seconds"] for line in train))))
         figures.append(("clips a second", f"{train[-1]['clips_per_second']:.1f}"))
@@ -138,7 +138,7 @@ def _conditions_section(evaluation: Mapping[str, Any]) -> str:
 
 
 def _confusion_section(evaluation: Mapping[str, Any]) -> str:
-    caption = "Clips by true and predicted class, sound and picture present."
+    caption = "Clips by true and predicted class, undisturbed."
     figure = _inline(confusion_figure(evaluation), "confusion", caption)
     return f"<h2>Confusion matrix</h2>{figure}"
 
@@ -194,7 +194,7 @@ def conditions_figure(evaluation: Mapping[str, Any]) -> Figure:
 def confusion_figure(evaluation: Mapping[str, Any]) -> Figure:
     """Counts by true (rows) and predicted class; a cell's shade is its part of the row."""
     classes = evaluation["classes"]
-    counts = evaluation["conditions"]["audiovisual"]["confusion"]
+    counts = _undisturbed(evaluation)["confusion"]
     side = 1.9 + 0.58 * len(classes)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
@@ -258,6 +258,11 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "fi
 
 def _of_split(lines: Lines, split: str) -> Lines:
     return [line for line in lines if line["split"] == split]
+
+
+def _undisturbed(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The figures of clips as they are: the first condition's."""
+    return next(iter(evaluation["conditions"].values()))
 
 
 def _best(validation: Lines) -> dict[str, Any] | None:

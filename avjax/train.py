@@ -23,7 +23,7 @@ from avjax.data.pipeline import Clips, PreparedDataset, open_dataset
 from avjax.data.ravdess import resolve_fold
 from avjax.errors import InputError
 from avjax.evaluate import Evaluator, evaluate_run, table
-from avjax.models.audio_visual import AudioVisualNet, build_network, trained_parameters
+from avjax.models.networks import Network, build_network, describe_network, learned_parameters
 from avjax.pretrained import initial_variables
 from avjax.runlog import RunLog, best_epoch
 from avjax.training import metrics
@@ -50,7 +50,7 @@ class Job(NamedTuple):
     dataset: PreparedDataset
     splits: dict[str, Clips]
     network: dict[str, Any]
-    net: AudioVisualNet
+    net: Network
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
     parallel: Parallel
@@ -96,15 +96,9 @@ def _build(config: ConfigDict, workdir: Path) -> tuple[Job, dict[str, Any]]:
     """Checks the config against the data; builds the network, its variables, the optimizer."""
     check_mask(config.mask)
     dataset = open_dataset(config.data.dir)
-    filters = resolve_fold(config.data.fold)
-    splits = {name: dataset.select(chosen) for name, chosen in filters.items()}
-    network = {
-        "kind": config.model.kind,
-        "fusion": config.model.fusion,
-        "num_heads": config.model.num_heads,
-        "num_classes": len(dataset.metadata.classes),
-    }
+    network = describe_network(config.model, len(dataset.metadata.classes))
     net = build_network(network)
+    splits = _splits(config, dataset, net)
     parallel = Parallel(config.batch_size)
     variables = initial_variables(net, config.seed, config.model.pretrained)
     recipe = config.optimizer
@@ -116,10 +110,29 @@ def _build(config: ConfigDict, workdir: Path) -> tuple[Job, dict[str, Any]]:
         momentum=recipe.momentum,
         dampening=recipe.dampening,
         weight_decay=recipe.weight_decay,
-        trained=trained_parameters(variables["params"], net.fusion),
+        trained=learned_parameters(variables["params"], net),
     )
     job = Job(config, workdir, dataset, splits, network, net, schedule, optimizer, parallel)
     return job, variables
+
+
+def _splits(config: ConfigDict, dataset: PreparedDataset, net: Network) -> dict[str, Clips]:
+    """The clips of every split that the network can use."""
+    if len(net.streams) == 1 and config.mask != "nodropout":
+        raise InputError(
+            f"mask {config.mask!r} takes away the only stream of a network of kind "
+            f"{config.model.kind!r}; set config.mask='nodropout'"
+        )
+    if "video" in net.streams and not dataset.metadata.num_frames:
+        raise InputError(
+            f"{dataset.directory} holds sound alone; train configs/audio_only.py on it, or prepare "
+            "videos"
+        )
+    filters = resolve_fold(config.data.fold)
+    chosen = functools.partial(
+        dataset.select, video_only=config.data.video_only, streams=net.streams
+    )
+    return {name: chosen(filter_) for name, filter_ in filters.items()}
 
 
 def _train_epochs(
@@ -200,7 +213,7 @@ def _card(job: Job, epoch: int, scores: dict[str, float]) -> ModelCard:
         network=job.network,
         classes=list(data.classes),
         profile=data.profile,
-        num_frames=data.num_frames,
+        num_frames=data.num_frames if "video" in job.net.streams else 0,
         image_size=data.image_size,
         audio_steps=data.audio_steps,
         epoch=epoch,
@@ -209,7 +222,8 @@ def _card(job: Job, epoch: int, scores: dict[str, float]) -> ModelCard:
     )
 
 
-def _define_flags(argv: list[str], values: flags.FlagValues) -> None:
+def define_config_flags(argv: list[str], values: flags.FlagValues) -> None:
+    """Defines ``--config`` with its changes, and ``--workdir``."""
     config_flags.DEFINE_config_file(
         "config",
         None,
@@ -222,8 +236,12 @@ def _define_flags(argv: list[str], values: flags.FlagValues) -> None:
     )
 
 
-def _config(values: flags.FlagValues) -> ConfigDict:
-    """The configuration with its changes."""
+def read_config_flag(values: flags.FlagValues) -> ConfigDict:
+    """The configuration with its changes.
+
+    Raises:
+      InputError: none is named, or the file cannot be read.
+    """
     config = values.config
     if config is None:
         raise InputError("--config is missing; name a file such as configs/ia_softhard.py")
@@ -237,7 +255,7 @@ def _config(values: flags.FlagValues) -> ConfigDict:
 def _job(values: flags.FlagValues, positional: list[str]) -> None:
     if positional:
         raise InputError(f"unexpected argument {positional[0]!r}; see --help")
-    config = _config(values)
+    config = read_config_flag(values)
     workdir = Path(values.workdir or f"runs/{config.name}")
     print(table(train(config, workdir)))
     print(f"report: {workdir / 'report.html'}")
@@ -246,7 +264,7 @@ def _job(values: flags.FlagValues, positional: list[str]) -> None:
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
     argv = sys.argv if argv is None else argv
-    return cli.run(argv, functools.partial(_define_flags, argv), _job, __doc__ or "")
+    return cli.run(argv, functools.partial(define_config_flags, argv), _job, __doc__ or "")
 
 
 if __name__ == "__main__":

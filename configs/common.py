@@ -3,11 +3,14 @@
 from ml_collections import ConfigDict
 
 
-def get_config(name: str, *, fusion: str = "ia", mask: str = "softhard") -> ConfigDict:
-    """The reference's training of an audio-visual network.
+def get_config(
+    name: str, *, kind: str = "audio_visual", fusion: str = "ia", mask: str = "softhard"
+) -> ConfigDict:
+    """The reference's training of a network.
 
     Args:
       name: of the configuration; the default workdir is ``runs/<name>``.
+      kind: `audio_visual`, or `audio` or `video` for one stream alone, without fusion and mask.
       fusion: `ia`, `it` or `lt`.
       mask: modality dropout, `softhard`, `noise` or `nodropout`.
     """
@@ -18,12 +21,13 @@ def get_config(name: str, *, fusion: str = "ia", mask: str = "softhard") -> Conf
     config.batch_size = 8
 
     config.model = ConfigDict()
-    config.model.kind = "audio_visual"
-    config.model.fusion = fusion
-    config.model.num_heads = 1
+    config.model.kind = kind
+    if kind == "audio_visual":
+        config.model.fusion = fusion
+        config.model.num_heads = 1
     config.model.pretrained = ""  # a run or model directory to start from
 
-    config.mask = mask
+    config.mask = mask if kind == "audio_visual" else "nodropout"
     config.augment = True  # flip and rotate the frames
     config.deduplicate = True  # compute repeated inputs of the enlarged batch once
     config.parallel = "jit"
@@ -40,6 +44,10 @@ def get_config(name: str, *, fusion: str = "ia", mask: str = "softhard") -> Conf
     # A name (published, msaf6/0..5, five/0..4, repetition), or filters in words:
     # "train: actor=1-8; validation: actor=9,10; test: actor=11,12".
     config.data.fold = "published"
+
+    # True: recordings without sound too. RAVDESS has one (02-*) for each audio-video one (01-*), of
+    # the same trial. Clips that lack a face are always taken, those of sound alone among them.
+    config.data.video_only = False
 
     config.checkpoint_minutes = 10.0  # between saves within an epoch
     return config

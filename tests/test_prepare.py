@@ -4,6 +4,7 @@ import errno
 import importlib.util
 import json
 import os
+import shutil
 
 import cv2
 import numpy as np
@@ -21,7 +22,7 @@ SETTINGS = Settings(profile="fixed", num_frames=4, image_size=32, pair_video_onl
 FLAGS = ["--num_frames=4", "--image_size=32"]
 EVERYTHING = Filter.parse("")
 HAPPY, ANGRY, MUTE, BLACK = (f"01-01-0{i}-01-01-01-07" for i in (3, 5, 6, 7))
-SILENT = "02-01-03-01-01-01-07"
+SILENT, NOTHING = "02-01-03-01-01-01-07", "01-01-08-01-01-01-07"
 
 
 class SeesLight(WholeFrame):
@@ -40,7 +41,8 @@ class SeesLight(WholeFrame):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Two actors with four good clips, of which one is video-only, and four bad ones."""
+    """Two actors with four whole clips, one of them video-only by design, one without sound, one
+    without a face, and three that cannot be used."""
     root = tmp_path_factory.mktemp("RAVDESS")
     folder = root / "Actor_07"
     write_video(folder / f"{HAPPY}.mp4", 20)
@@ -50,6 +52,7 @@ def source(tmp_path_factory):
     write_video(root / "ACTOR11" / "01-01-08-02-02-02-11.mp4", 20, sound=tone(0.7))
     write_video(folder / f"{MUTE}.mp4", 20)
     write_video(folder / f"{BLACK}.mp4", [np.zeros((64, 96, 3), np.uint8)] * 20, sound=tone(0.7))
+    write_video(folder / f"{NOTHING}.mp4", [np.zeros((64, 96, 3), np.uint8)] * 20)
     whole = (folder / f"{HAPPY}.mp4").read_bytes()
     (folder / "01-01-01-01-01-01-07.mp4").write_bytes(whole[: len(whole) // 2])
     (folder / "01-01-02-01-01-01-07.mp4").write_text("not a video")
@@ -85,35 +88,57 @@ def files_of(directory):
 # ------------------------------------------------------------------------------------ what is made
 
 
-def test_good_clips_are_written(prepared):
+def test_usable_clips_are_written(prepared):
     clips = open_dataset(prepared[0]).select(EVERYTHING, video_only=True)
-    assert clips.clip_ids == [HAPPY, ANGRY, SILENT, "01-01-08-02-02-02-11"]
-    assert clips.labels.tolist() == [2, 4, 2, 7]
-    (batch,) = clips.batches(4)
-    assert batch["has_audio"].tolist() == [True, True, False, True]
-    assert batch["has_video"].all()
-    assert batch["mfcc"].any((1, 2)).tolist() == [True, True, False, True]
-    assert batch["frames"].shape == (4, 4, 32, 32, 3)
+    assert clips.clip_ids == [HAPPY, ANGRY, MUTE, BLACK, SILENT, "01-01-08-02-02-02-11"]
+    assert clips.labels.tolist() == [2, 4, 5, 6, 2, 7]
+    (batch,) = clips.batches(6)
+    assert batch["has_audio"].tolist() == [True, True, False, True, False, True]
+    assert batch["has_video"].tolist() == [True, True, True, False, True, True]
+    np.testing.assert_array_equal(batch["mfcc"].any((1, 2)), batch["has_audio"])
+    np.testing.assert_array_equal(batch["frames"].any((1, 2, 3, 4)), batch["has_video"])
+    assert batch["frames"].shape == (6, 4, 32, 32, 3)
+
+
+def test_clips_that_lack_what_they_should_have_are_listed(prepared, source):
+    folder = source / "Actor_07"
+    assert prepared[1].incomplete == {
+        MUTE: f"no sound in {folder / MUTE}.mp4",
+        BLACK: f"no face found in {folder / BLACK}.mp4",
+    }
+    assert prepared[1].faceless_frames == {BLACK: 4}
+
+
+def test_the_reference_profile_takes_no_video_without_a_face(source, tmp_path):
+    settings = SETTINGS._replace(profile="reference")
+    summary = prepare(source, tmp_path / "DATA", settings, make_detector=SeesLight)
+    assert "no face found" in summary.skipped[BLACK]
+    records = {
+        r.clip_id: (r.has_audio, r.has_video) for r in open_dataset(tmp_path / "DATA").records
+    }
+    assert BLACK not in records
+    assert records[MUTE] == (False, True)
+    assert summary.written == len(records) == 5
 
 
 def test_bad_clips_are_listed_with_their_reason(prepared):
     skipped = prepared[1].skipped
-    assert set(skipped) == {MUTE, BLACK, "01-01-01-01-01-01-07", "01-01-02-01-01-01-07"}
-    assert "has no sound" in skipped[MUTE]
-    assert "no face found" in skipped[BLACK]
+    assert set(skipped) == {NOTHING, "01-01-01-01-01-01-07", "01-01-02-01-01-01-07"}
+    assert "no face found in" in skipped[NOTHING]
+    assert "no sound in" in skipped[NOTHING]
     assert "01-01-01-01-01-01-07.mp4 cannot be decoded" in skipped["01-01-01-01-01-01-07"]
     assert "01-01-02-01-01-01-07.mp4 cannot be decoded" in skipped["01-01-02-01-01-01-07"]
 
 
 def test_summary_and_contact_sheet(prepared):
     out, summary = prepared
-    assert (summary.written, summary.prepared_now) == (4, 4)
+    assert (summary.written, summary.prepared_now) == (6, 6)
     stored = json.loads((out / command.SUMMARY_FILE).read_text())
-    assert stored["written"] == 4
+    assert stored["written"] == 6
     assert stored["skipped"] == summary.skipped
     assert stored["settings"] == SETTINGS._asdict()
     sheet = cv2.imread(str(out / command.SHEET_FILE))
-    assert sheet.shape == (4 * 64, 200 + 4 * 64, 3)
+    assert sheet.shape == (5 * 64, 200 + 4 * 64, 3)
     assert not out.with_name("DATA.partial").exists()
 
 
@@ -146,8 +171,8 @@ def test_an_interrupted_run_goes_on_with_the_same_result(source, prepared, tmp_p
     (staged / "01-01-08-02-02-02-11.tmp").write_bytes(b"half a clip, as a killed process leaves it")
     rest = SeesLight()
     summary = prepare(source, out, SETTINGS, make_detector=lambda: rest)
-    assert summary.written == 4
-    assert rest.calls == 6 - 2  # six clips can be decoded, two of them were done
+    assert summary.written == 6
+    assert rest.calls == 7 - 2  # seven clips can be decoded, two of them were done
     assert files_of(out) == files_of(prepared[0])
 
 
@@ -155,9 +180,18 @@ def test_the_same_command_again_adds_nothing(source, prepared):
     out, first = prepared
     before = files_of(out)
     summary = prepare(source, out, SETTINGS, make_detector=pytest.fail)
-    assert (summary.written, summary.prepared_now) == (4, 0)
+    assert (summary.written, summary.prepared_now) == (6, 0)
     assert summary.skipped == first.skipped
     assert files_of(out) == before
+
+
+def test_a_dataset_from_before_incomplete_clips_is_complete(source, prepared, tmp_path):
+    out = tmp_path / "DATA"
+    shutil.copytree(prepared[0], out)
+    stored = json.loads((out / command.SUMMARY_FILE).read_text())
+    del stored["incomplete"]
+    (out / command.SUMMARY_FILE).write_text(json.dumps(stored))
+    assert prepare(source, out, SETTINGS, make_detector=pytest.fail).incomplete == {}
 
 
 def test_other_settings_for_the_same_dataset_are_refused(source, prepared, tmp_path):
@@ -239,9 +273,10 @@ def _raise(error):
 def test_the_command_tells_what_it_did(source, tmp_path, cli):
     status, text, errors = cli(f"--source={source}", f"--out={tmp_path / 'DATA'}", *FLAGS)
     assert (status, errors) == (0, [])
-    assert f"skipped {MUTE}: " in text
-    assert "4 clips (4 prepared now" in text
-    assert "4 skipped" in text
+    assert f"skipped {NOTHING}: " in text
+    assert f"written incomplete {BLACK}: no face found in " in text
+    assert "6 clips (6 prepared now" in text
+    assert "3 skipped, 2 incomplete" in text
     assert "contact_sheet.png" in text
     assert "clips per second" in text
 
@@ -249,7 +284,7 @@ def test_the_command_tells_what_it_did(source, tmp_path, cli):
 def test_strict_is_a_failure_but_writes_the_good_clips(source, tmp_path, cli):
     out = tmp_path / "DATA"
     assert cli(f"--source={source}", f"--out={out}", "--strict", *FLAGS)[0] == 1
-    assert len(open_dataset(out).records) == 4
+    assert len(open_dataset(out).records) == 6
 
 
 def test_nothing_but_bad_clips_is_a_failure(tmp_path, cli):
@@ -348,7 +383,7 @@ def test_real_clips_give_the_crops_of_the_reference(shared_dir, tmp_path):
     if importlib.util.find_spec(PACKAGE) is None:
         pytest.skip(f"{PACKAGE} is not installed, whose wheel holds the detector's weights")
     settings = Settings("reference", 15, 224, pair_video_only=False)
-    summary = prepare(shared_dir / "ravdess", tmp_path / "DATA", settings)
+    summary = prepare(shared_dir / "ravdess" / "video", tmp_path / "DATA", settings)
     assert (summary.written, summary.skipped, summary.faceless_frames) == (8, {}, {})
     clips = open_dataset(tmp_path / "DATA").select(EVERYTHING, video_only=True)
     for number, name in enumerate(clips.clip_ids):

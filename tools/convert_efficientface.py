@@ -18,7 +18,7 @@ from avjax.data.clip import PROFILES
 from avjax.data.media import AUDIO_STEPS
 from avjax.data.ravdess import EMOTIONS
 from avjax.errors import InputError
-from avjax.models.audio_visual import build_network
+from avjax.models.networks import build_network
 from avjax.versions import versions
 
 

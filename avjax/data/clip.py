@@ -54,7 +54,7 @@ def prepare_clip(
     profile: str,
     num_frames: int,
     image_size: int,
-    detector: Detector,
+    detector: Detector | None,
 ) -> PreparedClip:
     """Reads, cuts and crops one clip.
 
@@ -64,7 +64,7 @@ def prepare_clip(
       profile: `fixed` or `reference`.
       num_frames: frames to keep.
       image_size: side of the square crops in pixels.
-      detector: finds the faces.
+      detector: finds the faces; not needed where there is no video.
 
     Raises:
       InputError: a file that cannot be read.
@@ -76,6 +76,7 @@ def prepare_clip(
     blank = np.zeros((num_frames, image_size, image_size, 3), np.uint8)
     if video is None:
         return PreparedClip(blank, features, has_audio, False)
+    assert detector is not None, "frames need a face detector"
     times = media.frame_times(video)
     if profile == "reference":
         indices = [i for i in reference_indices(num_frames) if i < len(times)]

@@ -1,5 +1,6 @@
 """From a prepared dataset to batches: choosing clips, shuffling, padding, reading ahead."""
 
+import functools
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from avjax.errors import InputError
 
 Batch = dict[str, np.ndarray]
 Row = dict[str, np.ndarray | np.generic]
+STREAMS = ("audio", "video")
 READ_THREADS = 2
 READ_AHEAD = 16  # clips
 
@@ -41,28 +43,46 @@ class PreparedDataset:
         self._sources = sources
         self._positions = _positions(records)
 
-    def select(self, chosen: Filter, *, video_only: bool = False) -> "Clips":
-        """The clips that a filter chooses.
+    def select(
+        self,
+        chosen: Filter,
+        *,
+        video_only: bool = False,
+        streams: Sequence[str] = STREAMS,
+        num_frames: int | None = None,
+    ) -> "Clips":
+        """The clips that a filter chooses, of those that a network can use.
+
+        A clip of sound alone is taken like any other: no second clip holds its trial. One without
+        sound is left out by default, for RAVDESS's 02-* recordings repeat the trials of 01-*.
 
         Args:
           chosen: filter over the records' features.
           video_only: take clips without sound too.
+          streams: what the network reads, "audio", "video" or both; a clip has one of them at
+            least. Without "video" no frames are read.
+          num_frames: black frames of a clip where the dataset holds sound alone (default: none).
 
         Raises:
           InputError: no clip is chosen.
         """
-        picked = [
-            i
-            for i, record in enumerate(self.records)
-            if chosen.matches(record.features()) and (record.has_audio or video_only)
-        ]
+        matching = [i for i, r in enumerate(self.records) if chosen.matches(r.features())]
+        picked = [i for i in matching if _usable(self.records[i], video_only, streams)]
+        if matching and not picked:
+            lacking = "sound" if "audio" in streams or not video_only else "a face"
+            raise InputError(
+                f"none of the {len(matching)} clips of {self.directory} that match '{chosen}' has "
+                f"{lacking}; prepare others, or take clips without sound with "
+                "config.data.video_only=True and a network that reads frames"
+            )
         if not picked:
             held = ", ".join(sorted({record.split for record in self.records}))
             raise InputError(
                 f"no clip of {self.directory} matches '{chosen}'; the dataset holds {held}: "
                 "choose another config.data.fold or prepare more clips"
             )
-        return Clips(self, picked)
+        shown = self.metadata.num_frames or num_frames or 0
+        return Clips(self, picked, shown if "video" in streams else 0)
 
     def read(self, number: int) -> dict[str, Any]:
         """One record with its arrays."""
@@ -73,9 +93,12 @@ class PreparedDataset:
 class Clips:
     """Chosen clips of a dataset, in the order of actors and clip ids."""
 
-    def __init__(self, dataset: PreparedDataset, picked: Sequence[int]) -> None:
+    def __init__(self, dataset: PreparedDataset, picked: Sequence[int], num_frames: int) -> None:
         self._dataset = dataset
         self._picked = list(picked)
+        size = dataset.metadata.image_size
+        self._no_frames = np.zeros((num_frames, size, size, 3), np.uint8)
+        self._reads_frames = num_frames > 0 and dataset.metadata.num_frames > 0
 
     def __len__(self) -> int:
         return len(self._picked)
@@ -85,7 +108,7 @@ class Clips:
         features = self._dataset.read(self._picked[index])
         record = self._dataset.records[self._picked[index]]
         return {
-            "frames": np.asarray(features["frames"]),
+            "frames": np.asarray(features["frames"]) if self._reads_frames else self._no_frames,
             "mfcc": np.asarray(features["mfcc"]),
             "label": np.int32(record.label),
             "has_audio": np.bool_(record.has_audio),
@@ -95,14 +118,19 @@ class Clips:
         }
 
     @property
+    def records(self) -> list[ClipRecord]:
+        """What is known of the clips."""
+        return [self._dataset.records[i] for i in self._picked]
+
+    @property
     def clip_ids(self) -> list[str]:
         """Names of the clips."""
-        return [self._dataset.records[i].clip_id for i in self._picked]
+        return [record.clip_id for record in self.records]
 
     @property
     def labels(self) -> Int[np.ndarray, "n"]:
         """Class indices of the clips."""
-        return np.array([self._dataset.records[i].label for i in self._picked])
+        return np.array([record.label for record in self.records])
 
     def num_batches(self, batch_size: int) -> int:
         """Batches in an epoch; the last one may be padded."""
@@ -143,10 +171,20 @@ class Clips:
             )
         batches = self._order(batch_size, shuffle_key, epoch).reshape(-1, batch_size)
         share = batch_size // process_count
-        rows = batches[start:, process_index * share : (process_index + 1) * share].ravel()
+        shares = batches[start:, process_index * share : (process_index + 1) * share]
+        if not len(self._no_frames):
+            for rows in shares:
+                yield {name: column[rows] for name, column in self._columns.items()}
+            return
         options = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=READ_AHEAD)
-        clips = grain.MapDataset.source(rows).map(self._row).to_iter_dataset(options)
+        clips = grain.MapDataset.source(shares.ravel()).map(self._row).to_iter_dataset(options)
         yield from clips.batch(share)
+
+    @functools.cached_property
+    def _columns(self) -> Batch:
+        """All clips in memory, and padding as the last row: what fits without frames."""
+        rows = [self._row(position) for position in (*range(len(self)), -1)]
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def _order(self, batch_size: int, shuffle_key: int | None, epoch: int) -> np.ndarray:
         """Positions of an epoch's clips, filled up to whole batches with -1."""
@@ -160,7 +198,7 @@ class Clips:
             return self[position]
         m = self._dataset.metadata
         return {
-            "frames": np.zeros((m.num_frames, m.image_size, m.image_size, 3), np.uint8),
+            "frames": np.zeros_like(self._no_frames),
             "mfcc": np.zeros((m.audio_steps, 10), np.float32),
             "label": np.int32(0),
             "has_audio": np.bool_(True),
@@ -201,6 +239,12 @@ def open_dataset(directory: str | Path) -> PreparedDataset:
     except (KeyError, TypeError) as error:
         raise InputError(f"{directory} was not written by avjax.prepare; {remedy}") from error
     return PreparedDataset(directory, metadata, records, builder.as_data_source())
+
+
+def _usable(record: ClipRecord, video_only: bool, streams: Sequence[str]) -> bool:
+    """Whether a clip has a stream that the network reads, and sound unless it may be without."""
+    has = {"audio": record.has_audio, "video": record.has_video}
+    return (record.has_audio or video_only) and any(has[stream] for stream in streams)
 
 
 def _positions(records: Sequence[ClipRecord]) -> list[tuple[str, int]]:

@@ -158,6 +158,20 @@ def _named_folds() -> dict[str, str]:
 NAMED_FOLDS = _named_folds()
 
 
+def list_folds(name: str) -> list[str]:
+    """The folds of a cross-validation, or the one fold of that name.
+
+    Raises:
+      InputError: there is none of that name.
+    """
+    if name in CROSS_VALIDATIONS:
+        return [f"{name}/{k}" for k in range(len(CROSS_VALIDATIONS[name]))]
+    if name not in NAMED_FOLDS:
+        known = ", ".join((*CROSS_VALIDATIONS, *NAMED_FOLDS))
+        raise InputError(f"unknown folds {name!r}; choose one of {known}")
+    return [name]
+
+
 def resolve_fold(spec: str) -> dict[str, Filter]:
     """The filters of a fold's train, validation and test splits.
 

@@ -20,20 +20,29 @@ class Source(NamedTuple):
 
     Attributes:
       name: its RAVDESS fields.
-      video: raw video, or face crops that the reference prepared.
+      video: raw video, or face crops that the reference prepared; None for sound alone.
       audio: sound file, or a video whose sound track is meant; None for a silent clip.
     """
 
     name: ClipName
-    video: Path
+    video: Path | None
     audio: Path | None
+
+    def lacks(self, has_audio: bool, has_video: bool) -> str:
+        """What the files should hold and do not; empty where nothing is missing."""
+        faults = []
+        if self.video is not None and not has_video:
+            faults.append(f"no face found in {self.video}")
+        if self.audio is not None and not has_audio:
+            faults.append(f"no sound in {self.audio}")
+        return " and ".join(faults)
 
 
 def find_raw(root: Path, pair_video_only: bool) -> tuple[list[Source], dict[str, str]]:
     """Raw clips below ``ACTORNN/`` or ``Actor_NN/`` folders, however deep these lie.
 
     A clip's sound is the wav or flac of its trial, in the same or another folder, else its own
-    sound track.
+    sound track. A sound file that belongs to no video is a clip of its own.
 
     Args:
       root: the RAVDESS folder.
@@ -43,20 +52,21 @@ def find_raw(root: Path, pair_video_only: bool) -> tuple[list[Source], dict[str,
       Clips by name, and the reasons why other files are left out, by path.
 
     Raises:
-      InputError: no such folder, or no videos in it.
+      InputError: no such folder, or neither videos nor sound in it.
     """
     files = [path for path in _files(root) if _ACTOR_FOLDER.fullmatch(path.parent.name)]
     skipped: dict[str, str] = {}
-    sounds = _sounds(files, prepared=False)
+    sounds = _sounds(files, skipped)
     videos: dict[ClipName, Path] = {}
     for path in files:
         if path.suffix.lower() in VIDEO_SUFFIXES:
             name = _name(path, skipped)
             if name is not None and _first_of_its_name(name, path, videos, skipped):
                 videos[name] = path
-    if not videos and not skipped:
+    if not videos and not sounds and not skipped:
         raise InputError(
-            f"no clips found in {root}; expected folders such as Actor_05/ with .mp4 files"
+            f"no clips found in {root}; expected folders such as Actor_05/ with .mp4, .wav or "
+            ".flac files"
         )
     found = []
     for name, path in sorted(videos.items()):
@@ -64,7 +74,10 @@ def find_raw(root: Path, pair_video_only: bool) -> tuple[list[Source], dict[str,
         audio = sounds.get(name.trial, own_track)
         silent = name.modality == VIDEO_ONLY and not pair_video_only
         found.append(Source(name, path, None if silent else audio))
-    return found, skipped
+    heard = {clip.audio for clip in found}
+    alone = [path for path in sounds.values() if path not in heard]
+    found += [Source(ClipName.parse(path.name), None, path) for path in alone]
+    return sorted(found, key=lambda clip: clip.name), skipped
 
 
 def find_crops(
@@ -91,7 +104,7 @@ def find_crops(
     if not prepared:
         raise InputError(f"no face crops (*{', *'.join(CROPS_SUFFIXES)}) found in {crops}")
     files = _files(root)
-    sounds = {**_sounds(files, prepared=False), **_sounds(files, prepared=True)}
+    sounds = {**_sounds(files, {}), **_sounds(files, {}, prepared=True)}
     found = []
     for name, path in sorted(prepared.items()):
         silent = name.modality == VIDEO_ONLY and not pair_video_only
@@ -105,14 +118,16 @@ def _files(root: Path) -> list[Path]:
     return sorted(path for path in root.rglob("*") if path.is_file())
 
 
-def _sounds(files: Iterable[Path], prepared: bool) -> dict[str, Path]:
+def _sounds(
+    files: Iterable[Path], skipped: dict[str, str], prepared: bool = False
+) -> dict[str, Path]:
     """Sound files by trial: those cut by the reference's script, or the raw ones."""
     found: dict[str, Path] = {}
     for path in files:
         cut = path.stem.endswith(_PREPARED_SOUND)
         if path.suffix.lower() not in SOUND_SUFFIXES or cut != prepared:
             continue
-        name = _name(path, {})
+        name = _name(path, skipped)
         if name is not None and name.modality == AUDIO_ONLY:
             found.setdefault(name.trial, path)
     return found

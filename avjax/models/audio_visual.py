@@ -1,7 +1,7 @@
 """The audio-visual network and its three fusions (paper section 3; reference `MultiModalCNN`)."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -54,6 +54,7 @@ class AudioVisualNet(nn.Module):
     fusion: str = "ia"
     num_heads: int = 1
     stage_repeats: tuple[int, ...] = STAGE_REPEATS
+    streams: ClassVar = ("audio", "video")
 
     def setup(self) -> None:
         if self.fusion not in FUSIONS:
@@ -150,34 +151,6 @@ class AudioVisualNet(nn.Module):
         to_video = self.av1.weights(audio, video).mean(1).sum(1)
         to_audio = self.va1.weights(video, audio).mean(1).sum(1)
         return audio * to_audio[..., None], video * to_video[..., None]
-
-
-def build_network(network: Mapping[str, Any]) -> AudioVisualNet:
-    """The module that a checkpoint's or config's description names.
-
-    Args:
-      network: ``kind`` ("audio_visual"), ``fusion``, ``num_heads``, ``num_classes``.
-
-    Raises:
-      InputError: unknown kind, fusion, or heads that do not divide the width.
-    """
-    kind = network.get("kind", "audio_visual")
-    if kind != "audio_visual":
-        raise InputError(f"unknown network kind {kind!r}; this version builds 'audio_visual'")
-    net = AudioVisualNet(
-        num_classes=int(network["num_classes"]),
-        fusion=network["fusion"],
-        num_heads=int(network["num_heads"]),
-    )
-    if net.fusion not in FUSIONS:
-        raise InputError(f"unknown fusion {net.fusion!r}; choose one of {', '.join(FUSIONS)}")
-    narrow = AUDIO_STAGE1 if net.fusion == "lt" else VIDEO_STAGE1
-    if net.num_heads < 1 or narrow % net.num_heads:
-        raise InputError(
-            f"num_heads={net.num_heads} does not divide the attention width {narrow} of fusion "
-            f"{net.fusion!r}; choose 1, 2, 4, 8, 16, 32 or 64"
-        )
-    return net
 
 
 def trained_parameters(params: Mapping[str, Any], fusion: str) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 The conditions share inputs: seven logits need four versions of each stream (clean, zeros, noise,
 added noise), and the zeros of all clips are one. Each version is encoded once, then paired.
+
+A clip counts in the conditions whose undisturbed stream it has. Where it lacks the other stream,
+zeros or noise replace that all the same, but nothing can be added to it.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from avjax.training import metrics
 from avjax.training.augment import normalise
@@ -23,7 +26,30 @@ CONDITIONS = (
     *(f"audio_only/{name}" for name in DISTURBANCES),
     *(f"video_only/{name}" for name in DISTURBANCES),
 )
+# A network of one stream sees no difference between some conditions, and nothing at all in others.
+# Two are left: its stream undisturbed without the other one, and its own stream disturbed.
+SINGLE_CONDITIONS = {
+    "audio": ("audio_only/zeros", "video_only/addnoise"),
+    "video": ("video_only/zeros", "audio_only/addnoise"),
+}
 BATCH_SIZE = 8  # "addnoise" takes its statistics over a batch, so its size is part of the figure
+
+
+class Scored(NamedTuple):
+    """What an evaluation step finds under one condition.
+
+    Attributes:
+      sums: of the clips that count.
+      called: the class that each row of the batch was taken for.
+    """
+
+    sums: metrics.Sums
+    called: Int[Array, "b"]
+
+
+def conditions_of(net: nn.Module) -> tuple[str, ...]:
+    """The conditions that make sense for a network; the first one is of undisturbed clips."""
+    return CONDITIONS if len(net.streams) > 1 else SINGLE_CONDITIONS[net.streams[0]]
 
 
 def eval_step(
@@ -47,8 +73,8 @@ def eval_conditions_step(
     *,
     net: nn.Module,
     profile: str,
-) -> dict[str, metrics.Sums]:
-    """Metric sums of every condition, by its name in `CONDITIONS`.
+) -> dict[str, Scored]:
+    """Scores of every condition, by its name in `conditions_of` the network.
 
     Args:
       variables: parameters and running statistics.
@@ -60,47 +86,66 @@ def eval_conditions_step(
     frames = normalise(batch["frames"], profile)
     mfcc, frames = present_streams(batch["mfcc"], frames, batch)
     audio_noise, video_noise = gaussian_inputs(clip_keys(key, batch["clip_key"]), mfcc, frames)
-    weight = batch["weight"]
-    audio = _encode(net, variables, "encode_audio", _versions(mfcc, audio_noise, weight))
-    video = _encode(net, variables, "encode_video", _versions(frames, video_noise, weight))
-    pairs = {AUDIOVISUAL: (audio["clean"], video["clean"])}
-    for name in DISTURBANCES:
-        pairs[f"audio_only/{name}"] = (audio["clean"], video[name])
-        pairs[f"video_only/{name}"] = (audio[name], video["clean"])
-    stacked_audio = jnp.concatenate([pairs[name][0] for name in CONDITIONS])
-    stacked_video = jnp.concatenate([pairs[name][1] for name in CONDITIONS])
+    weight, names = batch["weight"], conditions_of(net)
+    has = {"audio": batch["has_audio"], "video": batch["has_video"]}
+    audio = _versions(mfcc, audio_noise, weight, has["audio"])
+    video = _versions(frames, video_noise, weight, has["video"])
+    wanted = [_wanted(name) for name in names]
+    audio = _encode(net, variables, "encode_audio", audio, {first for first, _ in wanted})
+    video = _encode(net, variables, "encode_video", video, {second for _, second in wanted})
+    stacked_audio = jnp.concatenate([audio[first] for first, _ in wanted])
+    stacked_video = jnp.concatenate([video[second] for _, second in wanted])
     logits = net.apply(variables, stacked_audio, stacked_video, method="fuse")
-    return {
-        name: metrics.sums(part, batch["label"], weight)
-        for name, part in zip(CONDITIONS, jnp.split(logits, len(CONDITIONS)), strict=True)
-    }
+    scored = {}
+    for name, part in zip(names, jnp.split(logits, len(names)), strict=True):
+        kept = net.streams[0] if len(net.streams) == 1 else name.partition("_only/")[0]
+        counted = weight * has.get(kept, True)
+        scored[name] = Scored(metrics.sums(part, batch["label"], counted), part.argmax(-1))
+    return scored
+
+
+def _wanted(condition: str) -> tuple[str, str]:
+    """Which versions of sound and frames make up a condition."""
+    kept, _, disturbance = condition.partition("_only/")
+    if kept == AUDIOVISUAL:
+        return "clean", "clean"
+    return ("clean", disturbance) if kept == "audio" else (disturbance, "clean")
 
 
 def _versions(
-    x: Float[Array, "b *d"], noise: Float[Array, "b *d"], weight: Float[Array, "b"]
+    x: Float[Array, "b *d"],
+    noise: Float[Array, "b *d"],
+    weight: Float[Array, "b"],
+    present: Bool[Array, "b"],
 ) -> dict[str, Array]:
     """The stream clean, as noise, with noise added; and one row of zeros for all clips.
 
     Added noise is ``x + mean + std * noise`` with the mean and the unbiased deviation of all values
-    of the batch's real clips (reference `validation.py`).
+    of the batch's real clips that have the stream (reference `validation.py`).
     """
-    real = weight.reshape(-1, *[1] * (x.ndim - 1))
-    count = weight.sum() * (x.size // x.shape[0])
+    there = present.reshape(-1, *[1] * (x.ndim - 1))
+    real = weight.reshape(there.shape) * there
+    count = jnp.maximum(real.sum() * (x.size // x.shape[0]), 2)
     mean = (x * real).sum() / count
     std = jnp.sqrt((jnp.square(x - mean) * real).sum() / (count - 1))
     return {
         "clean": x,
         "noise": noise,
-        "addnoise": x + mean + std * noise,
+        "addnoise": jnp.where(there, x + mean + std * noise, 0),
         "zeros": jnp.zeros_like(x[:1]),
     }
 
 
 def _encode(
-    net: nn.Module, variables: dict[str, Any], method: str, versions: dict[str, Array]
+    net: nn.Module,
+    variables: dict[str, Any],
+    method: str,
+    versions: dict[str, Array],
+    wanted: set[str],
 ) -> dict[str, Array]:
-    """Encodes all versions in one pass; the zeros' single row is repeated for every clip."""
+    """Encodes versions in one pass; the zeros' single row is repeated for every clip."""
     rows = versions["clean"].shape[0]
+    versions = {name: version for name, version in versions.items() if name in wanted}
     encoded = net.apply(variables, jnp.concatenate(list(versions.values())), method=method)
     starts = [rows * i for i in range(1, len(versions))]
     parts = dict(zip(versions, jnp.split(encoded, starts), strict=True))

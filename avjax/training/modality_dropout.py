@@ -1,9 +1,11 @@
 """Modality dropout: the enlarged batch in which audio or video is missing (paper section 3.3).
 
 `softhard` turns a batch of B clips (a, v) into the pairs (a, v), (c*a, (1-c)*v), (0, v), (a, 0);
-`noise` into (a, v), (N, v), (a, N). Such a batch repeats itself: of softhard's 4B videos only 2B
-differ, and the B black ones are a single clip of a single image. The distinct inputs and their
-multiplicities give the same loss, gradients and running statistics at half the cost.
+`noise` into (a, v), (N, v), (a, N). Where a clip lacks a stream, zeros stand for it from the start.
+
+Such a batch repeats itself: of softhard's 4B videos only 2B differ, and the B black ones are a
+single clip of a single image. The distinct inputs and their multiplicities give the same loss,
+gradients and running statistics at half the cost.
 """
 
 from typing import NamedTuple
@@ -11,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from avjax.errors import InputError
 from avjax.models.audio_visual import Pairing
@@ -19,6 +21,14 @@ from avjax.training.randomness import per_row, row_keys
 
 COPIES = {"softhard": 4, "noise": 3, "nodropout": 1}
 MASKS = tuple(COPIES)
+
+
+class Present(NamedTuple):
+    """Row weights by what a clip has: anything, sound, a face."""
+
+    clip: Float[Array, "b"]
+    audio: Float[Array, "b"]
+    video: Float[Array, "b"]
 
 
 class Enlarged(NamedTuple):
@@ -51,10 +61,15 @@ def enlarge(
     frames: Float[Array, "b n h w 3"],
     weight: Float[Array, "b"],
     *,
+    has_audio: Bool[Array, "b"] | bool = True,
+    has_video: Bool[Array, "b"] | bool = True,
     axis_name: str | None = None,
     deduplicate: bool = True,
 ) -> Enlarged:
     """Builds the enlarged batch.
+
+    A pair from which the mask takes the only stream that its clip has holds nothing to learn from:
+    its weight is 0, as that of padding.
 
     Args:
       mask: one of `MASKS`.
@@ -62,11 +77,13 @@ def enlarge(
       mfcc: audio of this device's clips.
       frames: normalised frames of this device's clips.
       weight: 1 for a clip, 0 for padding.
+      has_audio: which clips have sound; ``mfcc`` of the others is zeros.
+      has_video: which clips have a face; ``frames`` of the others are zeros.
       axis_name: mapped device axis, or None.
       deduplicate: False computes every repeated input anew: slower, for comparison.
     """
     draws = draw(mask, key, mfcc, frames, axis_name)
-    enlarged = enlarge_with(mask, draws, mfcc, frames, weight)
+    enlarged = enlarge_with(mask, draws, mfcc, frames, weight, has_audio, has_video)
     return enlarged if deduplicate else spell_out(enlarged)
 
 
@@ -89,13 +106,20 @@ def draw(
 
 
 def enlarge_with(
-    mask: str, draws: tuple[Array, ...], mfcc: Array, frames: Array, weight: Array
+    mask: str,
+    draws: tuple[Array, ...],
+    mfcc: Array,
+    frames: Array,
+    weight: Float[Array, "b"],
+    has_audio: Bool[Array, "b"] | bool = True,
+    has_video: Bool[Array, "b"] | bool = True,
 ) -> Enlarged:
-    """The enlarged batch's distinct inputs, from what `draw` returned."""
+    """The enlarged batch's distinct inputs, from what `draw` returned; see `enlarge`."""
+    present = Present(weight, weight * has_audio, weight * has_video)
     if mask == "softhard":
-        return _softhard(*draws, mfcc, frames, weight)
+        return _softhard(draws[0], mfcc, frames, present)
     if mask == "noise":
-        return _noise(*draws, mfcc, frames, weight)
+        return _noise(draws[0], draws[1], mfcc, frames, present)
     rows = np.arange(mfcc.shape[0])
     return Enlarged(mfcc, frames, Pairing(rows, rows, weight, weight, None, weight), 1)
 
@@ -114,7 +138,7 @@ def gaussian_inputs(keys: Array, mfcc: Array, frames: Array) -> tuple[Array, Arr
 
 
 def _softhard(
-    coefficients: Float[Array, "b"], mfcc: Array, frames: Array, weight: Float[Array, "b"]
+    coefficients: Float[Array, "b"], mfcc: Array, frames: Array, present: Present
 ) -> Enlarged:
     """Audio rows: a, c*a, one of zeros. Video rows: v, (1-c)*v, and the black clip."""
     rows = np.arange(mfcc.shape[0])
@@ -124,33 +148,33 @@ def _softhard(
     soft_audio = mfcc * c[:, None, None]
     soft_video = frames * (1 - c)[:, None, None, None, None]
     silence = jnp.zeros_like(mfcc[:1])
-    twice_once = jnp.concatenate([2 * weight, weight])
+    clip, heard, seen = present
     pairing = Pairing(
         audio_rows=np.concatenate([whole, scaled, missing, whole]),
         video_rows=np.concatenate([whole, scaled, whole, missing]),
-        audio_weight=jnp.append(twice_once, weight.sum()),
-        video_weight=twice_once,
-        blank_weight=weight.sum(),
-        pair_weight=jnp.tile(weight, 4),
+        audio_weight=jnp.concatenate([clip + heard, clip, seen.sum()[None]]),
+        video_weight=jnp.concatenate([clip + seen, clip]),
+        blank_weight=heard.sum(),
+        pair_weight=jnp.concatenate([clip, clip, seen, heard]),
     )
     audio = jnp.concatenate([mfcc, soft_audio, silence])
     return Enlarged(audio, jnp.concatenate([frames, soft_video]), pairing, 4)
 
 
 def _noise(
-    audio_noise: Array, video_noise: Array, mfcc: Array, frames: Array, weight: Float[Array, "b"]
+    audio_noise: Array, video_noise: Array, mfcc: Array, frames: Array, present: Present
 ) -> Enlarged:
-    """Each stream's rows: its clips, standing twice, then its noise."""
+    """Each stream's rows: its clips, standing up to twice, then its noise."""
     clean = np.arange(mfcc.shape[0])
     noisy = len(clean) + clean
-    twice_once = jnp.concatenate([2 * weight, weight])
+    clip, heard, seen = present
     pairing = Pairing(
         audio_rows=np.concatenate([clean, noisy, clean]),
         video_rows=np.concatenate([clean, clean, noisy]),
-        audio_weight=twice_once,
-        video_weight=twice_once,
+        audio_weight=jnp.concatenate([clip + heard, seen]),
+        video_weight=jnp.concatenate([clip + seen, heard]),
         blank_weight=None,
-        pair_weight=jnp.tile(weight, 3),
+        pair_weight=jnp.concatenate([clip, seen, heard]),
     )
     mfcc = jnp.concatenate([mfcc, audio_noise])
     return Enlarged(mfcc, jnp.concatenate([frames, video_noise]), pairing, 3)

@@ -115,6 +115,8 @@ def train_step(
         mfcc,
         frames,
         batch["weight"],
+        has_audio=batch["has_audio"],
+        has_video=batch["has_video"],
         axis_name=axis_name,
         deduplicate=recipe.deduplicate,
     )
@@ -173,7 +175,7 @@ def network_inputs(
 ) -> tuple[Float[Array, "b t 10"], Float[Array, "b n h w 3"]]:
     """Augmented, normalised inputs; a missing stream is all zeros after normalisation."""
     frames = batch["frames"]
-    if recipe.augment:
+    if recipe.augment and frames.size:
         frames = augment(key, frames, axis_name)
     return present_streams(
         batch["mfcc"], normalise(frames, recipe.profile, batch["mfcc"].dtype), batch

@@ -11,12 +11,13 @@ from avjax.data.ravdess import Filter
 from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
 from avjax.errors import InputError
 
-NUM_CLIPS, SILENT = 11, 7
+NUM_CLIPS, SILENT, FACELESS = 11, 7, 5
 EVERYTHING = Filter.parse("")
 
 
 def write_numbered_clips(directory):
-    """Eleven clips of three actors; frames and MFCC hold the clip's number, number 7 is silent."""
+    """Eleven clips of three actors; frames and MFCC hold the clip's number, number 7 is silent,
+    number 5 shows no face."""
     records, clips = [], []
     for i in range(NUM_CLIPS):
         actor = 1 + i // 4
@@ -29,10 +30,11 @@ def write_numbered_clips(directory):
                 repetition=1 + i % 2,
                 group=str(actor),
                 has_audio=i != SILENT,
+                has_video=i != FACELESS,
             )
         )
         frames = np.full((2, 8, 8, 3), i, np.uint8)
-        clips.append(PreparedClip(frames, np.full((4, 10), i, np.float32), i != SILENT, True))
+        clips.append(PreparedClip(frames, np.full((4, 10), i, np.float32), True, True))
     metadata = DatasetMetadata("reference", ("a", "b", "c"), 2, 8, 4, {})
     return write_dataset(directory, metadata, records, clips)
 
@@ -134,6 +136,61 @@ def test_selecting_by_feature(dataset):
 def test_clips_without_sound_are_taken_when_asked_for(dataset):
     assert len(dataset.select(EVERYTHING)) == NUM_CLIPS - 1
     assert len(dataset.select(EVERYTHING, video_only=True)) == NUM_CLIPS
+
+
+@pytest.mark.parametrize(
+    ("streams", "video_only", "left_out"),
+    [
+        (("audio", "video"), False, {SILENT}),
+        (("audio", "video"), True, set()),
+        (("audio",), False, {SILENT}),
+        (("audio",), True, {SILENT}),
+        (("video",), False, {SILENT, FACELESS}),
+        (("video",), True, {FACELESS}),
+    ],
+)
+def test_a_network_gets_the_clips_that_it_can_use(dataset, streams, video_only, left_out):
+    chosen = dataset.select(EVERYTHING, video_only=video_only, streams=streams)
+    taken = {f"clip-{i:02d}" for i in set(range(NUM_CLIPS)) - left_out}
+    assert set(chosen.clip_ids) == taken
+    assert [record.clip_id for record in chosen.records] == chosen.clip_ids
+
+
+def test_batches_without_frames_are_the_same_otherwise(dataset):
+    arguments = {"shuffle_key": 3, "epoch": 2, "start": 1, "process_index": 1, "process_count": 2}
+    whole = dataset.select(EVERYTHING)
+    sound = dataset.select(EVERYTHING, streams=("audio",))
+    ours, theirs = (list(clips.batches(4, **arguments)) for clips in (sound, whole))
+    assert len(ours) == len(theirs) == 2
+    for batch, expected in zip(ours, theirs, strict=True):
+        assert batch.keys() == expected.keys()
+        assert batch.pop("frames").shape == (2, 0, 8, 8, 3)
+        assert expected.pop("frames").shape == (2, 2, 8, 8, 3)
+        for name, array in batch.items():
+            np.testing.assert_array_equal(array, expected[name])
+            assert array.dtype == expected[name].dtype
+
+
+def test_a_dataset_of_sound_alone_shows_black_frames_when_asked_to(tmp_path):
+    clip = PreparedClip(np.zeros((0, 8, 8, 3), np.uint8), np.ones((4, 10), np.float32), True, False)
+    records = [ClipRecord("a", "actor_01", 0, 1, has_video=False)]
+    metadata = DatasetMetadata("reference", ("a", "b", "c"), 0, 8, 4, {})
+    dataset = open_dataset(write_dataset(tmp_path, metadata, records, [clip]))
+    for wanted, shown in ((None, 0), (3, 3)):
+        (batch,) = dataset.select(EVERYTHING, num_frames=wanted).batches(2)
+        assert batch["frames"].shape == (2, shown, 8, 8, 3)
+        assert not batch["frames"].any()
+        assert batch["mfcc"].any((1, 2)).tolist() == [True, False]
+        assert not batch["has_video"][0]
+    with pytest.raises(InputError, match=r"none of the 1 clips .* has a face"):
+        dataset.select(EVERYTHING, video_only=True, streams=("video",))
+
+
+def test_clips_that_all_lack_sound_are_told(dataset):
+    silent = Filter.parse("actor=2 repetition=2 label=1")
+    assert dataset.select(silent, video_only=True).clip_ids == [f"clip-{SILENT:02d}"]
+    with pytest.raises(InputError, match=r"none of the 1 clips .* has sound; .*video_only=True"):
+        dataset.select(silent)
 
 
 def test_choosing_nothing_tells_what_there_is(dataset):

@@ -9,6 +9,7 @@ from avjax.data.ravdess import (
     SPLITS,
     ClipName,
     Filter,
+    list_folds,
     resolve_fold,
     split_name,
 )
@@ -93,6 +94,15 @@ def test_repetition_fold_parts_the_trials_of_an_actor():
         for statement in (1, 2):
             features = {"repetition": repetition, "statement": statement}
             assert sum(chosen.matches(features) for chosen in fold.values()) == 1
+
+
+def test_the_folds_of_a_cross_validation():
+    assert list_folds("five") == [f"five/{k}" for k in range(5)]
+    assert list_folds("msaf6") == [f"msaf6/{k}" for k in range(6)]
+    assert list_folds("published") == ["published"]
+    assert list_folds("msaf6/2") == ["msaf6/2"]
+    with pytest.raises(InputError, match="unknown folds 'msaf'; choose one of msaf6, five"):
+        list_folds("msaf")
 
 
 def test_a_fold_can_be_written_out():

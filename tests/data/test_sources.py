@@ -2,7 +2,8 @@
 
 import pytest
 
-from avjax.data.sources import find_crops, find_raw
+from avjax.data.ravdess import ClipName
+from avjax.data.sources import Source, find_crops, find_raw
 from avjax.errors import InputError
 
 TRIAL = "01-03-01-02-01-05"
@@ -49,6 +50,38 @@ def test_without_a_sound_file_the_own_track_counts(tmp_path):
     touch(tmp_path, f"Actor_05/01-{TRIAL}.mp4", f"Actor_05/02-{TRIAL}.mp4")
     found, _ = find_raw(tmp_path, pair_video_only=True)
     assert [clip.audio for clip in found] == [tmp_path / f"Actor_05/01-{TRIAL}.mp4", None]
+
+
+def test_sound_without_a_video_is_a_clip_of_its_own(tmp_path):
+    other = TRIAL.replace("01-03", "01-04")
+    touch(tmp_path, f"Actor_05/01-{TRIAL}.mp4", f"Actor_05/03-{TRIAL}.wav")
+    touch(tmp_path, f"audio/Actor_05/03-{other}.flac", "audio/Actor_05/song.wav")
+    paired, alone = find_raw(tmp_path, pair_video_only=False)[0]
+    assert paired.audio == tmp_path / f"Actor_05/03-{TRIAL}.wav"
+    assert alone.name.clip_id == f"03-{other}"
+    assert (alone.video, alone.audio) == (None, tmp_path / f"audio/Actor_05/03-{other}.flac")
+    skipped = find_raw(tmp_path, pair_video_only=False)[1]
+    assert list(skipped) == [str(tmp_path / "audio/Actor_05/song.wav")]
+
+
+def test_the_sound_of_an_unpaired_silent_video_is_a_clip_of_its_own(tmp_path):
+    touch(tmp_path, f"Actor_05/02-{TRIAL}.mp4", f"Actor_05/03-{TRIAL}.wav")
+    sound = tmp_path / f"Actor_05/03-{TRIAL}.wav"
+    apart, _ = find_raw(tmp_path, pair_video_only=False)
+    assert [(clip.name.modality, clip.audio) for clip in apart] == [("02", None), ("03", sound)]
+    paired, _ = find_raw(tmp_path, pair_video_only=True)
+    assert [(clip.name.modality, clip.audio) for clip in paired] == [("02", sound)]
+
+
+def test_what_files_should_hold_and_do_not(tmp_path):
+    video, sound = tmp_path / "a.mp4", tmp_path / "a.wav"
+    name = ClipName.parse(f"01-{TRIAL}")
+    both = Source(name, video, sound)
+    assert both.lacks(has_audio=True, has_video=True) == ""
+    assert both.lacks(has_audio=False, has_video=True) == f"no sound in {sound}"
+    assert both.lacks(False, False) == f"no face found in {video} and no sound in {sound}"
+    assert Source(name, None, sound).lacks(has_audio=True, has_video=False) == ""
+    assert Source(name, video, None).lacks(has_audio=False, has_video=True) == ""
 
 
 def test_misnamed_and_repeated_videos_are_listed(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from avjax.errors import InputError
-from avjax.models.audio_visual import AudioVisualNet, build_network, trained_parameters
+from avjax.models.audio_visual import AudioVisualNet, trained_parameters
 
 COUNTS = {"ia": 1_854_766, "it": 1_938_414, "lt": 2_045_550}
 SMALL = {"stage_repeats": (1, 1, 1)}
@@ -78,24 +78,6 @@ def test_exactly_the_marked_parameters_get_no_gradient(fusion):
     trained = trained_parameters(variables["params"], fusion)
     reached = jax.tree.map(lambda g: bool(jnp.any(g != 0)), gradients)
     assert reached == trained
-
-
-@pytest.mark.parametrize(
-    ("network", "message"),
-    [
-        ({"fusion": "la", "num_heads": 1}, "unknown fusion 'la'; choose one of ia, it, lt"),
-        ({"fusion": "ia", "num_heads": 3}, "num_heads=3 does not divide"),
-        ({"fusion": "lt", "num_heads": 0}, "num_heads=0 does not divide"),
-        ({"kind": "rnn", "fusion": "ia", "num_heads": 1}, "unknown network kind 'rnn'"),
-    ],
-)
-def test_build_network_refuses(network, message):
-    with pytest.raises(InputError, match=message):
-        build_network({"num_classes": 8, **network})
-
-
-def test_build_network_takes_every_divisor_of_the_width():
-    assert build_network({"fusion": "lt", "num_heads": 128, "num_classes": 3}).num_classes == 3
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from avjax.models.audio_visual import AudioVisualNet
+from avjax.models.single_modality import AudioNet, VideoNet
 from avjax.training import conditions
 from avjax.training.modality_dropout import gaussian_inputs
 from avjax.training.randomness import clip_keys
@@ -34,9 +35,11 @@ def batch():
     }
 
 
+step = jax.jit(conditions.eval_conditions_step, static_argnames=("net", "profile"))
+
+
 @pytest.fixture(scope="module")
 def evaluated(variables, batch):
-    step = jax.jit(conditions.eval_conditions_step, static_argnames=("net", "profile"))
     return step(variables, batch, KEY, net=NET, profile="reference")
 
 
@@ -61,14 +64,64 @@ def test_condition(name, evaluated, variables, batch):
     }[name]
     logits = jax.jit(NET.apply)(variables, *disturbed)[:2]
     loss = -jax.nn.log_softmax(logits)[jnp.arange(2), batch["label"][:2]].sum()
-    np.testing.assert_allclose(evaluated[name].loss, loss, rtol=1e-3)
-    assert evaluated[name].count == 2
+    found = evaluated[name]
+    np.testing.assert_allclose(found.sums.loss, loss, rtol=1e-3)
+    assert found.sums.count == 2
+    np.testing.assert_array_equal(found.called[:2], logits.argmax(-1))
 
 
 def test_clean_step_equals_the_audiovisual_condition(evaluated, variables, batch):
-    step = jax.jit(conditions.eval_step, static_argnames=("net", "profile"))
-    clean = step(variables, batch, net=NET, profile="reference")
-    np.testing.assert_allclose(clean.loss, evaluated["audiovisual"].loss, rtol=1e-4)
+    eval_step = jax.jit(conditions.eval_step, static_argnames=("net", "profile"))
+    clean = eval_step(variables, batch, net=NET, profile="reference")
+    np.testing.assert_allclose(clean.loss, evaluated["audiovisual"].sums.loss, rtol=1e-4)
+
+
+def test_a_clip_counts_where_it_has_the_undisturbed_stream(variables, batch, evaluated):
+    lacking = {
+        **batch,
+        "has_audio": np.array([True, False, True]),
+        "has_video": np.array([False, True, True]),
+    }
+    found = step(variables, lacking, KEY, net=NET, profile="reference")
+    counts = {name: float(scored.sums.count) for name, scored in found.items()}
+    assert counts == {name: 2 if name == "audiovisual" else 1 for name in conditions.CONDITIONS}
+    for name, row in (("audio_only/zeros", 0), ("video_only/zeros", 1)):
+        alone = found[name].sums.confusion[batch["label"][row]]
+        assert alone[evaluated[name].called[row]] == 1  # what the stream alone said before
+    assert found["audiovisual"].called[0] == evaluated["audio_only/zeros"].called[0]
+    assert found["audiovisual"].called[1] == evaluated["video_only/zeros"].called[1]
+
+
+def test_added_noise_knows_only_the_streams_that_are_there():
+    x = jnp.array([[1.0, 2.0], [3.0, 6.0], [0.0, 0.0], [9.0, 9.0]])
+    noise = jnp.arange(8.0).reshape(4, 2)
+    weight, present = jnp.array([1.0, 1, 1, 0]), jnp.array([True, True, False, True])
+    found = conditions._versions(x, noise, weight, present)["addnoise"]
+    np.testing.assert_allclose(found[:2], added_noise(np.asarray(x), noise, 2)[:2], rtol=1e-6)
+    assert not found[2].any()
+    nowhere = conditions._versions(x, noise, weight, jnp.zeros(4, bool))["addnoise"]
+    assert not nowhere.any()
+
+
+@pytest.mark.parametrize("net", [AudioNet(5), VideoNet(5, (1, 1, 1))])
+def test_a_network_of_one_stream_has_its_own_conditions(net, batch):
+    stream = net.streams[0]
+    variables = init_variables(net, jax.random.key(0))
+    shown = batch if stream == "video" else {**batch, "frames": batch["frames"][:, :0]}
+    found = step(variables, shown, KEY, net=net, profile="reference")
+    other = {"audio": "video", "video": "audio"}[stream]
+    names = conditions.conditions_of(net)
+    assert names == (f"{stream}_only/zeros", f"{other}_only/addnoise")
+    assert found.keys() == set(names)
+    mfcc, frames = batch["mfcc"], batch["frames"].astype(np.float32) / 255
+    noises = map(np.asarray, gaussian_inputs(clip_keys(KEY, batch["clip_key"]), mfcc, frames))
+    disturbed = [added_noise(x, n, 2) for x, n in zip((mfcc, frames), noises, strict=True)]
+    for inputs, name in zip(((mfcc, frames), disturbed), names, strict=True):
+        scored = found[name]
+        logits = jax.jit(net.apply)(variables, *inputs)[:2]
+        np.testing.assert_array_equal(scored.called[:2], logits.argmax(-1))
+        loss = -jax.nn.log_softmax(logits)[jnp.arange(2), batch["label"][:2]].sum()
+        np.testing.assert_allclose(scored.sums.loss, loss, rtol=1e-3)
 
 
 def test_noise_follows_the_clip_not_its_place():

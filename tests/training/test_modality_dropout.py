@@ -42,6 +42,32 @@ def test_softhard_blocks():
     np.testing.assert_array_equal(enlarged.pairing.pair_weight, [1, 1, 0] * 4)
 
 
+@pytest.mark.parametrize(
+    ("mask", "weights"),
+    [
+        ("softhard", [[1, 1, 0], [1, 1, 0], [1, 0, 0], [0, 1, 0]]),
+        ("noise", [[1, 1, 0], [1, 0, 0], [0, 1, 0]]),
+        ("nodropout", [[1, 1, 0]]),
+    ],
+)
+def test_a_pair_left_without_any_stream_weighs_nothing(mask, weights):
+    """The first clip has no sound, the second no face, the third is padding."""
+    has_audio, has_video = jnp.array([False, True, True]), jnp.array([True, False, True])
+    mfcc = MFCC * has_audio[:, None, None]
+    frames = FRAMES * has_video[:, None, None, None, None]
+    present = {"has_audio": has_audio, "has_video": has_video}
+    enlarged = enlarge(mask, jax.random.key(5), mfcc, frames, WEIGHT, **present)
+    pairing = enlarged.pairing
+    np.testing.assert_array_equal(pairing.pair_weight.reshape(-1, 3), weights)
+    audio = np.zeros(len(enlarged.mfcc))
+    np.add.at(audio, pairing.audio_rows, pairing.pair_weight)
+    np.testing.assert_array_equal(pairing.audio_weight, audio)
+    video = np.zeros(len(enlarged.frames) + 1)
+    np.add.at(video, pairing.video_rows, pairing.pair_weight)
+    np.testing.assert_array_equal(pairing.video_weight, video[:-1])
+    assert (pairing.blank_weight or 0) == video[-1]
+
+
 def test_softhard_coefficients_are_hundredths_below_one():
     keys = jax.random.split(jax.random.key(0), 4000)
     hundredths = np.asarray(softhard_coefficients(keys)) * 100

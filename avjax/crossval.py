@@ -1,0 +1,181 @@
+"""Trains and scores a config on every fold of a cross-validation.
+
+``python -m avjax.crossval --config configs/ia_softhard.py --workdir RUN --folds msaf6``. Every fold
+and seed is a run of its own below the workdir. The same command again resumes.
+"""
+
+import functools
+import json
+import math
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from avjax import cli
+from avjax.checkpoints import check_config, write_json_atomically
+from avjax.data.ravdess import list_folds
+from avjax.errors import InputError
+from avjax.evaluate import EVALUATION_FILE
+from avjax.train import define_config_flags, read_config_flag, train
+
+SUMMARY_FILE = "crossval.json"
+
+
+def cross_validate(
+    config: ConfigDict, workdir: Path, folds: str, seeds: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """Runs every fold with every seed, one after the other; finished runs are only read.
+
+    Args:
+      config: see `configs/common.py`; its fold and seed are replaced.
+      workdir: gets a run's folder for each fold and seed, and ``crossval.json``, which is brought
+        up to date after every run.
+      folds: as `avjax.data.ravdess.list_folds`.
+      seeds: by default the config's own.
+
+    Returns:
+      The content of ``crossval.json``; see `summarise`.
+
+    Raises:
+      InputError: as `avjax.train.train`.
+    """
+    seeds = [config.seed] if seeds is None else list(seeds)
+    planned = [(fold, seed) for fold in list_folds(folds) for seed in seeds]
+    runs: list[dict[str, Any]] = []
+    summary: dict[str, Any] = {}
+    for number, (fold, seed) in enumerate(planned, start=1):
+        print(f"run {number} of {len(planned)}: fold {fold}, seed {seed}", flush=True)
+        folder = f"{fold.replace('/', '-')}-seed{seed}"
+        evaluation = _run(config, workdir / folder, fold, seed)
+        runs.append({"fold": fold, "seed": seed, "folder": folder, **_kept(evaluation)})
+        summary = {"config": config.name, "folds": folds, "planned_runs": len(planned)}
+        summary |= summarise(runs)
+        write_json_atomically(workdir / SUMMARY_FILE, summary)
+    return summary
+
+
+def _run(config: ConfigDict, workdir: Path, fold: str, seed: int) -> dict[str, Any]:
+    """The evaluation of one run, trained where that is not done yet."""
+    config = ConfigDict(config.to_dict())
+    config.data.fold, config.seed = fold, seed
+    path = workdir / EVALUATION_FILE
+    if not path.exists():
+        return train(config, workdir)
+    check_config(workdir, config.to_dict())
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged; remove it to score the run again") from error
+
+
+def _kept(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """What the summary holds of a run."""
+    accuracies = {name: scores["accuracy"] for name, scores in evaluation["conditions"].items()}
+    return {
+        "epoch": evaluation["epoch"],
+        "num_clips": evaluation["num_clips"],
+        "accuracy": accuracies,
+        "actors": evaluation["actors"],
+    }
+
+
+def summarise(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Statistics over runs.
+
+    Args:
+      runs: with ``accuracy`` by condition and ``actors``, as `avjax.evaluate` finds them.
+
+    Returns:
+      ``conditions``: by name ``mean``, ``std`` (of the sample), ``stderr`` (of the mean; both None
+      for a single run) and ``num_runs``; ``actors``: number of clips and accuracy by test actor,
+      over all runs that tested the actor; and ``runs`` themselves.
+    """
+    names = dict.fromkeys(name for run in runs for name in run["accuracy"])
+    conditions = {
+        name: _spread([run["accuracy"][name] for run in runs if name in run["accuracy"]])
+        for name in names
+    }
+    actors: dict[str, list[Mapping[str, float]]] = {}
+    for run in runs:
+        for actor, found in run["actors"].items():
+            actors.setdefault(actor, []).append(found)
+    by_actor = {}
+    for actor in sorted(actors, key=int):
+        clips = sum(found["num_clips"] for found in actors[actor])
+        hits = sum(found["num_clips"] * found["accuracy"] for found in actors[actor])
+        by_actor[actor] = {"num_clips": clips, "accuracy": hits / clips}
+    return {"conditions": conditions, "actors": by_actor, "runs": list(runs)}
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    several = len(values) > 1
+    deviation = statistics.stdev(values) if several else None
+    error = deviation / math.sqrt(len(values)) if deviation is not None else None
+    return {
+        "mean": statistics.fmean(values),
+        "std": deviation,
+        "stderr": error,
+        "num_runs": len(values),
+    }
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The summary as lines of text, accuracies in percent."""
+
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2%}"
+
+    headline = next(iter(summary["conditions"]))
+    lines = [f"{'fold':12}{'seed':>5}{'epoch':>7}{'clips':>7}{headline:>20}"]
+    for run in summary["runs"]:
+        accuracy = percent(run["accuracy"].get(headline))
+        counts = f"{run['seed']:5}{run['epoch']:7}{run['num_clips']:7}"
+        lines.append(f"{run['fold']:12}{counts}{accuracy:>20}")
+    lines.append(f"\n{'condition':22}{'mean':>9}{'std':>9}{'stderr':>9}{'runs':>6}")
+    for name, found in summary["conditions"].items():
+        spread = "".join(f"{percent(found[key]):>9}" for key in ("mean", "std", "stderr"))
+        lines.append(f"{name:22}{spread}{found['num_runs']:6}")
+    lines.append(f"\n{'test actor':12}{'clips':>7}{headline:>20}")
+    for actor, found in summary["actors"].items():
+        lines.append(f"{actor:12}{found['num_clips']:7}{percent(found['accuracy']):>20}")
+    return "\n".join(lines)
+
+
+def _define_flags(argv: list[str], values: flags.FlagValues) -> None:
+    define_config_flags(argv, values)
+    flags.DEFINE_string(
+        "folds", None, "msaf6, five, published or another named fold.", flag_values=values
+    )
+    flags.DEFINE_list(
+        "seeds", None, "Seeds, such as 0,1,2 (default: the config's).", flag_values=values
+    )
+
+
+def _job(values: flags.FlagValues, positional: list[str]) -> None:
+    if positional:
+        raise InputError(f"unexpected argument {positional[0]!r}; see --help")
+    if not values.folds:
+        raise InputError("--folds is missing; name msaf6, five, published or another fold")
+    try:
+        seeds = None if values.seeds is None else [int(seed) for seed in values.seeds]
+    except ValueError as error:
+        raise InputError(f"--seeds={','.join(values.seeds)} are not whole numbers") from error
+    config = read_config_flag(values)
+    workdir = Path(values.workdir or f"runs/{config.name}-{values.folds.replace('/', '-')}")
+    print(table(cross_validate(config, workdir, values.folds, seeds)))
+    print(f"summary: {workdir / SUMMARY_FILE}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    argv = sys.argv if argv is None else argv
+    return cli.run(argv, functools.partial(_define_flags, argv), _job, __doc__ or "")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

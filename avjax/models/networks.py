@@ -1,0 +1,65 @@
+"""Which network a config or a checkpoint names, and which of its parameters learn."""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import jax
+
+from avjax.errors import InputError
+from avjax.models.audio_visual import (
+    AUDIO_STAGE1,
+    FUSIONS,
+    VIDEO_STAGE1,
+    AudioVisualNet,
+    trained_parameters,
+)
+from avjax.models.single_modality import AudioNet, VideoNet
+
+Network: TypeAlias = AudioVisualNet | AudioNet | VideoNet
+KINDS = ("audio_visual", "audio", "video")
+
+
+def describe_network(model: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+    """What a checkpoint must record of a config's network for `build_network`.
+
+    Args:
+      model: the config's part ``model``: ``kind``, and for "audio_visual" ``fusion``,
+        ``num_heads``.
+      num_classes: number of emotions.
+    """
+    named = ("fusion", "num_heads") if model["kind"] == "audio_visual" else ()
+    return {name: model[name] for name in ("kind", *named)} | {"num_classes": num_classes}
+
+
+def build_network(network: Mapping[str, Any]) -> Network:
+    """The module that a checkpoint's or config's description names.
+
+    Args:
+      network: ``kind``, one of `KINDS`; ``num_classes``; for "audio_visual" ``fusion`` and
+        ``num_heads``.
+
+    Raises:
+      InputError: unknown kind, fusion, or heads that do not divide the width.
+    """
+    kind, num_classes = network.get("kind", "audio_visual"), int(network["num_classes"])
+    if kind not in KINDS:
+        raise InputError(f"unknown network kind {kind!r}; choose one of {', '.join(KINDS)}")
+    if kind != "audio_visual":
+        return AudioNet(num_classes) if kind == "audio" else VideoNet(num_classes)
+    net = AudioVisualNet(num_classes, network["fusion"], int(network["num_heads"]))
+    if net.fusion not in FUSIONS:
+        raise InputError(f"unknown fusion {net.fusion!r}; choose one of {', '.join(FUSIONS)}")
+    narrow = AUDIO_STAGE1 if net.fusion == "lt" else VIDEO_STAGE1
+    if net.num_heads < 1 or narrow % net.num_heads:
+        raise InputError(
+            f"num_heads={net.num_heads} does not divide the attention width {narrow} of fusion "
+            f"{net.fusion!r}; choose 1, 2, 4, 8, 16, 32 or 64"
+        )
+    return net
+
+
+def learned_parameters(params: Mapping[str, Any], net: Network) -> dict[str, Any]:
+    """Marks the parameters that the loss reaches, in the structure of ``params``."""
+    if isinstance(net, AudioVisualNet):
+        return trained_parameters(params, net.fusion)
+    return jax.tree.map(lambda _: True, dict(params))

@@ -1,0 +1,119 @@
+"""Choosing a network by its description; the networks of one stream."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avjax.errors import InputError
+from avjax.models.audio_cnn import AudioCNN
+from avjax.models.audio_visual import Pairing
+from avjax.models.efficientface import EfficientFace
+from avjax.models.layers import Statistics
+from avjax.models.networks import build_network, describe_network, learned_parameters
+from avjax.models.single_modality import AudioNet, VideoNet
+from avjax.training.step import init_variables
+
+RNG = np.random.default_rng(0)
+MFCC = RNG.standard_normal((3, 16, 10)).astype(np.float32)
+FRAMES = RNG.random((3, 2, 64, 64, 3)).astype(np.float32)
+NETS = {"audio": AudioNet(5), "video": VideoNet(5, (1, 1, 1))}
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ({"fusion": "la", "num_heads": 1}, "unknown fusion 'la'; choose one of ia, it, lt"),
+        ({"fusion": "ia", "num_heads": 3}, "num_heads=3 does not divide"),
+        ({"fusion": "lt", "num_heads": 0}, "num_heads=0 does not divide"),
+        (
+            {"kind": "rnn", "fusion": "ia", "num_heads": 1},
+            "unknown network kind 'rnn'; choose one of audio_visual, audio, video",
+        ),
+    ],
+)
+def test_build_network_refuses(network, message):
+    with pytest.raises(InputError, match=message):
+        build_network({"num_classes": 8, **network})
+
+
+def test_build_network_takes_every_divisor_of_the_width():
+    assert build_network({"fusion": "lt", "num_heads": 128, "num_classes": 3}).num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "described"),
+    [
+        (
+            {"kind": "audio_visual", "fusion": "it", "num_heads": 2, "pretrained": ""},
+            {"kind": "audio_visual", "fusion": "it", "num_heads": 2, "num_classes": 8},
+        ),
+        ({"kind": "audio", "pretrained": ""}, {"kind": "audio", "num_classes": 8}),
+        ({"kind": "video", "pretrained": ""}, {"kind": "video", "num_classes": 8}),
+    ],
+)
+def test_a_description_builds_its_network(model, described):
+    network = describe_network(model, 8)
+    assert network == described
+    net = build_network(network)
+    assert net.num_classes == 8
+    streams = {"audio_visual": ("audio", "video"), "audio": ("audio",), "video": ("video",)}
+    assert net.streams == streams[model["kind"]]
+
+
+@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("train", [False, True])
+def test_one_stream_alone_is_its_branch_with_its_classifier(kind, train):
+    net = NETS[kind]
+    variables = init_variables(net, jax.random.key(0))
+    ((name, params),) = variables["params"].items()
+    branch, x = {
+        "audio": (AudioCNN(5), MFCC),
+        "video": (EfficientFace(5, (1, 1, 1)), FRAMES),
+    }[kind]
+    assert name == {"audio": "audio_model", "video": "visual_model"}[kind]
+    inner = {"params": params, "batch_stats": variables["batch_stats"][name]}
+    weight = jnp.ones(3)
+    rows = np.arange(3)
+    pairing = Pairing(rows, rows, weight, weight, None, weight) if train else None
+
+    @jax.jit
+    def outer_logits(other):
+        given = (x, other) if kind == "audio" else (other, x)
+        return net.apply(variables, *given, train, pairing=pairing, mutable="batch_stats")[0]
+
+    if train:
+        expected = jax.jit(
+            lambda: branch.apply(inner, x, Statistics(True, weight), mutable="batch_stats")[0]
+        )()
+    else:
+        expected = jax.jit(branch.apply)(inner, x)
+    other = FRAMES if kind == "audio" else MFCC
+    np.testing.assert_allclose(outer_logits(other), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(outer_logits(other), outer_logits(0 * other))
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_encoding_and_fusing_is_the_whole(kind):
+    net = NETS[kind]
+    variables = init_variables(net, jax.random.key(0))
+
+    def parts(variables):
+        audio = net.apply(variables, MFCC, method="encode_audio")
+        video = net.apply(variables, FRAMES, method="encode_video")
+        return net.apply(variables, audio, video, method="fuse")
+
+    whole = jax.jit(net.apply)(variables, MFCC, FRAMES)
+    np.testing.assert_allclose(jax.jit(parts)(variables), whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_all_of_a_single_networks_parameters_learn(kind):
+    params = init_variables(NETS[kind], jax.random.key(0))["params"]
+    assert all(jax.tree.leaves(learned_parameters(params, NETS[kind])))
+
+
+def test_the_audio_networks_size():
+    params = init_variables(AudioNet(8), jax.random.key(0))["params"]
+    blocks = sum(3 * i * o + 3 * o for i, o in ((10, 64), (64, 128), (128, 256), (256, 128)))
+    assert sum(x.size for x in jax.tree.leaves(params)) == blocks + 128 * 8 + 8

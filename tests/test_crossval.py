@@ -1,0 +1,149 @@
+"""Cross-validation: runs, resuming, statistics, refusals."""
+
+import json
+
+import pytest
+
+from avjax import crossval, train
+from avjax.crossval import cross_validate, main, summarise, table
+from avjax.errors import InputError
+from tests.single import CLIPS, audio_config, write_sounds
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return write_sounds(tmp_path_factory.mktemp("sounds"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data_dir):
+    """Two runs that nothing interrupted."""
+    workdir = tmp_path_factory.mktemp("crossval")
+    return workdir, cross_validate(audio_config(data_dir), workdir, "published", [0, 1])
+
+
+def test_every_seed_is_a_run_of_its_own(finished):
+    workdir, summary = finished
+    assert json.loads((workdir / "crossval.json").read_text()) == summary
+    assert [(run["fold"], run["seed"]) for run in summary["runs"]] == [
+        ("published", 0),
+        ("published", 1),
+    ]
+    for run in summary["runs"]:
+        folder = workdir / run["folder"]
+        config = json.loads((folder / "config.json").read_text())
+        assert (config["seed"], config["data"]["fold"]) == (run["seed"], "published")
+        evaluation = json.loads((folder / "evaluation.json").read_text())
+        for name, accuracy in run["accuracy"].items():
+            assert accuracy == evaluation["conditions"][name]["accuracy"]
+    assert {actor: x["num_clips"] for actor, x in summary["actors"].items()} == {
+        "5": 2 * CLIPS,
+        "10": 2 * CLIPS,
+    }
+    first, second = (
+        (workdir / run["folder"] / "metrics.jsonl").read_text() for run in summary["runs"]
+    )
+    assert first != second
+
+
+def test_what_is_done_is_not_done_again(finished, data_dir, monkeypatch):
+    workdir, summary = finished
+    monkeypatch.setattr(crossval, "train", pytest.fail)
+    assert cross_validate(audio_config(data_dir), workdir, "published", [0, 1]) == summary
+
+
+def test_an_interrupted_one_goes_on(finished, data_dir, tmp_path, monkeypatch):
+    begun = []
+
+    def second_is_interrupted(config, workdir):
+        begun.append(workdir.name)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return train.train(config, workdir)
+
+    monkeypatch.setattr(crossval, "train", second_is_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cross_validate(audio_config(data_dir), tmp_path, "published", [0, 1])
+    half = json.loads((tmp_path / "crossval.json").read_text())
+    assert (len(half["runs"]), half["planned_runs"]) == (1, 2)
+    assert cross_validate(audio_config(data_dir), tmp_path, "published", [0, 1]) == finished[1]
+    assert begun == ["published-seed0", "published-seed1", "published-seed1"]
+
+
+def test_another_config_in_the_same_workdir_is_refused(finished, data_dir):
+    config = audio_config(data_dir)
+    config.num_epochs = 9
+    with pytest.raises(InputError, match=r"num_epochs was 3 and is 9"):
+        cross_validate(config, finished[0], "published", [0])
+
+
+def test_a_damaged_evaluation_is_told(finished, data_dir, tmp_path):
+    folder = tmp_path / "published-seed1"
+    folder.mkdir()
+    for name in ("config.json", "evaluation.json"):
+        text = (finished[0] / "published-seed1" / name).read_text()
+        (folder / name).write_text(text if name == "config.json" else text[:30])
+    with pytest.raises(InputError, match=r"evaluation\.json is damaged"):
+        cross_validate(audio_config(data_dir), tmp_path, "published")
+
+
+RUNS = [
+    {
+        "fold": f"msaf6/{k}",
+        "seed": 0,
+        "epoch": 3,
+        "num_clips": 40,
+        "accuracy": {"audiovisual": accuracy, **({} if k else {"audio_only/zeros": 0.5})},
+        "actors": {actor: {"num_clips": 20, "accuracy": accuracy} for actor in actors},
+    }
+    for k, (accuracy, actors) in enumerate([(0.5, "29"), (0.6, "9"), (0.85, "1")])
+]
+
+
+def test_statistics_are_of_the_sample():
+    summary = summarise(RUNS)
+    found = summary["conditions"]["audiovisual"]
+    assert found["mean"] == pytest.approx(0.65)
+    assert found["std"] == pytest.approx((0.065 / 2) ** 0.5)
+    assert found["stderr"] == pytest.approx((0.065 / 6) ** 0.5)
+    assert found["num_runs"] == 3
+    once = summary["conditions"]["audio_only/zeros"]
+    assert once == {"mean": 0.5, "std": None, "stderr": None, "num_runs": 1}
+    assert list(summary["actors"]) == ["1", "2", "9"]
+    assert summary["actors"]["9"] == {"num_clips": 40, "accuracy": pytest.approx(0.55)}
+
+
+def test_the_table_tells_all():
+    lines = [line.split() for line in table(summarise(RUNS)).splitlines()]
+    assert ["msaf6/1", "0", "3", "40", "60.00%"] in lines
+    assert ["audiovisual", "65.00%", "18.03%", "10.41%", "3"] in lines
+    assert ["audio_only/zeros", "50.00%", "-", "-", "1"] in lines
+    assert ["9", "40", "55.00%"] in lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--folds is missing"),
+        (("--folds=msaf",), "unknown folds 'msaf'"),
+        (("--folds=msaf6", "--seeds=1,two"), "not whole numbers"),
+        (("--folds=msaf6", "more"), "unexpected argument 'more'"),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments, message, tmp_path, capsys):
+    command = ["crossval", "--config=configs/audio_only.py", f"--workdir={tmp_path}", *arguments]
+    assert main(command) == 1
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert error.startswith("error: ")
+    assert message in error
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_command_line(finished, data_dir, capsys):
+    workdir, summary = finished
+    settings = ["--config.num_epochs=3", "--config.batch_size=4", f"--config.data.dir={data_dir}"]
+    folds = ["--folds=published", "--seeds=0,1", f"--workdir={workdir}"]
+    assert main(["crossval", "--config=configs/audio_only.py", *folds, *settings]) == 0
+    text = capsys.readouterr().out
+    assert table(summary) in text
+    assert str(workdir / "crossval.json") in text

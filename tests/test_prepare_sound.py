@@ -1,0 +1,57 @@
+"""Preparing sound without videos."""
+
+import pytest
+
+from avjax import prepare as command
+from avjax.data.pipeline import open_dataset
+from avjax.data.ravdess import Filter
+from avjax.prepare import Settings, prepare
+from tests.clips import WholeFrame, tone, write_sound, write_video
+
+HAPPY, ANGRY = "01-03-01-01-01-07", "01-05-01-01-01-07"
+
+
+def test_sound_alone_is_a_dataset_without_frames(tmp_path, monkeypatch, capsys):
+    for actor in ("07", "11"):
+        name = f"03-01-03-01-01-01-{actor}.flac"
+        write_sound(tmp_path / "sound" / f"Actor_{actor}" / name, tone(0.7))
+    write_sound(tmp_path / "sound" / "Actor_11" / "03-01-04-01-01-01-11.wav", 0 * tone(0.7))
+    settings = [
+        f"--source={tmp_path / 'sound'}",
+        f"--out={tmp_path / 'DATA'}",
+        "--num_frames=4",
+        "--image_size=32",
+    ]
+    monkeypatch.setattr(command.faces, "default_detector", pytest.fail)
+    assert command.main(["prepare", *settings]) == 0
+    text = capsys.readouterr().out
+    assert "skipped 03-01-04-01-01-01-11: no sound in" in text
+    assert "contact sheet" not in text
+    dataset = open_dataset(tmp_path / "DATA")
+    assert dataset.metadata.num_frames == 0
+    assert [(r.clip_id, r.split) for r in dataset.records] == [
+        ("03-01-03-01-01-01-07", "actor_07"),
+        ("03-01-03-01-01-01-11", "actor_11"),
+    ]
+    assert {(r.has_audio, r.has_video) for r in dataset.records} == {(True, False)}
+    example = dataset.read(0)
+    assert example["frames"].shape == (0, 32, 32, 3)
+    assert example["mfcc"].any()
+    assert command.main(["prepare", *settings]) == 0  # again: nothing to do
+
+
+def test_sound_alone_beside_videos_gets_black_frames(tmp_path):
+    folder = tmp_path / "source" / "Actor_07"
+    write_video(folder / f"01-{HAPPY}.mp4", 20, sound=tone(0.7))
+    write_sound(folder / f"03-{ANGRY}.wav", tone(0.7))
+    prepare(
+        tmp_path / "source",
+        tmp_path / "DATA",
+        Settings("fixed", 4, 32, pair_video_only=False),
+        make_detector=WholeFrame,
+    )
+    clips = open_dataset(tmp_path / "DATA").select(Filter.parse(""))
+    assert clips.clip_ids == [f"01-{HAPPY}", f"03-{ANGRY}"]
+    (batch,) = clips.batches(2)
+    assert batch["has_video"].tolist() == [True, False]
+    assert batch["frames"].any((1, 2, 3, 4)).tolist() == [True, False]

@@ -1,0 +1,173 @@
+"""Training on one stream alone, from a dataset to a prediction."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import avjax
+from avjax import evaluate, predict, train
+from avjax.checkpoints import load_model
+from avjax.data.clip import PreparedClip
+from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
+from avjax.errors import InputError
+from avjax.models.audio_visual import AudioVisualNet
+from avjax.models.single_modality import VideoNet
+from configs import common, video_only
+from tests.clips import tone, write_sound, write_video
+from tests.single import CLIPS, audio_config, write_sounds
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    return write_sounds(tmp_path_factory.mktemp("sounds"))
+
+
+@pytest.fixture(scope="module")
+def heard(tmp_path_factory, sounds):
+    """A run on sound alone."""
+    workdir = tmp_path_factory.mktemp("heard")
+    train.train(audio_config(sounds), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def small_video_network():
+    def build(network):
+        return VideoNet(network["num_classes"], (1, 1, 1))
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (train, evaluate, predict):
+            patch.setattr(module, "build_network", build)
+        yield
+
+
+def test_sound_alone_trains_and_is_scored(heard):
+    evaluation = json.loads((heard / "evaluation.json").read_text())
+    assert list(evaluation["conditions"]) == ["audio_only/zeros", "video_only/addnoise"]
+    clean = evaluation["conditions"]["audio_only/zeros"]
+    assert clean["num_clips"] == evaluation["num_clips"] == 2 * CLIPS
+    assert (heard / "report.html").exists()
+    right = [
+        ("low", "high").index(called) == int(name[-2:]) % 2
+        for name, called in evaluation["predictions"].items()
+    ]
+    assert len(right) == 2 * CLIPS
+    assert sum(right) / len(right) == clean["accuracy"]
+    actors = {"5": right[:CLIPS], "10": right[CLIPS:]}
+    assert evaluation["actors"] == {
+        actor: {"num_clips": CLIPS, "accuracy": sum(hits) / CLIPS} for actor, hits in actors.items()
+    }
+
+
+def test_the_audio_network_learns(heard):
+    lines = [json.loads(line) for line in (heard / "metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in lines if line["split"] == "train"]
+    assert trained[-1]["loss"] < trained[0]["loss"]
+    assert trained[-1]["accuracy"] >= 0.8
+
+
+def test_its_card_tells_that_it_takes_no_frames(heard):
+    variables, card = load_model(heard)
+    assert card.network == {"kind": "audio", "num_classes": 2}
+    assert card.num_frames == 0
+    assert set(variables["params"]) == {"audio_model"}
+
+
+def test_a_sound_model_judges_files_by_their_sound(heard, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "default_detector", pytest.fail)
+    model = avjax.load(heard)
+    sound = model.predict(write_sound(tmp_path / "voice.wav", tone(1.0)))
+    assert sound.missing == ()
+    assert model.predict(write_video(tmp_path / "a.mp4", 30, sound=tone(1.0))).missing == ()
+    with pytest.raises(InputError, match=r"mute\.mp4 has no sound, and the model judges by"):
+        model.predict(write_video(tmp_path / "mute.mp4", 30))
+    mfcc = np.random.default_rng(1).normal(size=(2, 16, 10)).astype(np.float32)
+    frames = np.full((2, 3, 64, 64, 3), 7, np.uint8)
+    np.testing.assert_array_equal(model.logits(mfcc), model.logits(mfcc, frames))
+    with pytest.raises(InputError, match="neither mfcc nor frames"):
+        model.logits()
+
+
+def test_what_a_network_cannot_use_is_refused(sounds, tmp_path):
+    config = audio_config(sounds)
+    config.mask = "softhard"
+    with pytest.raises(InputError, match=r"mask 'softhard' takes away the only stream"):
+        train.train(config, tmp_path)
+    config = common.get_config("both")
+    config.data.dir = str(sounds)
+    with pytest.raises(InputError, match=r"holds sound alone; train configs/audio_only\.py"):
+        train.train(config, tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------- frames and both
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """Clips of three actors; of each actor's four, one lacks sound and one lacks a face."""
+    rng = np.random.default_rng(0)
+    records, clips = [], []
+    for number in range(12):
+        actor, label = number // 4 + 1, number % 2
+        has_audio, has_video = number % 4 != 2, number % 4 != 3
+        records.append(
+            ClipRecord(
+                f"clip-{number:02d}",
+                f"actor_{actor:02d}",
+                label,
+                actor,
+                has_audio=has_audio,
+                has_video=has_video,
+            )
+        )
+        # What a missing stream's place holds must not matter.
+        frames = rng.integers(0, 128, (2, 64, 64, 3)) + 127 * label
+        mfcc = rng.normal(10 * label, 1, (16, 10))
+        clips.append(PreparedClip(np.uint8(frames), np.float32(mfcc), has_audio, has_video))
+    metadata = DatasetMetadata("fixed", ("low", "high"), 2, 64, 16, {})
+    return write_dataset(tmp_path_factory.mktemp("mixed"), metadata, records, clips)
+
+
+def mixed_config(config, directory):
+    config.data.dir = str(directory)
+    config.data.fold = "train: actor=1; validation: actor=2; test: actor=3"
+    config.num_epochs, config.batch_size = 1, 4
+    return config
+
+
+@pytest.mark.usefixtures("small_video_network")
+@pytest.mark.parametrize("takes_silent", [False, True])
+def test_frames_alone_train_and_are_scored(mixed, tmp_path, takes_silent):
+    config = mixed_config(video_only.get_config(), mixed)
+    config.data.video_only = takes_silent
+    evaluation = train.train(config, tmp_path)
+    assert list(evaluation["conditions"]) == ["video_only/zeros", "audio_only/addnoise"]
+    assert evaluation["num_clips"] == (3 if takes_silent else 2)
+    model = avjax.load(tmp_path)
+    frames = np.full((1, 2, 64, 64, 3), 7, np.uint8)
+    mfcc = np.ones((1, 16, 10), np.float32)
+    np.testing.assert_array_equal(model.logits(None, frames), model.logits(mfcc, frames))
+    with pytest.raises(InputError, match="has no face, and the model judges by"):
+        model.predict(write_sound(tmp_path / "voice.wav", tone(1.0)))
+
+
+def test_clips_that_lack_a_stream_train_and_are_scored(mixed, sounds, tmp_path, monkeypatch):
+    net = AudioVisualNet(2, stage_repeats=(1, 1, 1))
+    for module in (train, evaluate):
+        monkeypatch.setattr(module, "build_network", lambda network: net)
+    config = mixed_config(common.get_config("mixed"), mixed)
+    config.data.video_only = True
+    evaluation = train.train(config, tmp_path)
+    counts = {name: found["num_clips"] for name, found in evaluation["conditions"].items()}
+    assert counts.pop("audiovisual") == 4
+    assert set(counts.values()) == {3}
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(load_model(tmp_path)[0]))
+    # The same model on sound alone: what keeps frames has no clip that counts.
+    monkeypatch.setattr(evaluate, "check_compatible", lambda *_: None)
+    alone = evaluate.evaluate_checkpoint(tmp_path, sounds, "published")
+    assert {name.partition("/")[0] for name in alone["conditions"]} == {"audiovisual", "audio_only"}
+    clean, zeros = (alone["conditions"][name] for name in ("audiovisual", "audio_only/zeros"))
+    assert clean["confusion"] == zeros["confusion"]
