@@ -178,13 +178,23 @@ class FaceDetector:
 def _compiled(network: nn.Module, variables: Any) -> Callable[..., Any]:
     """The network on pixel values, in full float32: lower precision would move the boxes."""
     variables = jax.device_put(variables)
+    known: set[tuple[int, ...]] = set()
+    lock = threading.Lock()
 
     @jax.jit
     def apply(pixels: Float32[Array, "b h w 3"]) -> Any:
         with jax.default_matmul_precision("highest"):
             return network.apply(variables, mtcnn.normalise(pixels))
 
-    return apply
+    def apply_once_compiled(pixels: Float32[np.ndarray, "b h w 3"]) -> Any:
+        if pixels.shape not in known:
+            with lock:  # or several threads would compile the same
+                result = apply(pixels)
+                known.add(pixels.shape)
+                return result
+        return apply(pixels)
+
+    return apply_once_compiled
 
 
 def _padded(crops: np.ndarray) -> np.ndarray:

@@ -3,8 +3,8 @@
 python tools/peers/extract_faces.py CLONE FOLDER THREADS
 
 CLONE is a clone of the reference's repository, FOLDER holds ACTORNN/*.mp4 and receives what the
-script writes. Needs PyTorch, facenet-pytorch 2.5.3 (``--no-deps`` will do) and OpenCV and tqdm. The script
-runs as it stands but for the folder in it, once to warm up on one clip. Prints the seconds.
+script writes. Needs PyTorch, facenet-pytorch 2.5.3 (``--no-deps`` will do), OpenCV and tqdm. The
+script runs as it stands but for the folder in it, once to warm up on one clip. Prints the seconds.
 """
 
 import contextlib
