@@ -5,12 +5,14 @@ import importlib.util
 import json
 import os
 import shutil
+import threading
 
 import cv2
 import numpy as np
 import pytest
 
 from avjax import prepare as command
+from avjax.data import publish
 from avjax.data.pipeline import open_dataset
 from avjax.data.ravdess import Filter
 from avjax.errors import InputError
@@ -31,11 +33,13 @@ class SeesLight(WholeFrame):
     def __init__(self, calls: int = 1000) -> None:
         super().__init__()
         self.allowed = calls
+        self.lock = threading.Lock()
 
     def largest_boxes(self, frames):
-        if self.calls == self.allowed:
-            raise KeyboardInterrupt
-        boxes = super().largest_boxes(frames)
+        with self.lock:
+            if self.calls == self.allowed:
+                raise KeyboardInterrupt
+            boxes = super().largest_boxes(frames)
         return [box if f.mean() > 10 else None for box, f in zip(boxes, frames, strict=True)]
 
 
@@ -245,9 +249,9 @@ def test_a_full_disk_is_one_line_and_loses_nothing(source, prepared, tmp_path, c
             patch.setattr(command.Path, "rename", lambda *_: (_ for _ in ()).throw(full))
         elif where == "dataset":
             text = f"write() failed: {os.strerror(errno.ENOSPC)}; writing a shard"
-            patch.setattr(command, "write_dataset", _raise(RuntimeError(text)))
+            patch.setattr(publish, "write_dataset", _raise(RuntimeError(text)))
         else:
-            patch.setattr(command, "write_contact_sheet", _raise(full))
+            patch.setattr(publish, "write_contact_sheet", _raise(full))
         status, _, errors = cli(f"--source={source}", f"--out={out}", *FLAGS)
     assert status == 1
     assert len(errors) == 1

@@ -11,7 +11,6 @@ import importlib.util
 import subprocess
 import sys
 import tempfile
-import types
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -78,40 +77,11 @@ def our_frames(path: Path) -> np.ndarray:
 
 
 def facenet() -> Callable[[np.ndarray], np.ndarray]:
-    """facenet-pytorch's MTCNN: frame to the box of its largest face.
-
-    It imports two functions of torchvision, whose builds seldom match a CPU torch: the loop of
-    overlaps and the conversion to a tensor are given here instead.
-    """
+    """facenet-pytorch's MTCNN: frame to the box of its largest face."""
     import torch
+    from peers import torchvision_stand_in
 
-    def batched_nms(boxes, scores, groups, threshold):
-        kept = []
-        order = scores.argsort(descending=True, stable=True).tolist()
-        area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        while order:
-            best = order.pop(0)
-            kept.append(best)
-            rest = torch.tensor(order, dtype=torch.long)
-            low = torch.maximum(boxes[best, :2], boxes[rest, :2])
-            high = torch.minimum(boxes[best, 2:], boxes[rest, 2:])
-            shared = (high - low).clamp(min=0).prod(1)
-            overlap = shared / (area[best] + area[rest] - shared)
-            apart = (overlap <= threshold) | (groups[rest] != groups[best])
-            order = rest[apart].tolist()
-        return torch.tensor(kept, dtype=torch.long)
-
-    stubs = {
-        "torchvision.ops.boxes": {"batched_nms": batched_nms},
-        "torchvision.transforms": {"functional": types.ModuleType("functional")},
-        "torchvision.transforms.functional": {
-            "to_tensor": lambda x: torch.as_tensor(np.array(x)).permute(2, 0, 1) / 255
-        },
-    }
-    for name in ("torchvision", "torchvision.ops", *stubs):
-        sys.modules[name] = types.ModuleType(name)
-        for attribute, value in stubs.get(name, {}).items():
-            setattr(sys.modules[name], attribute, value)
+    torchvision_stand_in.install()
     from facenet_pytorch import MTCNN
 
     detector = MTCNN(device="cpu")

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from avjax.data import faces, media
+from avjax.data.stopwatch import Stopwatch
 from avjax.errors import InputError
 
 PROFILES = ("fixed", "reference")
@@ -55,6 +56,8 @@ def prepare_clip(
     num_frames: int,
     image_size: int,
     detector: Detector | None,
+    watch: Stopwatch | None = None,
+    threads: int = 0,
 ) -> PreparedClip:
     """Reads, cuts and crops one clip.
 
@@ -65,38 +68,52 @@ def prepare_clip(
       num_frames: frames to keep.
       image_size: side of the square crops in pixels.
       detector: finds the faces; not needed where there is no video.
+      watch: receives the time of the stages `sound`, `decode`, `detect` and `crop`.
+      threads: that decode, see `avjax.data.media.read_frames`.
 
     Raises:
       InputError: a file that cannot be read.
     """
-    samples = None if audio is None else media.read_audio(audio)
-    features, has_audio = media.no_mfcc(), False
-    if samples is not None and not media.is_silent(samples):
-        features, has_audio = media.mfcc(media.fit_audio(samples)), True
+    watch = watch or Stopwatch()
+    with watch.stage("sound"):
+        samples = None if audio is None else media.read_audio(audio)
+        features, has_audio = media.no_mfcc(), False
+        if samples is not None and not media.is_silent(samples):
+            features, has_audio = media.mfcc(media.fit_audio(samples)), True
     blank = np.zeros((num_frames, image_size, image_size, 3), np.uint8)
     if video is None:
         return PreparedClip(blank, features, has_audio, False)
     assert detector is not None, "frames need a face detector"
-    times = media.frame_times(video)
-    if profile == "reference":
-        indices = [i for i in reference_indices(num_frames) if i < len(times)]
-        if not indices:
-            raise InputError(f"{video} has only {len(times)} frames; replace the file")
-    else:
-        start = None if samples is None else _window_start(len(samples) / media.SAMPLE_RATE)
-        indices = even_indices(times, num_frames, start)
-    images = media.read_frames(video, indices)
-    images = images[np.unique(indices, return_inverse=True)[1]]  # a short clip repeats frames
-    boxes = detector.largest_boxes(images)
+    with watch.stage("decode"):
+        seconds = None if samples is None else len(samples) / media.SAMPLE_RATE
+        indices = _indices(video, profile, num_frames, seconds)
+        images = media.read_frames(video, indices, threads=threads)
+    with watch.stage("detect"):
+        found = detector.largest_boxes(images)
+    order = np.unique(indices, return_inverse=True)[1]  # a short clip repeats frames
+    boxes = [found[i] for i in order]
     faceless = sum(box is None for box in boxes)
     try:
         crop = faces.reference_crops if profile == "reference" else faces.fixed_crops
-        frames = crop(images, boxes, image_size)
+        with watch.stage("crop"):
+            frames = crop([images[i] for i in order], boxes, image_size)
     except faces.NoFaceError:
         return PreparedClip(blank, features, has_audio, False, faceless)
     missing = num_frames - len(frames)
     frames = np.concatenate([frames, blank[:missing]]) if missing else frames
     return PreparedClip(frames, features, has_audio, True, faceless)
+
+
+def _indices(video: Path, profile: str, num_frames: int, audio_seconds: float | None) -> list[int]:
+    """Numbers of the frames to take from a video, in order."""
+    times = media.frame_times(video)
+    if profile == "fixed":
+        start = None if audio_seconds is None else _window_start(audio_seconds)
+        return even_indices(times, num_frames, start)
+    indices = [i for i in reference_indices(num_frames) if i < len(times)]
+    if not indices:
+        raise InputError(f"{video} has only {len(times)} frames; replace the file")
+    return indices
 
 
 def reference_indices(num_frames: int) -> list[int]:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Float32, Int, Int32
 from avjax.models.mtcnn import CELL, STRIDE
 
 FACTOR = 0.709  # between the levels of the pyramid: about 1/sqrt(2)
+BLOCK = 64  # boxes whose overlaps with all others are computed together
 
 
 def pyramid_scales(height: int, width: int, min_face_size: float) -> list[float]:
@@ -55,9 +56,7 @@ def resize_area(
     """Averages a whole image, given as its integral, over windows of equal area."""
     rows = area_windows(np.array(0), np.array(integral.shape[0] - 1), height)
     columns = area_windows(np.array(0), np.array(integral.shape[1] - 1), width)
-    strips = integral[rows.stop] - integral[rows.start]
-    sums = strips[:, columns.stop] - strips[:, columns.start]
-    return _means(sums, rows, columns)
+    return _means(integral[None], np.array(0), rows, columns)
 
 
 def crop_area(
@@ -68,19 +67,29 @@ def crop_area(
 ) -> Float32[np.ndarray, "n {size} {size} c"]:
     """Averages crops to ``size`` x ``size``; corners are x1, y1, x2, y2, the last two exclusive."""
     x1, y1, x2, y2 = corners.T
-    rows, columns = area_windows(y1, y2, size), area_windows(x1, x2, size)
-    image = frame[:, None, None]
+    return _means(integrals, frame, area_windows(y1, y2, size), area_windows(x1, x2, size))
+
+
+def _means(
+    integrals: Int32[np.ndarray, "b h+1 w+1 c"],
+    frame: Int[np.ndarray, "*n"],
+    rows: Windows,
+    columns: Windows,
+) -> Float32[np.ndarray, "*n h w c"]:
+    """Sums over windows by their corners, then means."""
+    height, width, channels = integrals.shape[1:]
+    pixels = integrals.reshape(-1, channels)
 
     def corner(row: np.ndarray, column: np.ndarray) -> np.ndarray:
-        return integrals[image, row[:, :, None], column[:, None, :]]
+        first = (frame[..., None] * height + row) * width
+        # Plain indices in range: without these two, gathering takes twice as long.
+        return pixels.take(first[..., :, None] + column[..., None, :], axis=0, mode="clip")
 
-    sums = corner(rows.stop, columns.stop) - corner(rows.stop, columns.start)
-    sums += corner(rows.start, columns.start) - corner(rows.start, columns.stop)
-    return _means(sums, rows, columns)
-
-
-def _means(sums: np.ndarray, rows: Windows, columns: Windows) -> np.ndarray:
-    """Divides by heights, then by widths: PyTorch's order, so that the last digit agrees."""
+    sums = corner(rows.stop, columns.stop)
+    sums -= corner(rows.stop, columns.start)
+    sums += corner(rows.start, columns.start)
+    sums -= corner(rows.start, columns.stop)
+    # Divided by heights, then by widths: PyTorch's order, so that the last digit agrees.
     means = sums.astype(np.float32)
     means /= (rows.stop - rows.start).astype(np.float32)[..., :, None, None]
     means /= (columns.stop - columns.start).astype(np.float32)[..., None, :, None]
@@ -165,16 +174,17 @@ def _suppress(
     boxes, area = boxes[order], areas(boxes, extra)[order]
     alive = np.ones(len(boxes), bool)
     kept = []
-    for i in range(len(boxes)):
-        if not alive[i]:
-            continue
-        kept.append(i)
-        rest = i + 1 + np.flatnonzero(alive[i + 1 :])
-        first = np.maximum(boxes[i, :2], boxes[rest, :2])
-        last = np.minimum(boxes[i, 2:], boxes[rest, 2:])
-        common = np.maximum(last - first + boxes.dtype.type(extra), 0).prod(axis=1)
-        smaller = np.minimum(area[i], area[rest])
-        whole = smaller if by_smaller else area[i] + area[rest] - common
+    for start in range(0, len(boxes), BLOCK):
+        block = slice(start, start + BLOCK)
+        first = np.maximum(boxes[block, None, :2], boxes[:, :2])
+        last = np.minimum(boxes[block, None, 2:], boxes[:, 2:])
+        sides = np.maximum(last - first + boxes.dtype.type(extra), 0)
+        common, own = sides[..., 0] * sides[..., 1], area[block, None]
+        whole = np.minimum(own, area) if by_smaller else own + area - common
         with np.errstate(invalid="ignore"):  # boxes without area: 0/0 suppresses nothing
-            alive[rest[common / whole > threshold]] = False
+            apart = ~(common / whole > threshold)
+        for i, others in enumerate(apart, start):
+            if alive[i]:
+                kept.append(i)
+                alive &= others
     return order[kept]

@@ -1,5 +1,6 @@
 """Finds the largest face of each frame with MTCNN."""
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,9 @@ MIN_FACE_SIZE = 20  # pixels, facenet-pytorch's default
 COARSE_MIN_FACE_SIZE = MIN_FACE_SIZE / face_boxes.FACTOR**5  # 112 pixels: a subset of the levels
 THRESHOLDS = (0.6, 0.7, 0.7)  # least probabilities after P-Net, R-Net, O-Net
 OVERLAP_IN_LEVEL, OVERLAP = 0.5, 0.7  # greatest overlaps left by suppression
-SMALLEST_BUCKET, LARGEST_BUCKET = 16, 512  # crops a call of R-Net or O-Net, powers of two
+# Crops a call of R-Net or O-Net, powers of two: few shapes to compile, and more crops would leave a
+# CPU's caches (O-Net then takes twice as long a crop).
+SMALLEST_BUCKET, LARGEST_BUCKET = 16, 64
 
 
 class _Candidates(NamedTuple):
@@ -35,7 +38,8 @@ class _Candidates(NamedTuple):
 class FaceDetector:
     """MTCNN's cascade as facenet-pytorch 2.5.3 runs it, on batches of frames of one size.
 
-    Compiles P-Net once a pyramid level and frame size, R-Net and O-Net once a bucket of crops.
+    Compiles P-Net once a pyramid level and frame size, R-Net and O-Net once a bucket of crops. May
+    be called from several threads at once.
     """
 
     def __init__(
@@ -57,7 +61,7 @@ class FaceDetector:
             the default levels in a seventh of the time and finds the same boxes on RAVDESS (to
             1e-4 pixels on 363 frames).
           batch_size: frames whose candidates go through R-Net and O-Net together (P-Net takes one
-            frame at a time, which suits caches). Memory: 12 bytes a pixel and frame.
+            frame at a time, which suits caches). Memory: 12 bytes a pixel, frame and thread.
 
         Raises:
           InputError: no weights given and facenet-pytorch is not installed.
@@ -66,6 +70,7 @@ class FaceDetector:
         coarse = [] if coarse_min_face_size is None else [coarse_min_face_size]
         self._min_face_sizes = [*coarse, min_face_size]
         self._batch_size = batch_size
+        self._of_thread = threading.local()
         self._pnet = _compiled(mtcnn.PNet(), variables.pnet)
         self._rnet = _compiled(mtcnn.RNet(), variables.rnet)
         self._onet = _compiled(mtcnn.ONet(), variables.onet)
@@ -84,11 +89,27 @@ class FaceDetector:
             missing = [i for i, box in enumerate(boxes) if box is None]
             for start in range(0, len(missing), self._batch_size):
                 batch = missing[start : start + self._batch_size]
-                integrals = np.stack([cv2.integral(frames[i]) for i in batch])
+                integrals = self._integrals([frames[i] for i in batch])
                 found = self._detect(integrals, min_face_size)
                 for position, i in enumerate(batch):
                     boxes[i] = _largest(found.box[found.frame == position])
         return boxes
+
+    def _integrals(
+        self, frames: Sequence[UInt8[np.ndarray, "h w 3"]]
+    ) -> Int32[np.ndarray, "b h+1 w+1 3"]:
+        """The frames' integrals, in memory that the thread's next call uses again.
+
+        They are large: the system would take longer to provide new pages than OpenCV to add.
+        """
+        height, width = frames[0].shape[:2]
+        shape = (self._batch_size, height + 1, width + 1, 3)
+        memory = getattr(self._of_thread, "integrals", None)
+        if memory is None or memory.shape != shape:
+            memory = self._of_thread.integrals = np.empty(shape, np.int32)
+        for frame, place in zip(frames, memory, strict=False):
+            cv2.integral(frame, place)
+        return memory[: len(frames)]
 
     def _detect(
         self, integrals: Int32[np.ndarray, "b h+1 w+1 3"], min_face_size: float
@@ -157,13 +178,23 @@ class FaceDetector:
 def _compiled(network: nn.Module, variables: Any) -> Callable[..., Any]:
     """The network on pixel values, in full float32: lower precision would move the boxes."""
     variables = jax.device_put(variables)
+    known: set[tuple[int, ...]] = set()
+    lock = threading.Lock()
 
     @jax.jit
     def apply(pixels: Float32[Array, "b h w 3"]) -> Any:
         with jax.default_matmul_precision("highest"):
             return network.apply(variables, mtcnn.normalise(pixels))
 
-    return apply
+    def apply_once_compiled(pixels: Float32[np.ndarray, "b h w 3"]) -> Any:
+        if pixels.shape not in known:
+            with lock:  # or several threads would compile the same
+                result = apply(pixels)
+                known.add(pixels.shape)
+                return result
+        return apply(pixels)
+
+    return apply_once_compiled
 
 
 def _padded(crops: np.ndarray) -> np.ndarray:

@@ -35,7 +35,7 @@ def default_detector() -> FaceDetector:
 
 
 def reference_crops(
-    frames: UInt8[np.ndarray, "n h w 3"], boxes: Boxes, size: int = 224
+    frames: Sequence[UInt8[np.ndarray, "h w 3"]], boxes: Boxes, size: int = 224
 ) -> UInt8[np.ndarray, "n {size} {size} 3"]:
     """Cuts out the faces as the reference does (``ravdess_preprocessing/extract_faces.py``).
 
@@ -60,7 +60,7 @@ def reference_crops(
 
 
 def fixed_crops(
-    frames: UInt8[np.ndarray, "n h w 3"], boxes: Boxes, size: int = 224
+    frames: Sequence[UInt8[np.ndarray, "h w 3"]], boxes: Boxes, size: int = 224
 ) -> UInt8[np.ndarray, "n {size} {size} 3"]:
     """Cuts out the faces without distortion: squares round the boxes' centres, RGB.
 

@@ -1,0 +1,200 @@
+"""Preparing on several machines: each takes every n-th clip, and one merges what they finished."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self, TypeVar
+
+from avjax.data.publish import Summary, publish
+from avjax.data.ravdess import ClipName
+from avjax.data.stage import Settings, Stage, check_settings, open_stage, read_settings
+from avjax.errors import InputError
+
+_REPORT = "shard.json"  # in a shard's folder once all its clips are done
+T = TypeVar("T")
+
+
+class Shard(NamedTuple):
+    """One of several equal shares of the clips.
+
+    Attributes:
+      number: from 1.
+      total: of the shares.
+    """
+
+    number: int
+    total: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads ``2/8``.
+
+        Raises:
+          InputError: not of that form, or a number above the count.
+        """
+        number, _, count = text.partition("/")
+        if number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
+            return cls(int(number), int(count))
+        raise InputError(f"cannot read shard {text!r}; write 1/8 to 8/8 for eight shards")
+
+    def __str__(self) -> str:
+        """As `parse` reads it."""
+        return f"{self.number}/{self.total}"
+
+    def directory(self, out: Path) -> Path:
+        """Where the shard's finished clips wait for `merge`."""
+        return out.with_name(f"{out.name}.shard-{self.number}-of-{self.total}")
+
+    def share(self, clips: Sequence[T]) -> Sequence[T]:
+        """The shard's clips, out of all."""
+        return clips[self.number - 1 :: self.total]
+
+
+class _Report(NamedTuple):
+    """What a finished shard says of itself; `found` are the clips of all shards."""
+
+    shard: Shard
+    settings: Settings
+    versions: dict[str, str]
+    found: list[str]
+    summary: Summary
+
+
+def finish(
+    stage: Stage,
+    shard: Shard,
+    settings: Settings,
+    versions: Mapping[str, str],
+    found: Iterable[ClipName],
+    summary: Summary,
+) -> None:
+    """Marks a shard as done."""
+    clip_ids = [name.clip_id for name in found]
+    report = _Report(shard, settings, dict(versions), clip_ids, summary)
+    content = {**report._asdict(), "settings": settings._asdict(), "summary": summary._asdict()}
+    stage.write_json(_REPORT, content)
+
+
+def finished(stage: Stage, found: Iterable[ClipName]) -> Summary | None:
+    """The summary of a shard that is done; None where it is not.
+
+    Raises:
+      InputError: it was made of another source.
+    """
+    if not (stage.directory / _REPORT).exists():
+        return None
+    report = _read(stage.directory)
+    if report.found != [name.clip_id for name in found]:
+        raise InputError(
+            f"{stage.directory} is finished, and the source has other clips since; choose another "
+            "--out, or delete it to prepare the shard again"
+        )
+    return report.summary._replace(prepared_now=0, seconds=0.0, stages={})
+
+
+def merge(out: Path) -> Summary:
+    """Makes one dataset of the shards beside ``out``: the same bytes as without shards.
+
+    The shards stay; they may be deleted afterwards.
+
+    Raises:
+      InputError: a shard or a clip is missing or there twice, shards differ in settings, versions
+        or source, or ``out`` exists.
+    """
+    if out.exists():
+        raise InputError(f"{out} exists; choose another --out, or delete it to merge again")
+    directories = sorted(out.parent.glob(f"{out.name}.shard-*"))
+    if not directories:
+        raise InputError(f"there are no shards {out}.shard-*; prepare them with --shard")
+    reports = {directory: _read(directory) for directory in directories}
+    first = reports[directories[0]]
+    for directory, report in reports.items():
+        _check_alike(directories[0], first, directory, report)
+    _check_numbers(out, reports)
+    files = {
+        name: path
+        for directory, report in reports.items()
+        for name, path in _files(directory, report)
+    }
+    summary = _sum([report.summary for report in reports.values()])
+    if not files:
+        reasons = "; ".join(f"{k}: {v}" for k, v in list(summary.skipped.items())[:3])
+        raise InputError(f"none of the clips could be prepared ({reasons})")
+    with open_stage(out.with_name(out.name + ".partial"), first.settings) as stage:
+        publish(stage, files, first.settings, first.versions, summary, out)
+    return summary
+
+
+def _read(directory: Path) -> _Report:
+    """A shard's report."""
+    try:
+        stored: dict[str, Any] = json.loads((directory / _REPORT).read_text(encoding="utf-8"))
+        return _Report(
+            Shard(*stored["shard"]),
+            read_settings(directory),
+            stored["versions"],
+            stored["found"],
+            Summary(**stored["summary"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{directory} is not finished; give its command again") from error
+
+
+def _check_alike(first: Path, expected: _Report, directory: Path, report: _Report) -> None:
+    check_settings(expected.settings, report.settings, first)
+    for what, ours, theirs in (
+        ("number of shards", expected.shard.total, report.shard.total),
+        ("versions of the libraries", expected.versions, report.versions),
+        ("clips in the source", expected.found, report.found),
+    ):
+        if ours != theirs:
+            raise InputError(
+                f"{directory} and {first} differ in the {what}; prepare one of them again"
+            )
+
+
+def _check_numbers(out: Path, reports: Mapping[Path, _Report]) -> None:
+    """Each number once."""
+    places: dict[Shard, Path] = {}
+    for directory, report in reports.items():
+        if report.shard in places:
+            raise InputError(
+                f"{places[report.shard]} and {directory} are both shard {report.shard}; remove one"
+            )
+        places[report.shard] = directory
+    count = next(iter(places)).total
+    absent = [str(s) for n in range(1, count + 1) if (s := Shard(n, count)) not in places]
+    if absent:
+        raise InputError(
+            f"of the shards of {out}, {', '.join(absent)} are missing; prepare them with --shard"
+        )
+
+
+def _files(directory: Path, report: _Report) -> Iterable[tuple[ClipName, Path]]:
+    """A shard's clips; all that were found and not skipped must be there."""
+    stage = Stage(directory)
+    for clip_id in report.shard.share(report.found):
+        name = ClipName.parse(clip_id)
+        if stage.has(name):
+            yield name, stage.path(name)
+        elif clip_id not in report.summary.skipped:
+            raise InputError(
+                f"{directory} lacks clip {clip_id}; delete its {_REPORT} and give its command again"
+            )
+
+
+def _sum(parts: Sequence[Summary]) -> Summary:
+    """All shards as if they were one run."""
+    stages: dict[str, float] = {}
+    for part in parts:
+        for name, seconds in part.stages.items():
+            stages[name] = round(stages.get(name, 0.0) + seconds, 2)
+    return Summary(
+        sum(part.written for part in parts),
+        {k: v for part in parts for k, v in part.skipped.items()},
+        {k: v for part in parts for k, v in part.incomplete.items()},
+        {k: v for part in parts for k, v in part.faceless_frames.items()},
+        sum(part.prepared_now for part in parts),
+        round(sum(part.seconds for part in parts), 1),
+        stages,
+    )
