@@ -30,7 +30,7 @@ from avjax.data.ravdess import (
     parse_actors,
     speech_clips,
 )
-from avjax.data.transfer import Patience, RemoteFile, UnreachableError, bytes_held, fetch
+from avjax.data.transfer import PATIENCE, Patience, RemoteFile, UnreachableError, bytes_held, fetch
 from avjax.data.zenodo import RAVDESS, Record
 from avjax.errors import InputError
 
@@ -54,7 +54,7 @@ def download(
     *,
     parallel: int = 2,
     keep_zips: bool = False,
-    patience: Patience = Patience(),
+    patience: Patience = PATIENCE,
 ) -> Summary:
     """Brings the clips of actors, as far as they are not there.
 
@@ -240,7 +240,9 @@ class _Job:
                         target.flush()
                         os.fsync(target.fileno())
         except (zipfile.BadZipFile, FileExistsError) as error:
-            raise InputError(f"{archive} is no sound zip ({error}); remove it") from error
+            raise InputError(
+                f"{archive} is damaged ({error}); remove it and start again"
+            ) from error
         if not members:
             raise InputError(f"{archive} holds no clips of actor {actor}; remove it")
 
@@ -255,7 +257,7 @@ def _clips(
     """
     for member in opened.infolist():
         path = PurePosixPath(member.filename.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+        if path.is_absolute() or ".." in path.parts or member.filename[1:2] == ":":
             raise InputError(
                 f"{archive} holds {member.filename!r}, which leads out of its folder; remove it"
             )
@@ -288,13 +290,17 @@ def _failure(done: Future[None]) -> InputError | None:
 
 
 def _define_flags(values: flags.FlagValues) -> None:
-    def define(kind: str, name: str, default: object, help_: str, **limits: int) -> None:
-        getattr(flags, f"DEFINE_{kind}")(name, default, help_, flag_values=values, **limits)
+    def text(name: str, help_: str) -> None:
+        flags.DEFINE_string(name, None, help_, flag_values=values)
 
-    define("string", "out", None, "Folder for the clips.")
-    define("string", "actors", None, "Some actors alone, such as 1,5-8.")
-    define("bool", "keep_zips", False, "Leave the zips in OUT/zips after unpacking.")
-    define("integer", "parallel", 2, "Files at a time; Zenodo blocks many.", lower_bound=1)
+    text("out", "Folder for the clips.")
+    text("actors", "Some actors alone, such as 1,5-8.")
+    flags.DEFINE_bool(
+        "keep_zips", False, "Leave the zips in OUT/zips after unpacking.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "parallel", 2, "Files at a time; Zenodo blocks many.", lower_bound=1, flag_values=values
+    )
 
 
 def _job(values: flags.FlagValues, positional: list[str]) -> None:

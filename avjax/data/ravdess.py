@@ -65,12 +65,12 @@ def split_name(actor: int) -> str:
 
 def speech_clips(actor: int, modality: str) -> list[ClipName]:
     """The clips of an actor's 60 trials in one modality, as published: none is strong neutral."""
-    variants = itertools.product(("01", "02"), repeat=3)  # intensity, statement, repetition
-    trials = itertools.product(range(1, len(EMOTIONS) + 1), variants)
+    two = ("01", "02")
+    emotions = [f"{label + 1:02d}" for label in range(len(EMOTIONS))]
     return [
-        ClipName(modality, SPEECH, f"{emotion:02d}", *variant, f"{actor:02d}")
-        for emotion, variant in trials
-        if (emotion, variant[0]) != (1, "02")
+        ClipName(modality, SPEECH, emotion, intensity, statement, repetition, f"{actor:02d}")
+        for emotion, intensity, statement, repetition in itertools.product(emotions, two, two, two)
+        if (emotion, intensity) != ("01", "02")
     ]
 
 

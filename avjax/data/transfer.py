@@ -42,6 +42,9 @@ class Patience(NamedTuple):
     timeout: float = 30.0
 
 
+PATIENCE = Patience()
+
+
 class UnreachableError(InputError):
     """The server cannot be reached, or every connection to it is lost."""
 
