@@ -165,12 +165,12 @@ def _append(
         progress(start - held)
         with part.open("ab" if start else "wb") as target:
             for chunk in response.iter_content(_CHUNK):
-                if stopping.is_set():
-                    raise CancelledError
                 chunk = chunk[: file.size - start]
                 target.write(chunk)
                 start += len(chunk)
                 progress(len(chunk))
+                if stopping.is_set():
+                    raise CancelledError
             target.flush()
             os.fsync(target.fileno())
     if start < file.size:
