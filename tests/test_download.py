@@ -1,5 +1,6 @@
 """Downloads: from archives on a server to folders that `prepare` finds, and all that may fail."""
 
+import errno
 import functools
 import io
 import itertools
@@ -60,7 +61,7 @@ def archives():
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     with web.Server() as running:
         yield running
 
@@ -322,6 +323,22 @@ def test_offline(command, record, out, capsys):
     assert f"error: cannot reach {address} (" in line
     assert str(out / "zips" / "video_1.zip") in line
     assert "check the connection" in line
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(command, server, out, capsys, monkeypatch):
+    def full(source, target):
+        target.write(b"x")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfileobj", full)
+        assert command("--out", out, "--actors=1") == 1
+    *_, line = capsys.readouterr().err.strip().splitlines()
+    assert "error: No space left on device" in line
+    assert sorted(path.name for path in out.rglob("*")) == [AUDIO, "video_1.zip", "zips"]
+    assert command("--out", out, "--actors=1") == 0
+    check_whole(out, [1])
+    assert server.ranges("video_1.zip") == [None]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -52,7 +52,7 @@ class Download:
 
 @pytest.fixture
 def download(server, tmp_path, monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     return Download(server, tmp_path)
 
 
