@@ -39,6 +39,7 @@ class ModelCard:
       num_frames: frames of a clip.
       image_size: side of a frame in pixels.
       audio_steps: MFCC steps of a clip.
+      seconds: of a clip's window.
       epoch: that the variables are of; 0 where unknown.
       metrics: of the validation split at that epoch.
       versions: of the libraries that trained it.
@@ -50,6 +51,7 @@ class ModelCard:
     num_frames: int
     image_size: int
     audio_steps: int
+    seconds: float = 3.6
     epoch: int = 0
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     versions: dict[str, str] = dataclasses.field(default_factory=dict)

@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from avjax.checkpoints import BACKBONE_KIND
 from avjax.errors import InputError
-from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.efficientface import FRAME_FEATURES
+from avjax.models.networks import build_network
+from avjax.models.single_modality import VideoNet
 from avjax.training.step import variable_shapes
-from avjax.weights.audio_visual import audio_visual_layers, backbone_layers
+from avjax.weights.audio_visual import backbone_layers, network_layers
 from avjax.weights.rules import Layer, counters, leaves, to_flax
 from avjax.weights.torch_file import load_torch_file
 
@@ -37,15 +39,14 @@ class Converted(NamedTuple):
     """A checkpoint's content.
 
     Attributes:
-      fusion: `ia`, `it` or `lt`, or None for the EfficientFace backbone alone.
-      num_classes: logits of the classifier, of EfficientFace's ``fc`` for a backbone.
+      network: ``kind`` and, but for the EfficientFace backbone, ``num_classes``; for
+        "audio_visual" also ``fusion``. The number of heads cannot be seen in the tensors.
       variables: ``{"params", "batch_stats"}`` of float32 arrays.
       routes: every tensor of the file, in its order.
       epoch: that the file says it is of; 0 where it says nothing.
     """
 
-    fusion: str | None
-    num_classes: int
+    network: dict[str, Any]
     variables: dict[str, Any]
     routes: list[Route]
     epoch: int
@@ -64,33 +65,43 @@ def convert(path: str | os.PathLike[str]) -> Converted:
     """
     tree = load_torch_file(path)
     state_dict = _state_dict(tree, str(path))
-    if any(name.startswith(("audio_model.", "visual_model.")) for name in state_dict):
-        fusion = _fusion(state_dict, str(path))
-        num_classes = _num_classes(state_dict)
-        layers, excused = audio_visual_layers(fusion), {}
-        shapes = variable_shapes(AudioVisualNet(num_classes, fusion))
-    elif any(name.startswith("stage2.") for name in state_dict):
-        fusion = None
-        layers, excused = backbone_layers(), _excused_head(state_dict, str(path))
-        num_classes = len(state_dict[_HEAD[0]]) if _HEAD[0] in state_dict else 0
-        whole = variable_shapes(AudioVisualNet())
+    network = _network(state_dict, str(path))
+    excused: dict[str, str] = {}
+    if network["kind"] == BACKBONE_KIND:
+        excused = _excused_head(state_dict, str(path))
+        layers, whole = backbone_layers(), variable_shapes(VideoNet())
         shapes = {name: collection["visual_model"] for name, collection in whole.items()}
     else:
-        raise InputError(
-            f"{path} holds neither the reference's audio-visual model (audio_model.*, "
-            "visual_model.*) nor EfficientFace (stage2.*); its tensors are "
-            f"{', '.join(list(state_dict)[:3]) or 'none'}, ..."
-        )
+        layers = network_layers(network)
+        shapes = variable_shapes(build_network({**network, "num_heads": 1}))
     kept = {name: array for name, array in state_dict.items() if name not in excused}
     variables = to_flax(kept, layers, shapes, str(path))
     routes = _routes(state_dict, layers, excused)
     epoch = tree.get("epoch", 0)
-    return Converted(
-        fusion,
-        num_classes,
-        jax.tree.map(np.float32, variables),
-        routes,
-        epoch if type(epoch) is int and epoch > 0 else 0,
+    known = type(epoch) is int and epoch > 0
+    return Converted(network, jax.tree.map(np.float32, variables), routes, epoch if known else 0)
+
+
+def _network(state_dict: Mapping[str, np.ndarray], path: str) -> dict[str, Any]:
+    """What the tensors' names tell of the network."""
+
+    def has(*beginnings: str) -> bool:
+        return any(name.startswith(beginnings) for name in state_dict)
+
+    num_classes = _num_classes(state_dict)
+    if has("audio_model.", "visual_model."):
+        fusion = _fusion(state_dict, path)
+        return {"kind": "audio_visual", "fusion": fusion, "num_classes": num_classes}
+    if has("stage2."):
+        temporal = has("conv1d_", "classifier_1.")
+        return (
+            {"kind": "video", "num_classes": num_classes} if temporal else {"kind": BACKBONE_KIND}
+        )
+    if has("conv1d_"):
+        return {"kind": "audio", "num_classes": num_classes}
+    raise InputError(
+        f"{path} holds neither a model of the reference (audio_model.*, visual_model.*, conv1d_*) "
+        f"nor EfficientFace (stage2.*); its tensors are {', '.join(list(state_dict)[:3])}, ..."
     )
 
 

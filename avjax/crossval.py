@@ -105,7 +105,7 @@ def summarise(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for actor, found in run["actors"].items():
             actors.setdefault(actor, []).append(found)
     by_actor = {}
-    for actor in sorted(actors, key=int):
+    for actor in sorted(actors, key=lambda name: (len(name), name)):
         clips = sum(found["num_clips"] for found in actors[actor])
         hits = sum(found["num_clips"] * found["accuracy"] for found in actors[actor])
         by_actor[actor] = {"num_clips": clips, "accuracy": hits / clips}

@@ -121,10 +121,11 @@ def evaluate_checkpoint(
 
 
 def _by_actor(clips: Clips, called: Int[np.ndarray, "n"]) -> dict[str, dict[str, float]]:
-    """Number of clips and accuracy of every actor."""
+    """Number of clips and accuracy by RAVDESS actor, by group for other clips."""
     right: dict[str, list[bool]] = {}
     for record, hit in zip(clips.records, called == clips.labels, strict=True):
-        right.setdefault(str(record.actor), []).append(bool(hit))
+        who = str(record.actor) if record.actor > 0 else record.group
+        right.setdefault(who, []).append(bool(hit))
     return {
         actor: {"num_clips": len(hits), "accuracy": sum(hits) / len(hits)}
         for actor, hits in right.items()

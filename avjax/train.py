@@ -216,6 +216,7 @@ def _card(job: Job, epoch: int, scores: dict[str, float]) -> ModelCard:
         num_frames=data.num_frames if "video" in job.net.streams else 0,
         image_size=data.image_size,
         audio_steps=data.audio_steps,
+        seconds=data.seconds,
         epoch=epoch,
         metrics=scores,
         versions=versions(),

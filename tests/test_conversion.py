@@ -15,7 +15,7 @@ from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.efficientface import STAGE_REPEATS
 from avjax.pretrained import initial_variables
 from avjax.training.step import variable_shapes
-from avjax.weights.audio_visual import audio_visual_layers, backbone_layers
+from avjax.weights.audio_visual import audio_visual_layers, backbone_layers, network_layers
 from avjax.weights.rules import COUNTER, to_torch
 from tests.torch_files import Call, Name, save, write_zip
 from tools import convert_efficientface
@@ -60,7 +60,8 @@ def test_whole_models_are_recognised(tmp_path, fusion, num_classes, wrapped, leg
         tree = {"epoch": 35, "arch": "multimodalcnn", "state_dict": named, "best_prec1": 77.08}
         tree["optimizer"] = {"state": {"0": {"momentum_buffer": np.ones(3, np.float32)}}}
     converted = convert(save(tmp_path / "model.pth", tree, legacy))
-    assert (converted.fusion, converted.num_classes) == (fusion, num_classes)
+    described = {"kind": "audio_visual", "fusion": fusion, "num_classes": num_classes}
+    assert converted.network == described
     assert converted.epoch == (35 if wrapped else 0)
     back = to_torch(converted.variables, audio_visual_layers(fusion))
     assert set(back) == set(tensors)
@@ -69,6 +70,19 @@ def test_whole_models_are_recognised(tmp_path, fusion, num_classes, wrapped, leg
     assert [route.name for route in converted.routes] == list(tensors)
     left_out = {route.name for route in converted.routes if route.target.startswith("left out")}
     assert left_out == {name for name in tensors if name.endswith(COUNTER)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "prefix"), [("audio", "audio_model."), ("video", "visual_model.")]
+)
+def test_models_of_one_stream_are_recognised(tmp_path, kind, prefix):
+    tensors = {n.removeprefix(prefix): x for n, x in whole_model().items() if n.startswith(prefix)}
+    converted = convert(save(tmp_path / "branch.pth", tensors))
+    assert converted.network == {"kind": kind, "num_classes": 8}
+    back = to_torch(converted.variables, network_layers(converted.network))
+    assert set(back) == set(tensors)
+    for name, x in tensors.items():
+        np.testing.assert_array_equal(back[name], x, err_msg=name)
 
 
 def test_double_and_half_precision_become_single(tmp_path):

@@ -69,7 +69,8 @@ def compare_evaluation(fusion: str, heads: int, seed: int) -> Iterator[Row]:
         yield Row(what, golden.deviation(apply(variables, mfcc, frames), expected), 1e-12)
         single = jax.tree.map(np.float32, (variables, mfcc, frames))
         yield Row(f"{what}, float32", golden.deviation(apply(*single), expected), 1e-4)
-    peer.load({n: x.numpy() for n, x in export_pytorch.tensors(variables, fusion).items()})
+    network = {"kind": "audio_visual", "fusion": fusion}
+    peer.load({n: x.numpy() for n, x in export_pytorch.tensors(variables, network).items()})
     yield Row(f"{what}, exported", golden.deviation(peer.logits(batch), expected), 0.0)
 
 

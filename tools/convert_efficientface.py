@@ -41,26 +41,22 @@ def model_card(converted: Converted, values: flags.FlagValues) -> ModelCard:
     Raises:
       InputError: heads that do not divide the attention's width, or too few class names.
     """
-    if converted.fusion is None:
-        network = {"kind": BACKBONE_KIND}
+    network = dict(converted.network)
+    if network["kind"] == BACKBONE_KIND:
         classes = []
         # EfficientFace itself was trained on RGB with the statistics of the fixed profile.
         profile = values.profile or "fixed"
     else:
-        network = {
-            "kind": "audio_visual",
-            "fusion": converted.fusion,
-            "num_heads": values.num_heads,
-            "num_classes": converted.num_classes,
-        }
+        if network["kind"] == "audio_visual":
+            network["num_heads"] = values.num_heads
         build_network(network)  # refuses heads that do not fit
-        classes = class_names(values.classes, converted.num_classes)
+        classes = class_names(values.classes, network["num_classes"])
         profile = values.profile or "reference"
     return ModelCard(
         network=network,
         classes=classes,
         profile=profile,
-        num_frames=values.num_frames,
+        num_frames=0 if network["kind"] == "audio" else values.num_frames,
         image_size=values.image_size,
         audio_steps=AUDIO_STEPS,
         epoch=converted.epoch,
@@ -84,16 +80,19 @@ def summary(converted: Converted, card: ModelCard, out: Path) -> str:
     lines = [
         f"{len(moved)} tensors went into {out}, {len(converted.routes) - len(moved)} were left out"
     ]
-    if converted.fusion is None:
+    network = card.network
+    if network["kind"] == BACKBONE_KIND:
         lines.append("EfficientFace backbone; train from it with --config.model.pretrained")
-    else:
+        return "\n".join(lines)
+    named = f"fusion {network['fusion']}" if "fusion" in network else f"{network['kind']} alone"
+    lines.append(
+        f"{named}, {network['num_classes']} classes ({', '.join(card.classes)}), profile "
+        f"{card.profile}, epoch {card.epoch or 'unknown'}"
+    )
+    if "num_heads" in network:
         lines.append(
-            f"fusion {converted.fusion}, {converted.num_classes} classes "
-            f"({', '.join(card.classes)}), profile {card.profile}, epoch {card.epoch or 'unknown'}"
-        )
-        lines.append(
-            f"attention heads: {card.network['num_heads']} as told by --num-heads; the tensors are "
-            "the same for any number of heads, so a wrong one shows in the accuracy alone"
+            f"attention heads: {network['num_heads']} as told by --num-heads; the tensors are the "
+            "same for any number of heads, so a wrong one shows in the accuracy alone"
         )
     return "\n".join(lines)
 

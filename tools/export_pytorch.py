@@ -13,15 +13,15 @@ from typing import Any
 from absl import flags
 
 from avjax import cli
-from avjax.checkpoints import load_model
+from avjax.checkpoints import ModelCard, load_model
 from avjax.errors import InputError
-from avjax.weights.audio_visual import audio_visual_layers
+from avjax.weights.audio_visual import network_layers
 from avjax.weights.rules import to_torch
 
 ARCHITECTURE = "multimodalcnn"  # what the reference's main.py expects to find in a checkpoint
 
 
-def tensors(variables: dict[str, Any], fusion: str) -> dict[str, Any]:
+def tensors(variables: dict[str, Any], network: dict[str, Any]) -> dict[str, Any]:
     """A model's state_dict under the reference's names, as torch tensors on the CPU.
 
     Raises:
@@ -33,7 +33,7 @@ def tensors(variables: dict[str, Any], fusion: str) -> dict[str, Any]:
         raise InputError(
             "exporting needs PyTorch to write its format; install it: pip install torch"
         ) from error
-    arrays = to_torch(variables, audio_visual_layers(fusion))
+    arrays = to_torch(variables, network_layers(network))
     # A copy: torch wants arrays that may be written to.
     return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
@@ -48,6 +48,22 @@ def write(content: Any, path: Path) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def constructor(card: ModelCard) -> str:
+    """The reference's model that takes the state_dict."""
+    network, classes = card.network, card.network["num_classes"]
+    if network["kind"] == "audio":
+        return f"AudioCNNPool(num_classes={classes})"
+    if network["kind"] == "video":
+        return (
+            "EfficientFaceTemporal([4, 8, 4], [29, 116, 232, 464, 1024], "
+            f"num_classes={classes}, im_per_sample={card.num_frames})"
+        )
+    return (
+        f"MultiModalCNN(num_classes={classes}, fusion={network['fusion']!r}, "
+        f"seq_length={card.num_frames}, num_heads={network['num_heads']})"
+    )
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -66,7 +82,7 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
     if out.is_dir() or not out.parent.is_dir():
         raise InputError(f"cannot write {out}; name a file in a folder that exists")
     variables, card = load_model(source)
-    content = tensors(variables, card.network["fusion"])
+    content = tensors(variables, card.network)
     if values.checkpoint:
         content = {
             "epoch": card.epoch,
@@ -75,11 +91,7 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
             "best_prec1": 100 * card.metrics.get("accuracy", 0.0),
         }
     write(content, out)
-    network = card.network
-    print(
-        f"{out}: MultiModalCNN(num_classes={network['num_classes']}, fusion={network['fusion']!r}, "
-        f"seq_length={card.num_frames}, num_heads={network['num_heads']})"
-    )
+    print(f"{out}: {constructor(card)}")
     if card.profile != "reference":
         print(
             "trained on the fixed profile: feed it RGB frames normalised by AffectNet's mean and "

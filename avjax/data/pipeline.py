@@ -10,7 +10,7 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
-from avjax.data.ravdess import Filter
+from avjax.data.ravdess import Filter, is_video_only
 from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata
 from avjax.errors import InputError
 
@@ -53,12 +53,12 @@ class PreparedDataset:
     ) -> "Clips":
         """The clips that a filter chooses, of those that a network can use.
 
-        A clip of sound alone is taken like any other: no second clip holds its trial. One without
-        sound is left out by default, for RAVDESS's 02-* recordings repeat the trials of 01-*.
+        A clip of one stream is taken like any other, but for RAVDESS's 02-* recordings without
+        sound: they repeat the trials of 01-*, and are left out by default.
 
         Args:
           chosen: filter over the records' features.
-          video_only: take clips without sound too.
+          video_only: take RAVDESS's 02-* recordings without sound, too.
           streams: what the network reads, "audio", "video" or both; a clip has one of them at
             least. Without "video" no frames are read.
           num_frames: black frames of a clip where the dataset holds sound alone (default: none).
@@ -242,9 +242,10 @@ def open_dataset(directory: str | Path) -> PreparedDataset:
 
 
 def _usable(record: ClipRecord, video_only: bool, streams: Sequence[str]) -> bool:
-    """Whether a clip has a stream that the network reads, and sound unless it may be without."""
+    """Whether a clip has a stream that the network reads, and does not repeat another's trial."""
     has = {"audio": record.has_audio, "video": record.has_video}
-    return (record.has_audio or video_only) and any(has[stream] for stream in streams)
+    repeats = not record.has_audio and is_video_only(record.clip_id)
+    return (video_only or not repeats) and any(has[stream] for stream in streams)
 
 
 def _positions(records: Sequence[ClipRecord]) -> list[tuple[str, int]]:

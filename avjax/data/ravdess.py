@@ -56,6 +56,12 @@ class ClipName(NamedTuple):
         return int(self.emotion) - 1
 
 
+def is_video_only(clip_id: str) -> bool:
+    """Whether a name is that of a RAVDESS recording made without sound (02-*)."""
+    match = _NAME.fullmatch(clip_id)
+    return match is not None and match[1] == VIDEO_ONLY
+
+
 def split_name(actor: int) -> str:
     """The dataset split of an actor, such as ``actor_05``."""
     return f"actor_{actor:02d}"
@@ -63,7 +69,7 @@ def split_name(actor: int) -> str:
 
 # --------------------------------------------------------------------------------------- filters
 
-_FEATURES = ("actor", "repetition", "statement", "intensity", "label", "group")
+_FEATURES = ("actor", "repetition", "statement", "intensity", "label", "group", "subset")
 
 
 class Filter(NamedTuple):
@@ -148,6 +154,8 @@ def _named_folds() -> dict[str, str]:
         # For a single actor: one repetition trains, the other is held out.
         "repetition": "train: repetition=1; validation: repetition=2 statement=1; "
         "test: repetition=2 statement=2",
+        # Own clips whose manifest says which is for what.
+        "manifest": "; ".join(f"{name}: subset={name}" for name in SPLITS),
     }
     for name, groups in CROSS_VALIDATIONS.items():
         for k, test in enumerate(groups):
@@ -187,7 +195,8 @@ def resolve_fold(spec: str) -> dict[str, Filter]:
     filters = {name.strip(): text for name, separator, text in parts if separator}
     if len(parts) != len(SPLITS) or set(filters) != set(SPLITS):
         raise InputError(
-            f"unknown fold {spec!r}; name one of published, repetition, msaf6/0 to msaf6/5, "
-            "five/0 to five/4, or write 'train: actor=1-8; validation: actor=9; test: actor=10'"
+            f"unknown fold {spec!r}; name one of published, repetition, manifest, msaf6/0 to "
+            "msaf6/5, five/0 to five/4, or write 'train: actor=1-8; validation: actor=9; test: "
+            "actor=10'"
         )
     return {name: Filter.parse(filters[name]) for name in SPLITS}

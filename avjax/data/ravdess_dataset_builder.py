@@ -35,6 +35,7 @@ class ClipRecord(NamedTuple):
       group: who speaks, for folds over speakers.
       has_audio: its sound is more than silence.
       has_video: it shows a face.
+      subset: `train`, `validation` or `test` where a manifest says so.
     """
 
     clip_id: str
@@ -47,6 +48,7 @@ class ClipRecord(NamedTuple):
     group: str = ""
     has_audio: bool = True
     has_video: bool = True
+    subset: str = ""
 
     def features(self) -> dict[str, Any]:
         """The record's own features: all but the split."""
@@ -65,6 +67,7 @@ class DatasetMetadata(NamedTuple):
       image_size: side of a frame in pixels.
       audio_steps: MFCC steps of a clip.
       versions: of the libraries that prepared it.
+      seconds: of a clip's window.
     """
 
     profile: str
@@ -73,6 +76,7 @@ class DatasetMetadata(NamedTuple):
     image_size: int
     audio_steps: int
     versions: Mapping[str, str]
+    seconds: float = media.WINDOW_SECONDS
 
 
 class RavdessFaces(tfds.core.GeneratorBasedBuilder):
@@ -134,6 +138,7 @@ def dataset_features(metadata: DatasetMetadata) -> tfds.features.FeaturesDict:
             "group": tfds.features.Text(),
             "has_audio": np.bool_,
             "has_video": np.bool_,
+            "subset": tfds.features.Text(),
         }
     )
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from avjax.data.media import SOUND_SUFFIXES
 from avjax.data.ravdess import AUDIO_ONLY, AUDIO_VIDEO, VIDEO_ONLY, ClipName
@@ -19,14 +19,18 @@ class Source(NamedTuple):
     """The files of one clip.
 
     Attributes:
-      name: its RAVDESS fields.
+      name: its RAVDESS fields, or what a manifest tells of it.
       video: raw video, or face crops that the reference prepared; None for sound alone.
       audio: sound file, or a video whose sound track is meant; None for a silent clip.
+      start: second at which the clip begins in its files.
+      end: second at which it ends; None for the files' own end.
     """
 
-    name: ClipName
+    name: Any
     video: Path | None
     audio: Path | None
+    start: float = 0.0
+    end: float | None = None
 
     def lacks(self, has_audio: bool, has_video: bool) -> str:
         """What the files should hold and do not; empty where nothing is missing."""

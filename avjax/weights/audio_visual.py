@@ -1,9 +1,22 @@
-"""Key map of the audio-visual network: the reference's state_dict names to Flax paths."""
+"""Key maps of the networks: the reference's state_dict names to Flax paths."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from avjax.models.efficientface import STAGE_REPEATS
 from avjax.weights.rules import Layer, Path
+
+
+def network_layers(network: Mapping[str, Any]) -> list[Layer]:
+    """Every module of a network as checkpoints describe it, by ``kind`` and ``fusion``.
+
+    A network of one stream is the reference's `AudioCNNPool` or `EfficientFaceTemporal` itself.
+    """
+    if network["kind"] == "audio":
+        return _inside("audio_model", audio_cnn_layers())
+    if network["kind"] == "video":
+        return _inside("visual_model", efficientface_layers())
+    return audio_visual_layers(network["fusion"])
 
 
 def audio_visual_layers(fusion: str, stage_repeats: Sequence[int] = STAGE_REPEATS) -> list[Layer]:
@@ -114,6 +127,11 @@ def _attention_block() -> list[Layer]:
         Layer("mlp.fc1", ("mlp_fc1",), "dense"),
         Layer("mlp.fc2", ("mlp_fc2",), "dense"),
     ]
+
+
+def _inside(flax_name: str, layers: Sequence[Layer]) -> list[Layer]:
+    """Layers of a module that only Flax names."""
+    return [Layer(layer.torch_name, (flax_name, *layer.path), layer.kind) for layer in layers]
 
 
 def _under(name: str, layers: Sequence[Layer]) -> list[Layer]:

@@ -7,12 +7,17 @@ import pytest
 
 from avjax.data.clip import PreparedClip
 from avjax.data.pipeline import open_dataset
-from avjax.data.ravdess import Filter
+from avjax.data.ravdess import Filter, resolve_fold
 from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
 from avjax.errors import InputError
 
 NUM_CLIPS, SILENT, FACELESS = 11, 7, 5
 EVERYTHING = Filter.parse("")
+
+
+def clip_id(number):
+    """The clip without sound is one of RAVDESS's recordings without sound."""
+    return "02-01-03-01-01-01-02" if number == SILENT else f"clip-{number:02d}"
 
 
 def write_numbered_clips(directory):
@@ -23,7 +28,7 @@ def write_numbered_clips(directory):
         actor = 1 + i // 4
         records.append(
             ClipRecord(
-                f"clip-{i:02d}",
+                clip_id(i),
                 f"actor_{actor:02d}",
                 label=i % 3,
                 actor=actor,
@@ -151,7 +156,7 @@ def test_clips_without_sound_are_taken_when_asked_for(dataset):
 )
 def test_a_network_gets_the_clips_that_it_can_use(dataset, streams, video_only, left_out):
     chosen = dataset.select(EVERYTHING, video_only=video_only, streams=streams)
-    taken = {f"clip-{i:02d}" for i in set(range(NUM_CLIPS)) - left_out}
+    taken = {clip_id(i) for i in set(range(NUM_CLIPS)) - left_out}
     assert set(chosen.clip_ids) == taken
     assert [record.clip_id for record in chosen.records] == chosen.clip_ids
 
@@ -188,9 +193,19 @@ def test_a_dataset_of_sound_alone_shows_black_frames_when_asked_to(tmp_path):
 
 def test_clips_that_all_lack_sound_are_told(dataset):
     silent = Filter.parse("actor=2 repetition=2 label=1")
-    assert dataset.select(silent, video_only=True).clip_ids == [f"clip-{SILENT:02d}"]
+    assert dataset.select(silent, video_only=True).clip_ids == [clip_id(SILENT)]
     with pytest.raises(InputError, match=r"none of the 1 clips .* has sound; .*video_only=True"):
         dataset.select(silent)
+
+
+def test_own_clips_without_sound_repeat_no_other(tmp_path):
+    clip = PreparedClip(
+        np.zeros((2, 8, 8, 3), np.uint8), np.zeros((4, 10), np.float32), False, True
+    )
+    records = [ClipRecord("smile", "group_a", 0, group="a", has_audio=False, subset="test")]
+    metadata = DatasetMetadata("fixed", ("a", "b"), 2, 8, 4, {})
+    dataset = open_dataset(write_dataset(tmp_path, metadata, records, [clip]))
+    assert dataset.select(resolve_fold("manifest")["test"]).clip_ids == ["smile"]
 
 
 def test_choosing_nothing_tells_what_there_is(dataset):

@@ -104,8 +104,7 @@ def test_training(figures, fusion, mask):
 
     @jax.jit
     def step(state, mfcc, frames, labels, draws):
-        weight = jnp.ones(len(labels))
-        enlarged = enlarge_with(mask, draws, mfcc, frames, weight)
+        enlarged = enlarge_with(mask, draws, mfcc, frames, jnp.ones(len(labels)))
         gradients, batch_stats, sums = loss_gradients(state, enlarged, labels, net=net)
         loss = sums.loss / sums.count
         return loss, gradients, update(state, gradients, batch_stats, optimizer)

@@ -36,7 +36,7 @@ def test_what_went_in_comes_out(torch, converted, tmp_path, capsys):
     assert set(exported) == set(tensors)
     for name, x in tensors.items():
         np.testing.assert_array_equal(exported[name].numpy(), x, err_msg=name, strict=True)
-    assert convert(tmp_path / "out.pth").fusion == "ia"
+    assert convert(tmp_path / "out.pth").network["fusion"] == "ia"
 
 
 @pytest.mark.torch
