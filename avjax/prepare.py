@@ -76,7 +76,7 @@ def prepare(
     else:
         found, skipped = sources.find_crops(import_crops, source, settings.pair_video_only)
     job = functools.partial(
-        _prepare_clips,
+        prepare_clips,
         skipped=skipped,
         settings=settings,
         make_detector=(make_detector or faces.default_detector) if import_crops is None else None,
@@ -120,7 +120,7 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _prepare_clips(
+def prepare_clips(
     stage: Stage,
     clips: Sequence[sources.Source],
     *,
@@ -133,6 +133,14 @@ def _prepare_clips(
 
     Decoding and sound of some thus go on while the networks look at others, and what is held in
     memory depends on the number of workers alone.
+
+    Args:
+      stage: receives the clips.
+      clips: all that shall be in it.
+      skipped: reasons by name, to which those of these clips are added.
+      settings: profile and sizes.
+      make_detector: as for `prepare`; None imports crops.
+      workers: clips in hand at once.
     """
     began = time.monotonic()
     watch = Stopwatch()

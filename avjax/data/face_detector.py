@@ -19,8 +19,8 @@ COARSE_MIN_FACE_SIZE = MIN_FACE_SIZE / face_boxes.FACTOR**5  # 112 pixels: a sub
 THRESHOLDS = (0.6, 0.7, 0.7)  # least probabilities after P-Net, R-Net, O-Net
 OVERLAP_IN_LEVEL, OVERLAP = 0.5, 0.7  # greatest overlaps left by suppression
 # Crops a call of R-Net or O-Net, powers of two: few shapes to compile, and more crops would leave a
-# CPU's caches (O-Net then takes twice as long a crop).
-SMALLEST_BUCKET, LARGEST_BUCKET = 16, 64
+# CPU's caches (O-Net then takes up to twice as long a crop).
+SMALLEST_BUCKET, LARGEST_BUCKET = 16, 32
 
 
 class _Candidates(NamedTuple):

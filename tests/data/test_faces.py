@@ -147,7 +147,7 @@ def test_boxes_belong_to_their_frames():
 def test_crops_go_out_in_buckets():
     detector = StandIn()
     detector.largest_boxes(np.stack([white_square(20, 20, 120)] * 8))
-    assert all(count & (count - 1) == 0 and 16 <= count <= 512 for count in detector.crops)
+    assert all(count & (count - 1) == 0 and 16 <= count <= 32 for count in detector.crops)
     assert max(detector.crops) > 16
 
 

@@ -4,11 +4,12 @@ python tools/peers/extract_faces.py CLONE FOLDER THREADS
 
 CLONE is a clone of the reference's repository, FOLDER holds ACTORNN/*.mp4 and receives what the
 script writes. Needs PyTorch, facenet-pytorch 2.5.3 (``--no-deps`` will do), OpenCV and tqdm. The
-script runs as it stands but for the folder in it, once to warm up on one clip. Prints the seconds.
+script runs as it stands but for the folder in it, once to warm up on one clip. Prints the time.
 """
 
 import contextlib
 import io
+import json
 import os
 import re
 import shutil
@@ -24,16 +25,16 @@ import torchvision_stand_in
 SCRIPT = "ravdess_preprocessing/extract_faces.py"
 
 
-def run(source: str, folder: Path) -> float:
-    """Seconds that the script takes on a folder; what it prints is swallowed."""
+def run(source: str, folder: Path) -> dict[str, float]:
+    """Wall and processor seconds of the script on a folder; what it prints is swallowed."""
     placed, count = re.subn(r"(?m)^root *=.*$", lambda _: f"root = {str(folder)!r}", source)
     if count != 1:
         raise SystemExit(f"{SCRIPT} names its folder {count} times; this is another version")
     code = compile(placed, SCRIPT, "exec")
-    began = time.perf_counter()
+    began, began_cpu = time.perf_counter(), time.process_time()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         exec(code, {"__name__": "__main__"})
-    return time.perf_counter() - began
+    return {"seconds": time.perf_counter() - began, "cpu": time.process_time() - began_cpu}
 
 
 def main(clone: str, folder: str, threads: str) -> None:
@@ -50,7 +51,7 @@ def main(clone: str, folder: str, threads: str) -> None:
         copy.mkdir(parents=True)
         shutil.copy(first, copy)
         run(source, copy.parent)
-        print(run(source, root))
+        print(json.dumps(run(source, root)))
 
 
 if __name__ == "__main__":
