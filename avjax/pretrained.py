@@ -35,8 +35,9 @@ def initial_variables(
         loaded = {name: {"visual_model": tree} for name, tree in loaded.items()}
     elif profile not in (None, card.profile):
         raise InputError(
-            f"pretrained checkpoint {pretrained} expects clips of profile {card.profile!r}, and the "
-            f"dataset's is {profile!r}; prepare the clips accordingly or choose another checkpoint"
+            f"pretrained checkpoint {pretrained} expects clips of profile {card.profile!r}, and "
+            f"the dataset's is {profile!r}; prepare the clips accordingly or choose another "
+            "checkpoint"
         )
     faults: list[str] = []
     merged = {name: _merge(variables[name], loaded[name], name, faults) for name in variables}

@@ -63,5 +63,5 @@ def test_what_does_not_fit_is_listed(tmp_path, other):
 def test_another_profile_is_refused(tmp_path, other):
     path = saved(tmp_path / "model", other, "audio_visual")
     initial_variables(NET, 1, path, "fixed")
-    with pytest.raises(InputError, match="expects clips of profile 'fixed'.* is 'reference'"):
+    with pytest.raises(InputError, match=r"expects clips of profile 'fixed'.* is 'reference'"):
         initial_variables(NET, 1, path, "reference")
