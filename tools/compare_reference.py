@@ -172,5 +172,10 @@ def job(values: flags.FlagValues, positional: list[str]) -> int:
     return int(exceeded > 0)
 
 
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    return cli.run(argv, define_flags, job, __doc__ or "")
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(None, define_flags, job, __doc__ or ""))
+    sys.exit(main())

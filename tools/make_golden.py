@@ -96,5 +96,10 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
     print(f"{out}: {len(figures)} figures, {out.stat().st_size} bytes")
 
 
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    return cli.run(argv, define_flags, job, __doc__ or "")
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(None, define_flags, job, __doc__ or ""))
+    sys.exit(main())
