@@ -192,6 +192,7 @@ class Model:
             profile=self.card.profile,
             num_frames=self.card.num_frames,
             image_size=self.card.image_size,
+            seconds=self.card.seconds,
             detector=None if sound_alone else self._find_faces,
         )
 

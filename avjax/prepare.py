@@ -21,7 +21,8 @@ from tqdm import tqdm
 from avjax import cli
 from avjax.data import faces, media, shards, sources
 from avjax.data.clip import Detector, PreparedClip, check_profile, prepare_clip
-from avjax.data.publish import SHEET_FILE, SUMMARY_FILE, Summary, publish
+from avjax.data.manifest import read_manifest
+from avjax.data.publish import SHEET_FILE, SUMMARY_FILE, Summary, fingerprint, publish
 from avjax.data.shards import Shard
 from avjax.data.stage import Settings, Stage, check_settings, load_facts, open_stage
 from avjax.data.stopwatch import Stopwatch
@@ -30,11 +31,13 @@ from avjax.versions import versions
 
 
 def prepare(
-    source: Path,
+    source: Path | None,
     out: Path,
     settings: Settings,
     *,
     import_crops: Path | None = None,
+    manifest: Path | None = None,
+    classes: Sequence[str] | None = None,
     make_detector: Callable[[], Detector] | None = None,
     shard: Shard | None = None,
     workers: int | None = None,
@@ -42,10 +45,13 @@ def prepare(
     """Prepares every clip that can be, and writes the dataset.
 
     Args:
-      source: RAVDESS folder; with ``import_crops``, the folder with the sound.
+      source: RAVDESS folder; with ``import_crops``, the folder with the sound; None with a
+        ``manifest``.
       out: the dataset's directory; ``<out>.partial`` beside it keeps finished clips meanwhile.
       settings: profile and sizes.
       import_crops: folder with face crops that the reference's scripts wrote.
+      manifest: CSV file that lists own clips, see `avjax.data.manifest.read_manifest`.
+      classes: with a manifest, names of the classes in their order.
       make_detector: makes the face detector; by default the MTCNN, when first needed. Several
         threads call it at once.
       shard: prepare this share of the clips only, into ``<out>.shard-*``, and write no dataset:
@@ -59,8 +65,13 @@ def prepare(
       InputError: no clips, none that could be written, ``out`` holds something else or cannot be
         written, or another process prepares into it.
     """
-    check_profile(settings.profile)
-    if import_crops is None:
+    _check(settings)
+    if manifest is not None:
+        found, skipped, used = read_manifest(manifest, classes)
+        settings = settings._replace(classes=used)
+    elif source is None:
+        raise InputError("neither a folder of clips nor a manifest is named")
+    elif import_crops is None:
         found, skipped = sources.find_raw(source, settings.pair_video_only)
     else:
         found, skipped = sources.find_crops(import_crops, source, settings.pair_video_only)
@@ -72,12 +83,11 @@ def prepare(
         workers=workers or available_cores(),
     )
     if shard is not None:
-        names = [clip.name for clip in found]
         with open_stage(shard.directory(out), settings) as stage:
-            summary = shards.finished(stage, names)
+            summary = shards.finished(stage, found)
             if summary is None:
                 summary = job(stage, shard.share(found))
-                shards.finish(stage, shard, settings, versions(), names, summary)
+                shards.finish(stage, shard, settings, versions(), found, summary)
         return summary
     if _is_occupied(out):
         return _check_complete(out, settings, found)
@@ -89,9 +99,18 @@ def prepare(
         if not summary.written:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
             raise InputError(f"none of the {len(skipped)} clips could be prepared ({reasons})")
-        done = {clip.name: stage.path(clip.name) for clip in found if stage.has(clip.name)}
+        done = {clip.record: stage.path(clip.key) for clip in found if stage.has(clip.key)}
         publish(stage, done, settings, versions(), summary, out)
     return summary
+
+
+def _check(settings: Settings) -> None:
+    check_profile(settings.profile)
+    if settings.profile == "reference" and settings.seconds != media.WINDOW_SECONDS:
+        raise InputError(
+            f"the reference profile has windows of {media.WINDOW_SECONDS} s; leave --seconds out, "
+            "or choose the fixed profile"
+        )
 
 
 def available_cores() -> int:
@@ -125,7 +144,7 @@ def prepare_clips(
     """
     began = time.monotonic()
     watch = Stopwatch()
-    todo = [clip for clip in clips if not stage.has(clip.name)]
+    todo = [clip for clip in clips if not stage.has(clip.key)]
     shows_faces = make_detector is not None and any(clip.video is not None for clip in todo)
     detector = make_detector() if shows_faces and make_detector is not None else None
     threads = 1 if min(workers, len(todo)) > 1 else 0
@@ -136,12 +155,12 @@ def prepare_clips(
         except InputError as error:
             return str(error)
         with watch.stage("write"):
-            stage.save(clip.name, prepared)
+            stage.save(clip.key, prepared)
         return None
 
     reasons = {}
     with ThreadPoolExecutor(workers, "prepare") as pool:
-        jobs = {pool.submit(finish, clip): clip.name.clip_id for clip in todo}
+        jobs = {pool.submit(finish, clip): clip.record.clip_id for clip in todo}
         try:
             for job in tqdm(as_completed(jobs), total=len(jobs), unit="clip", desc="preparing"):
                 reasons[jobs[job]] = job.result()
@@ -149,13 +168,13 @@ def prepare_clips(
             pool.shutdown(cancel_futures=True)  # clips in hand are finished, others not begun
             raise
     skipped.update((name, reason) for name, reason in sorted(reasons.items()) if reason)
-    facts = [(c, load_facts(stage.path(c.name))) for c in clips if stage.has(c.name)]
-    lacking = [(c.name.clip_id, c.lacks(f["has_audio"], f["has_video"])) for c, f in facts]
+    facts = [(c, load_facts(stage.path(c.key))) for c in clips if stage.has(c.key)]
+    lacking = [(c.record.clip_id, c.lacks(f["has_audio"], f["has_video"])) for c, f in facts]
     return Summary(
         written=len(facts),
         skipped=skipped,
         incomplete={name: what for name, what in lacking if what},
-        faceless_frames={c.name.clip_id: n for c, f in facts if (n := f["faceless"])},
+        faceless_frames={c.record.clip_id: n for c, f in facts if (n := f["faceless"])},
         prepared_now=sum(reason is None for reason in reasons.values()),
         seconds=round(time.monotonic() - began, 1),
         stages=watch.seconds(),
@@ -188,6 +207,9 @@ def _prepare_source(
             detector=detector,
             watch=watch,
             threads=threads,
+            seconds=settings.seconds,
+            start=source.start,
+            end=source.end,
         )
     lacks = source.lacks(clip.has_audio, clip.has_video)
     if not (clip.has_audio or clip.has_video):
@@ -213,11 +235,7 @@ def _import_crops(source: sources.Source, settings: Settings, path: Path) -> Pre
             f"{path} holds {frames.dtype} {list(frames.shape)} instead of uint8 {list(expected)}; "
             "set --num_frames and --image_size to what the crops have"
         )
-    if source.audio is None:
-        if source.name.modality == "01":
-            raise InputError(f"no sound found for {path}; name the folder with it as --source")
-        return PreparedClip(frames, media.no_mfcc(), False, True)
-    samples = media.read_audio(source.audio)
+    samples = None if source.audio is None else media.read_audio(source.audio)
     if samples is None or media.is_silent(samples):
         return PreparedClip(frames, media.no_mfcc(), False, True)
     return PreparedClip(frames, media.mfcc(media.fit_audio(samples)), True, True)
@@ -232,8 +250,8 @@ def _check_complete(out: Path, settings: Settings, found: Sequence[sources.Sourc
     """Accepts a dataset that holds just what was asked for; nothing is added twice."""
     try:
         stored = json.loads((out / SUMMARY_FILE).read_text())
-        former = Settings(**stored.pop("settings"))
-        clips = set(stored.pop("clips"))
+        former = Settings.restore(stored.pop("settings"))
+        clips = stored.pop("clips")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{out} exists and was not written by avjax.prepare; choose another --out"
@@ -242,12 +260,20 @@ def _check_complete(out: Path, settings: Settings, found: Sequence[sources.Sourc
     summary = Summary(
         **{"incomplete": {}, "stages": {}, **stored}
     )  # not in those of earlier versions
-    new = {clip.name.clip_id for clip in found} - clips - set(summary.skipped)
+    new = {clip.record.clip_id for clip in found} - set(clips) - set(summary.skipped)
     if new:
         raise InputError(
             f"{out} is complete, without {len(new)} clips of the source ({min(new)}, ...); "
             "choose another --out, or delete it to prepare all of them"
         )
+    if isinstance(clips, dict):  # earlier versions stored no fingerprints
+        for clip in found:
+            name = clip.record.clip_id
+            if clips.get(name) not in (None, fingerprint(clip.record, clip.key)):
+                raise InputError(
+                    f"{out} is complete, and clip {name} was listed otherwise then; choose another "
+                    "--out, or delete it to prepare the clips again"
+                )
     return summary._replace(prepared_now=0, seconds=0.0, stages={})
 
 
@@ -278,14 +304,22 @@ def _define_flags(values: flags.FlagValues) -> None:
     def number(name: str, default: int | None, help_: str) -> None:
         flags.DEFINE_integer(name, default, help_, lower_bound=1, flag_values=values)
 
+    def list_(name: str, help_: str) -> None:
+        flags.DEFINE_list(name, None, help_, flag_values=values)
+
     def switch(name: str, help_: str) -> None:
         flags.DEFINE_bool(name, False, help_, flag_values=values)
 
     text("source", None, "RAVDESS folder; with --import_crops, the folder with the sound.")
+    text("manifest", None, "CSV file that lists own clips, instead of --source.")
+    list_("classes", "With --manifest: the classes in their order (default: sorted).")
     text("out", None, "Directory of the dataset.")
     text("profile", None, "fixed (default), or reference: what published checkpoints expect.")
     text("import_crops", None, "Take face crops that the reference's scripts wrote.")
     number("num_frames", 15, "Frames of a clip.")
+    flags.DEFINE_float(
+        "seconds", media.WINDOW_SECONDS, "Of a clip's window.", lower_bound=0.5, flag_values=values
+    )
     number("image_size", 224, "Side of a face crop in pixels.")
     switch("pair_video_only", "Give 02-* recordings the sound of their trial, as the reference.")
     text(
@@ -301,15 +335,17 @@ def _define_flags(values: flags.FlagValues) -> None:
 def _job(values: flags.FlagValues, positional: list[str]) -> int:
     if positional:
         raise InputError(f"unexpected argument {positional[0]!r}; see --help")
-    for name in ("out",) if values.merge else ("source", "out"):
-        if not getattr(values, name):
-            raise InputError(f"--{name} is missing; see --help")
+    if not values.out:
+        raise InputError("--out is missing; see --help")
+    if values.merge + bool(values.source) + bool(values.manifest) != 1:
+        raise InputError(
+            "give one of --source FOLDER, --manifest FILE, and --merge, which takes the shards "
+            "beside --out; see --help"
+        )
     out = Path(values.out)
     if values.merge:
-        if values.source or values.shard:
-            raise InputError(
-                "--merge takes the shards beside --out; leave --source and --shard out"
-            )
+        if values.shard:
+            raise InputError("--merge takes all shards; leave --shard out")
         summary = shards.merge(out)
     else:
         summary = _prepare_as_told(values, out)
@@ -322,11 +358,20 @@ def _prepare_as_told(values: flags.FlagValues, out: Path) -> Summary:
     profile = values.profile or ("reference" if imported else "fixed")
     if imported and profile != "reference":
         raise InputError("imported crops are of the reference profile; leave --profile out")
+    if imported and values.manifest:
+        raise InputError("--import_crops finds RAVDESS clips; leave --manifest out")
+    if values.classes and not values.manifest:
+        raise InputError("--classes names those of a --manifest; name that too")
+    settings = Settings(
+        profile, values.num_frames, values.image_size, values.pair_video_only, values.seconds
+    )
     return prepare(
-        Path(values.source),
+        Path(values.source) if values.source else None,
         out,
-        Settings(profile, values.num_frames, values.image_size, values.pair_video_only),
+        settings,
         import_crops=Path(values.import_crops) if imported else None,
+        manifest=Path(values.manifest) if values.manifest else None,
+        classes=values.classes,
         shard=Shard.parse(values.shard) if values.shard else None,
         workers=values.workers,
     )

@@ -11,7 +11,9 @@ from avjax.models.networks import Network
 from avjax.training.step import init_variables
 
 
-def initial_variables(net: Network, seed: int, pretrained: str = "") -> dict[str, Any]:
+def initial_variables(
+    net: Network, seed: int, pretrained: str = "", profile: str | None = None
+) -> dict[str, Any]:
     """Initialises a network, then takes over what ``pretrained`` holds.
 
     Args:
@@ -19,9 +21,11 @@ def initial_variables(net: Network, seed: int, pretrained: str = "") -> dict[str
       seed: of the initialisation.
       pretrained: empty, or a checkpoint of this very network, or of the EfficientFace backbone
         alone (kind "efficientface"), which fills part of ``visual_model``.
+      profile: of the clips to train on; None leaves it unchecked.
 
     Raises:
-      InputError: lists the tensors of the checkpoint that do not fit the network.
+      InputError: lists the tensors of the checkpoint that do not fit the network, or names the
+        other profile that it was trained on.
     """
     variables = init_variables(net, jax.random.fold_in(jax.random.key(seed), 0))
     if not pretrained:
@@ -29,6 +33,12 @@ def initial_variables(net: Network, seed: int, pretrained: str = "") -> dict[str
     loaded, card = read_model(pretrained)
     if card.network["kind"] == BACKBONE_KIND:
         loaded = {name: {"visual_model": tree} for name, tree in loaded.items()}
+    elif profile not in (None, card.profile):
+        raise InputError(
+            f"pretrained checkpoint {pretrained} expects clips of profile {card.profile!r}, and "
+            f"the dataset's is {profile!r}; prepare the clips accordingly or choose another "
+            "checkpoint"
+        )
     faults: list[str] = []
     merged = {name: _merge(variables[name], loaded[name], name, faults) for name in variables}
     if faults:

@@ -100,7 +100,9 @@ def _build(config: ConfigDict, workdir: Path) -> tuple[Job, dict[str, Any]]:
     net = build_network(network)
     splits = _splits(config, dataset, net)
     parallel = Parallel(config.batch_size)
-    variables = initial_variables(net, config.seed, config.model.pretrained)
+    variables = initial_variables(
+        net, config.seed, config.model.pretrained, dataset.metadata.profile
+    )
     recipe = config.optimizer
     schedule = step_schedule(
         recipe.learning_rate, recipe.milestones, splits["train"].num_batches(config.batch_size)

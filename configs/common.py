@@ -41,7 +41,7 @@ def get_config(
 
     config.data = ConfigDict()
     config.data.dir = "data/ravdess"  # what avjax.prepare wrote
-    # A name (published, msaf6/0..5, five/0..4, repetition), or filters in words:
+    # A name (published, msaf6/0..5, five/0..4, repetition, manifest), or filters in words:
     # "train: actor=1-8; validation: actor=9,10; test: actor=11,12".
     config.data.fold = "published"
 

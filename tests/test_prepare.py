@@ -140,7 +140,7 @@ def test_summary_and_contact_sheet(prepared):
     stored = json.loads((out / command.SUMMARY_FILE).read_text())
     assert stored["written"] == 6
     assert stored["skipped"] == summary.skipped
-    assert stored["settings"] == SETTINGS._asdict()
+    assert Settings.restore(stored["settings"]) == SETTINGS
     sheet = cv2.imread(str(out / command.SHEET_FILE))
     assert sheet.shape == (5 * 64, 200 + 4 * 64, 3)
     assert not out.with_name("DATA.partial").exists()
@@ -304,8 +304,12 @@ def test_nothing_but_bad_clips_is_a_failure(tmp_path, cli):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "--source is missing"),
-        (["--source=gone"], "--out is missing"),
+        ([], "--out is missing"),
+        (["--out=DATA"], "give one of --source FOLDER, --manifest FILE, and --merge"),
+        (["--out=DATA", "--source=.", "--manifest=clips.csv"], "give one of --source FOLDER"),
+        (["--out=DATA", "--manifest=gone.csv"], "gone.csv cannot be read"),
+        (["--out=DATA", "--source=.", "--classes=a,b"], "those of a --manifest"),
+        (["--out=DATA", "--source=.", "--profile=reference", "--seconds=2"], "windows of 3.6 s"),
         (["--source=gone", "--out=DATA"], "there is no folder gone"),
         (["--source=.", "--out=DATA"], "no clips found"),
         (["--source=.", "--out=DATA", "--profile=fancy"], "unknown profile 'fancy'"),

@@ -58,3 +58,10 @@ def test_what_does_not_fit_is_listed(tmp_path, other):
         initial_variables(net, 1, path)
     assert "unexpected params/av1" in str(caught.value)
     assert "params/classifier_1/kernel has shape (256, 3) instead of (256, 4)" in str(caught.value)
+
+
+def test_another_profile_is_refused(tmp_path, other):
+    path = saved(tmp_path / "model", other, "audio_visual")
+    initial_variables(NET, 1, path, "fixed")
+    with pytest.raises(InputError, match=r"expects clips of profile 'fixed'.* is 'reference'"):
+        initial_variables(NET, 1, path, "reference")

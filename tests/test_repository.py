@@ -19,6 +19,7 @@ FOREIGN = {  # who may import what does not come with avjax or brings flags and 
     "av": (DATA,),
     "cv2": (DATA,),
     "librosa": (DATA,),
+    "requests": (DATA,),
     "tensorflow_datasets": (DATA,),
 }
 
@@ -87,7 +88,9 @@ def test_importing_the_package_costs_nothing(root_dir):
 
 
 def test_commands_define_no_global_flags_and_load_no_other_framework(root_dir):
-    modules, flags = loaded_by("import avjax.prepare, avjax.predict, avjax.train", root_dir)
+    modules, flags = loaded_by(
+        "import avjax.download, avjax.prepare, avjax.predict, avjax.train", root_dir
+    )
     assert {"jax", "avjax.evaluate"} <= modules
     assert not {"torch", "tensorflow"} & modules
     assert flags == []

@@ -190,8 +190,15 @@ def job(values: flags.FlagValues, positional: list[str]) -> int:
             held.append(compare())
         else:
             print(f"not compared, for want of files or packages: {what}")
+    if not held:
+        raise InputError(f"{folder} holds nothing to compare; see --help for what it needs")
     return int(not all(held))
 
 
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    return cli.run(argv, define_flags, job, __doc__ or "")
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(None, define_flags, job, __doc__ or ""))
+    sys.exit(main())

@@ -75,7 +75,11 @@ def compare_evaluation(fusion: str, heads: int, seed: int) -> Iterator[Row]:
 
 
 def compare_training(fusion: str, mask: str, seed: int) -> Iterator[Row]:
-    """One whole step: loss, gradients, running statistics, updated parameters."""
+    """One whole step: loss, gradients, running statistics, updated parameters.
+
+    The reference's gradients depend on the order of its enlarged batch: with black frames many
+    BatchNorms see equal rows, and rounding grows. It runs in two orders; the nearer one counts.
+    """
     peer = reference.Reference(fusion, 1, golden.NUM_FRAMES, seed)
     net, variables = load(peer)
     layers = audio_visual_layers(fusion)
@@ -120,12 +124,12 @@ def compare_training(fusion: str, mask: str, seed: int) -> Iterator[Row]:
     after = to_torch(state.variables, layers)
     what = f"step, {fusion}, {mask}"
     yield Row(f"{what}: loss", golden.deviation(sums.loss / sums.count, loss), 1e-10)
-    norms = {name: float(np.linalg.norm(x)) for name, x in expected_gradients.items()}
-    own = golden.norm_deviation(again.gradients(), norms)
-    yield Row(f"{what}: reference to itself", own, np.inf)
-    bound = golden.gradient_bound(own)
-    yield Row(f"{what}: gradient norms", golden.norm_deviation(ours, norms), bound)
-    yield Row(f"{what}: gradients", largest(ours, expected_gradients), 10 * bound)
+    orders = (expected_gradients, again.gradients())
+    norms = [{n: float(np.linalg.norm(x)) for n, x in found.items()} for found in orders]
+    yield Row(f"{what}: reference to itself", golden.norm_deviation(orders[1], norms[0]), np.inf)
+    nearer = min(golden.norm_deviation(ours, expected) for expected in norms)
+    yield Row(f"{what}: gradient norms", nearer, 1e-10)
+    yield Row(f"{what}: gradients", min(largest(ours, found) for found in orders), 1e-9)
     statistics = {name: x for name, x in expected_state.items() if ".running_" in name}
     yield Row(f"{what}: statistics", largest(ours, statistics), 1e-10)
     parameters = {name: expected_state[name] for name in expected_gradients}
@@ -168,5 +172,10 @@ def job(values: flags.FlagValues, positional: list[str]) -> int:
     return int(exceeded > 0)
 
 
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    return cli.run(argv, define_flags, job, __doc__ or "")
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(None, define_flags, job, __doc__ or ""))
+    sys.exit(main())

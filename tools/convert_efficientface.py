@@ -15,7 +15,7 @@ from avjax import cli
 from avjax.checkpoints import BACKBONE_KIND, ModelCard, save_model
 from avjax.conversion import Converted, Route, convert
 from avjax.data.clip import PROFILES
-from avjax.data.media import AUDIO_STEPS
+from avjax.data.media import WINDOW_SECONDS, audio_steps
 from avjax.data.ravdess import EMOTIONS
 from avjax.errors import InputError
 from avjax.models.networks import build_network
@@ -58,7 +58,8 @@ def model_card(converted: Converted, values: flags.FlagValues) -> ModelCard:
         profile=profile,
         num_frames=0 if network["kind"] == "audio" else values.num_frames,
         image_size=values.image_size,
-        audio_steps=AUDIO_STEPS,
+        audio_steps=audio_steps(WINDOW_SECONDS),
+        seconds=WINDOW_SECONDS,
         epoch=converted.epoch,
         versions=versions(),
     )

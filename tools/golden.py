@@ -98,15 +98,6 @@ def deviation(ours: Any, expected: Any) -> float:
     return float(np.abs(ours - expected).max() / np.abs(expected).max())
 
 
-def gradient_bound(own: float) -> float:
-    """What gradient norms may deviate by, where the reference departs from itself by ``own``.
-
-    With black frames many BatchNorms see rows that are equal, and rounding grows: in another order
-    of the same batch the reference's own gradients move by up to some 1e-10.
-    """
-    return max(1e-10, 10 * own)
-
-
 def norm_deviation(ours: Mapping[str, Any], expected: Mapping[str, float]) -> float:
     """Largest relative difference of the tensors' norms.
 

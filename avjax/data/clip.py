@@ -58,6 +58,9 @@ def prepare_clip(
     detector: Detector | None,
     watch: Stopwatch | None = None,
     threads: int = 0,
+    seconds: float = media.WINDOW_SECONDS,
+    start: float = 0.0,
+    end: float | None = None,
 ) -> PreparedClip:
     """Reads, cuts and crops one clip.
 
@@ -70,23 +73,33 @@ def prepare_clip(
       detector: finds the faces; not needed where there is no video.
       watch: receives the time of the stages `sound`, `decode`, `detect` and `crop`.
       threads: that decode, see `avjax.data.media.read_frames`.
+      seconds: of the window to keep.
+      start: second at which the clip begins in its files.
+      end: second at which it ends; None for the files' own end.
 
     Raises:
-      InputError: a file that cannot be read.
+      InputError: a file that cannot be read, or ends before ``start``.
     """
     watch = watch or Stopwatch()
     with watch.stage("sound"):
-        samples = None if audio is None else media.read_audio(audio)
-        features, has_audio = media.no_mfcc(), False
+        samples = None if audio is None else _read_audio(audio, start, end)
+        features, has_audio = media.no_mfcc(seconds), False
         if samples is not None and not media.is_silent(samples):
-            features, has_audio = media.mfcc(media.fit_audio(samples)), True
+            window = media.fit_audio(samples, media.window_samples(seconds))
+            features, has_audio = media.mfcc(window), True
     blank = np.zeros((num_frames, image_size, image_size, 3), np.uint8)
     if video is None:
         return PreparedClip(blank, features, has_audio, False)
     assert detector is not None, "frames need a face detector"
     with watch.stage("decode"):
-        seconds = None if samples is None else len(samples) / media.SAMPLE_RATE
-        indices = _indices(video, profile, num_frames, seconds)
+        times, first = _frame_times(video, start, end)
+        if profile == "reference":
+            inside = _reference_indices(video, len(times), num_frames)
+        else:
+            heard = None if samples is None else len(samples) / media.SAMPLE_RATE
+            begins = None if heard is None else _window_start(heard, seconds)
+            inside = even_indices(times, num_frames, begins, seconds)
+        indices = [first + i for i in inside]
         images = media.read_frames(video, indices, threads=threads)
     with watch.stage("detect"):
         found = detector.largest_boxes(images)
@@ -104,15 +117,37 @@ def prepare_clip(
     return PreparedClip(frames, features, has_audio, True, faceless)
 
 
-def _indices(video: Path, profile: str, num_frames: int, audio_seconds: float | None) -> list[int]:
-    """Numbers of the frames to take from a video, in order."""
-    times = media.frame_times(video)
-    if profile == "fixed":
-        start = None if audio_seconds is None else _window_start(audio_seconds)
-        return even_indices(times, num_frames, start)
-    indices = [i for i in reference_indices(num_frames) if i < len(times)]
+def _read_audio(path: Path, start: float, end: float | None) -> Float[np.ndarray, "s"] | None:
+    """A clip's part of a file's sound, None where it has none."""
+    samples = media.read_audio(path)
+    if samples is None:
+        return None
+    last = len(samples) if end is None else int(end * media.SAMPLE_RATE)
+    part = samples[int(start * media.SAMPLE_RATE) : last]
+    if not len(part):
+        raise InputError(
+            f"{path} lasts {len(samples) / media.SAMPLE_RATE:.1f} s, and the clip begins at "
+            f"{start:g} s; correct its start"
+        )
+    return part
+
+
+def _frame_times(path: Path, start: float, end: float | None) -> tuple[Float[np.ndarray, "n"], int]:
+    """Times of a clip's frames, from its start on, and the number of the first in the file."""
+    times = media.frame_times(path)
+    inside = np.flatnonzero((times >= start) & (times < (np.inf if end is None else end)))
+    if not len(inside):
+        raise InputError(
+            f"{path} has no frame from {start:g} s on, it lasts {times[-1]:.1f} s; correct the "
+            "clip's start and end"
+        )
+    return times[inside] - start, int(inside[0])
+
+
+def _reference_indices(video: Path, available: int, num_frames: int) -> list[int]:
+    indices = [i for i in reference_indices(num_frames) if i < available]
     if not indices:
-        raise InputError(f"{video} has only {len(times)} frames; replace the file")
+        raise InputError(f"{video} has only {available} frames; replace the file")
     return indices
 
 
@@ -123,25 +158,29 @@ def reference_indices(num_frames: int) -> list[int]:
 
 
 def even_indices(
-    times: Float[np.ndarray, "n"], num_frames: int, start: float | None = None
+    times: Float[np.ndarray, "n"],
+    num_frames: int,
+    start: float | None = None,
+    seconds: float = media.WINDOW_SECONDS,
 ) -> list[int]:
-    """Numbers of the frames in the middles of equal parts of the clip's 3.6 s window.
+    """Numbers of the frames in the middles of equal parts of the clip's centre window.
 
     Args:
       times: start of each frame in seconds.
       num_frames: frames to choose; a clip of fewer frames repeats some.
       start: of the window in seconds; None centres it in the video.
+      seconds: of the window.
     """
-    frame_seconds = times[-1] / max(1, len(times) - 1)
+    frame_seconds = (times[-1] - times[0]) / max(1, len(times) - 1)
     if start is None:
-        start = _window_start(times[-1] + frame_seconds)
-    inside = np.flatnonzero((times >= start) & (times < start + media.WINDOW_SECONDS))
+        start = _window_start(times[-1] + frame_seconds, seconds)
+    inside = np.flatnonzero((times >= start) & (times < start + seconds))
     if not len(inside):
         inside = np.array([np.abs(times - start).argmin()])
     middles = (np.arange(num_frames) + 0.5) / num_frames * len(inside)
     return inside[middles.astype(int)].tolist()
 
 
-def _window_start(seconds: float) -> float:
-    """Start of the centre 3.6 s of a recording, 0 where it is shorter."""
-    return max(0.0, (seconds - media.WINDOW_SECONDS) / 2)
+def _window_start(length: float, seconds: float) -> float:
+    """Start of the window in the centre of a recording, 0 where that is shorter."""
+    return max(0.0, (length - seconds) / 2)

@@ -4,6 +4,7 @@ A row is a clip. ``label`` and one of ``video`` and ``audio`` are needed, all el
 """
 
 import csv
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -11,26 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from avjax.data.ravdess import SPLITS
+from avjax.data.ravdess_dataset_builder import ClipRecord
 from avjax.data.sources import Source
 from avjax.errors import InputError
 
 COLUMNS = ("video", "audio", "label", "group", "start", "end", "split", "id")
-
-
-class ManifestClip(NamedTuple):
-    """What a manifest tells of a clip.
-
-    Attributes:
-      clip_id: unique; the file's path in the manifest without its ending, unless given as ``id``.
-      label: index into the classes.
-      group: who speaks; empty where the manifest does not say.
-      subset: `train`, `validation`, `test`, or empty where the manifest does not say.
-    """
-
-    clip_id: str
-    label: int
-    group: str
-    subset: str
 
 
 class _Row(NamedTuple):
@@ -87,10 +73,27 @@ def read_manifest(
         if absent:
             skipped[row.clip_id] = f"{row.where}: there is no file {' nor '.join(absent)}"
             continue
-        name = ManifestClip(row.clip_id, names.index(row.label), row.group, row.subset)
-        sound = row.video if row.audio is None else row.audio
-        found.append(Source(name, row.video, sound, row.start, row.end))
-    return sorted(found, key=lambda source: source.name.clip_id), skipped, names
+        found.append(_source(row, names.index(row.label)))
+    return sorted(found, key=lambda source: source.record.clip_id), skipped, names
+
+
+def _source(row: _Row, label: int) -> Source:
+    """The clip of a row; its key changes with all that decides what is cut from which file."""
+    cut = (row.clip_id, str(row.video), str(row.audio), row.start, row.end)
+    return Source(
+        ClipRecord(
+            clip_id=row.clip_id,
+            split="group_" + re.sub(r"[^a-z0-9]+", "_", row.group.lower()),
+            label=label,
+            group=row.group,
+            subset=row.subset,
+        ),
+        hashlib.sha256(repr(cut).encode()).hexdigest()[:32],
+        row.video,
+        row.video if row.audio is None else row.audio,
+        row.start,
+        row.end,
+    )
 
 
 def _rows(path: Path) -> list[_Row]:

@@ -23,7 +23,6 @@ SAMPLE_RATE = 22050
 WINDOW_SECONDS = 3.6
 WINDOW_SAMPLES = int(SAMPLE_RATE * WINDOW_SECONDS)
 N_MFCC, N_FFT, HOP = 10, 2048, 512
-AUDIO_STEPS = 1 + WINDOW_SAMPLES // HOP
 SILENCE_DBFS = -80.0
 SOUND_SUFFIXES = (".wav", ".flac")
 _CUT_SECONDS = 0.5  # a video that lacks more of its announced length was cut off
@@ -138,9 +137,19 @@ def fit_audio(
     return soundfile.read(buffer, dtype="float32")[0]
 
 
-def no_mfcc() -> Float[np.ndarray, "t 10"]:
+def audio_steps(seconds: float) -> int:
+    """MFCC steps of a window."""
+    return 1 + window_samples(seconds) // HOP
+
+
+def window_samples(seconds: float) -> int:
+    """Samples of a window at 22050 Hz."""
+    return int(SAMPLE_RATE * seconds)
+
+
+def no_mfcc(seconds: float = WINDOW_SECONDS) -> Float[np.ndarray, "t 10"]:
     """What stands for missing sound: zeros."""
-    return np.zeros((AUDIO_STEPS, N_MFCC), np.float32)
+    return np.zeros((audio_steps(seconds), N_MFCC), np.float32)
 
 
 def mfcc(samples: Float[np.ndarray, "s"]) -> Float[np.ndarray, "t 10"]:

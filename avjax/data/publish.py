@@ -1,5 +1,6 @@
 """Makes a dataset of finished clips, with a summary and a contact sheet beside its records."""
 
+import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,6 @@ import numpy as np
 from avjax.data import media
 from avjax.data.clip import PreparedClip
 from avjax.data.contact_sheet import MAX_CLIPS, write_contact_sheet
-from avjax.data.ravdess import EMOTIONS, ClipName
 from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
 from avjax.data.stage import (
     Settings,
@@ -49,7 +49,7 @@ class Summary(NamedTuple):
 
 def publish(
     stage: Stage,
-    files: Mapping[ClipName, Path],
+    files: Mapping[ClipRecord, Path],
     settings: Settings,
     versions: Mapping[str, str],
     summary: Summary,
@@ -59,37 +59,38 @@ def publish(
 
     Args:
       stage: where the dataset grows; a former one, left there by a killed run, is dropped.
-      files: the finished clips.
+      files: what is known of the finished clips, and where they lie.
       settings: with which they were prepared.
       versions: of the libraries that prepared them.
-      summary: stored beside the records, with the settings and the clips' names.
+      summary: stored beside the records, with the settings and the clips' fingerprints.
       out: absent, or an empty folder.
 
     Raises:
       InputError: no space left.
     """
-    names = sorted(files, key=lambda name: (name.actor, name))
-    records = [_record(name, load_facts(files[name])) for name in names]
-    shown = [name for name, record in zip(names, records, strict=True) if record.has_video]
+    listed = sorted(files, key=lambda record: (record.split, record.clip_id))
+    records = [_with_facts(record, load_facts(files[record])) for record in listed]
+    shown = [(r.clip_id, files[one]) for one, r in zip(listed, records, strict=True) if r.has_video]
     # A dataset of sound alone has no frames; in another, black ones stand for those of a clip.
     num_frames = settings.num_frames if shown else 0
     metadata = DatasetMetadata(
         profile=settings.profile,
-        classes=EMOTIONS,
+        classes=settings.classes,
         num_frames=num_frames,
         image_size=settings.image_size,
-        audio_steps=media.AUDIO_STEPS,
+        audio_steps=media.audio_steps(settings.seconds),
         versions=versions,
+        seconds=settings.seconds,
     )
-    clip_ids = [name.clip_id for name in names]
-    stored = {**summary._asdict(), "settings": settings._asdict(), "clips": clip_ids}
+    clips = {record.clip_id: fingerprint(record, files[record].stem) for record in listed}
+    stored = {**summary._asdict(), "settings": settings._asdict(), "clips": clips}
     building = stage.directory / "dataset"
     shutil.rmtree(building, ignore_errors=True)
     try:
         with full_disk_explained(stage.directory):
-            clips = (_with_frames(load_clip(files[name]), num_frames) for name in names)
-            built = write_dataset(building, metadata, records, clips)
-            _write_sheet(built / SHEET_FILE, shown, files, settings.profile)
+            arrays = (_with_frames(load_clip(files[one]), num_frames) for one in listed)
+            built = write_dataset(building, metadata, records, arrays)
+            _write_sheet(built / SHEET_FILE, shown, settings.profile)
             write_json_durably(built / SUMMARY_FILE, stored)
             for path in (*built.iterdir(), built):
                 sync(path)
@@ -100,12 +101,19 @@ def publish(
     stage.remove()
 
 
-def _write_sheet(
-    path: Path, shown: Sequence[ClipName], files: Mapping[ClipName, Path], profile: str
-) -> None:
+def fingerprint(record: ClipRecord, key: str) -> str:
+    """Changes with all that a source says of a clip: label, group, what is cut from where."""
+    return hashlib.sha256(repr((key, *record)).encode()).hexdigest()[:16]
+
+
+def _with_facts(record: ClipRecord, facts: Mapping[str, Any]) -> ClipRecord:
+    return record._replace(has_audio=facts["has_audio"], has_video=facts["has_video"])
+
+
+def _write_sheet(path: Path, shown: Sequence[tuple[str, Path]], profile: str) -> None:
     """Pictures of some clips, evenly chosen; none where no clip has a face."""
     picked = np.linspace(0, len(shown) - 1, min(MAX_CLIPS, len(shown))).astype(int)
-    rows = ((shown[i].clip_id, load_clip(files[shown[i]]).frames) for i in picked)
+    rows = ((shown[i][0], load_clip(shown[i][1]).frames) for i in picked)
     if shown:
         write_contact_sheet(path, rows, profile)
 
@@ -115,18 +123,3 @@ def _with_frames(clip: PreparedClip, num_frames: int) -> PreparedClip:
     missing = num_frames - len(clip.frames)
     black = np.zeros((missing, *clip.frames.shape[1:]), np.uint8)
     return clip._replace(frames=np.concatenate([clip.frames, black])) if missing else clip
-
-
-def _record(name: ClipName, facts: Mapping[str, Any]) -> ClipRecord:
-    return ClipRecord(
-        clip_id=name.clip_id,
-        split=f"actor_{name.actor}",
-        label=name.label,
-        actor=int(name.actor),
-        intensity=int(name.intensity),
-        statement=int(name.statement),
-        repetition=int(name.repetition),
-        group=name.actor,
-        has_audio=facts["has_audio"],
-        has_video=facts["has_video"],
-    )

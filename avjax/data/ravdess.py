@@ -1,5 +1,6 @@
 """Facts of RAVDESS (Livingstone & Russo 2018): file names, labels, actors, folds."""
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Self
@@ -9,6 +10,7 @@ from avjax.errors import InputError
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 ACTORS = range(1, 25)
 AUDIO_VIDEO, VIDEO_ONLY, AUDIO_ONLY = "01", "02", "03"
+SPEECH = "01"  # the vocal channel
 SPLITS = ("train", "validation", "test")
 
 _NAME = re.compile(r"(0[1-3])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(\d\d)(?!\d)")
@@ -67,6 +69,31 @@ def split_name(actor: int) -> str:
     return f"actor_{actor:02d}"
 
 
+def speech_clips(actor: int, modality: str) -> list[ClipName]:
+    """The clips of an actor's 60 trials in one modality, as published: none is strong neutral."""
+    two = ("01", "02")
+    emotions = [f"{label + 1:02d}" for label in range(len(EMOTIONS))]
+    return [
+        ClipName(modality, SPEECH, emotion, intensity, statement, repetition, f"{actor:02d}")
+        for emotion, intensity, statement, repetition in itertools.product(emotions, two, two, two)
+        if (emotion, intensity) != ("01", "02")
+    ]
+
+
+def parse_actors(text: str) -> tuple[int, ...]:
+    """Reads actor numbers such as ``1,5-8``, in any order.
+
+    Raises:
+      InputError: text that names no actor, or one that RAVDESS does not have.
+    """
+    actors = set()
+    for value in _expand(text.replace(" ", "")):
+        if not value.isdecimal() or int(value) not in ACTORS:
+            raise InputError(f"{value!r} is no actor of RAVDESS; write numbers such as 1,5-8")
+        actors.add(int(value))
+    return tuple(sorted(actors))
+
+
 # --------------------------------------------------------------------------------------- filters
 
 _FEATURES = ("actor", "repetition", "statement", "intensity", "label", "group", "subset")
@@ -116,6 +143,8 @@ def _expand(values: str) -> Iterable[str]:
     for value in values.split(","):
         ends = re.fullmatch(r"(\d+)-(\d+)", value)
         if ends:
+            if int(ends[1]) > int(ends[2]):
+                raise InputError(f"the range {value!r} is empty; write {ends[2]}-{ends[1]}")
             yield from map(str, range(int(ends[1]), int(ends[2]) + 1))
         else:
             yield _plain(value)

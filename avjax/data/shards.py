@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
 from avjax.data.publish import Summary, publish
-from avjax.data.ravdess import ClipName
+from avjax.data.ravdess_dataset_builder import ClipRecord
+from avjax.data.sources import Source
 from avjax.data.stage import Settings, Stage, check_settings, open_stage, read_settings
 from avjax.errors import InputError
 
@@ -51,12 +52,12 @@ class Shard(NamedTuple):
 
 
 class _Report(NamedTuple):
-    """What a finished shard says of itself; `found` are the clips of all shards."""
+    """What a finished shard says of itself; `found` are keys and records of all shards' clips."""
 
     shard: Shard
     settings: Settings
     versions: dict[str, str]
-    found: list[str]
+    found: list[tuple[str, ClipRecord]]
     summary: Summary
 
 
@@ -65,17 +66,20 @@ def finish(
     shard: Shard,
     settings: Settings,
     versions: Mapping[str, str],
-    found: Iterable[ClipName],
+    found: Iterable[Source],
     summary: Summary,
 ) -> None:
     """Marks a shard as done."""
-    clip_ids = [name.clip_id for name in found]
-    report = _Report(shard, settings, dict(versions), clip_ids, summary)
+    report = _Report(shard, settings, dict(versions), _listed(found), summary)
     content = {**report._asdict(), "settings": settings._asdict(), "summary": summary._asdict()}
     stage.write_json(_REPORT, content)
 
 
-def finished(stage: Stage, found: Iterable[ClipName]) -> Summary | None:
+def _listed(found: Iterable[Source]) -> list[tuple[str, ClipRecord]]:
+    return [(clip.key, clip.record) for clip in found]
+
+
+def finished(stage: Stage, found: Iterable[Source]) -> Summary | None:
     """The summary of a shard that is done; None where it is not.
 
     Raises:
@@ -84,7 +88,7 @@ def finished(stage: Stage, found: Iterable[ClipName]) -> Summary | None:
     if not (stage.directory / _REPORT).exists():
         return None
     report = _read(stage.directory)
-    if report.found != [name.clip_id for name in found]:
+    if report.found != _listed(found):
         raise InputError(
             f"{stage.directory} is finished, and the source has other clips since; choose another "
             "--out, or delete it to prepare the shard again"
@@ -133,7 +137,7 @@ def _read(directory: Path) -> _Report:
             Shard(*stored["shard"]),
             read_settings(directory),
             stored["versions"],
-            stored["found"],
+            [(key, ClipRecord(*record)) for key, record in stored["found"]],
             Summary(**stored["summary"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -170,16 +174,16 @@ def _check_numbers(out: Path, reports: Mapping[Path, _Report]) -> None:
         )
 
 
-def _files(directory: Path, report: _Report) -> Iterable[tuple[ClipName, Path]]:
+def _files(directory: Path, report: _Report) -> Iterable[tuple[ClipRecord, Path]]:
     """A shard's clips; all that were found and not skipped must be there."""
     stage = Stage(directory)
-    for clip_id in report.shard.share(report.found):
-        name = ClipName.parse(clip_id)
-        if stage.has(name):
-            yield name, stage.path(name)
-        elif clip_id not in report.summary.skipped:
+    for key, record in report.shard.share(report.found):
+        if stage.has(key):
+            yield record, stage.path(key)
+        elif record.clip_id not in report.summary.skipped:
             raise InputError(
-                f"{directory} lacks clip {clip_id}; delete its {_REPORT} and give its command again"
+                f"{directory} lacks clip {record.clip_id}; delete its {_REPORT} and give its "
+                "command again"
             )
 
 

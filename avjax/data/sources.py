@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from avjax.data.media import SOUND_SUFFIXES
-from avjax.data.ravdess import AUDIO_ONLY, AUDIO_VIDEO, VIDEO_ONLY, ClipName
+from avjax.data.ravdess import AUDIO_ONLY, AUDIO_VIDEO, VIDEO_ONLY, ClipName, split_name
+from avjax.data.ravdess_dataset_builder import ClipRecord
 from avjax.errors import InputError
 
 VIDEO_SUFFIXES = (".mp4",)
@@ -19,14 +20,16 @@ class Source(NamedTuple):
     """The files of one clip.
 
     Attributes:
-      name: its RAVDESS fields, or what a manifest tells of it.
+      record: what is known of it before it is read.
+      key: names the finished clip's file; another one if the clip is cut otherwise.
       video: raw video, or face crops that the reference prepared; None for sound alone.
       audio: sound file, or a video whose sound track is meant; None for a silent clip.
       start: second at which the clip begins in its files.
       end: second at which it ends; None for the files' own end.
     """
 
-    name: Any
+    record: ClipRecord
+    key: str
     video: Path | None
     audio: Path | None
     start: float = 0.0
@@ -77,11 +80,11 @@ def find_raw(root: Path, pair_video_only: bool) -> tuple[list[Source], dict[str,
         own_track = path if name.modality == AUDIO_VIDEO else None
         audio = sounds.get(name.trial, own_track)
         silent = name.modality == VIDEO_ONLY and not pair_video_only
-        found.append(Source(name, path, None if silent else audio))
+        found.append(_source(name, path, None if silent else audio))
     heard = {clip.audio for clip in found}
     alone = [path for path in sounds.values() if path not in heard]
-    found += [Source(ClipName.parse(path.name), None, path) for path in alone]
-    return sorted(found, key=lambda clip: clip.name), skipped
+    found += [_source(ClipName.parse(path.name), None, path) for path in alone]
+    return sorted(found, key=lambda clip: clip.key), skipped
 
 
 def find_crops(
@@ -112,8 +115,27 @@ def find_crops(
     found = []
     for name, path in sorted(prepared.items()):
         silent = name.modality == VIDEO_ONLY and not pair_video_only
-        found.append(Source(name, path, None if silent else sounds.get(name.trial)))
+        audio = None if silent else sounds.get(name.trial)
+        if audio is None and name.modality == AUDIO_VIDEO:
+            reason = f"no sound found for {path}; name the folder with it as --source"
+            skipped[name.clip_id] = reason
+        else:
+            found.append(_source(name, path, audio))
     return found, skipped
+
+
+def _source(name: ClipName, video: Path | None, audio: Path | None) -> Source:
+    record = ClipRecord(
+        clip_id=name.clip_id,
+        split=split_name(int(name.actor)),
+        label=name.label,
+        actor=int(name.actor),
+        intensity=int(name.intensity),
+        statement=int(name.statement),
+        repetition=int(name.repetition),
+        group=name.actor,
+    )
+    return Source(record, name.clip_id, video, audio)
 
 
 def _files(root: Path) -> list[Path]:

@@ -10,14 +10,15 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from avjax.data.clip import PreparedClip
-from avjax.data.ravdess import ClipName
+from avjax.data.media import WINDOW_SECONDS
+from avjax.data.ravdess import EMOTIONS
 from avjax.errors import InputError
 
 _CLIPS, _LOCK, _SETTINGS = "clips", "lock", "settings.json"
@@ -31,6 +32,14 @@ class Settings(NamedTuple):
     num_frames: int
     image_size: int
     pair_video_only: bool
+    seconds: float = WINDOW_SECONDS
+    classes: tuple[str, ...] = EMOTIONS
+
+    @classmethod
+    def restore(cls, stored: Mapping[str, Any]) -> Self:
+        """From what `_asdict` gave, by way of JSON."""
+        settings = cls(**stored)
+        return settings._replace(classes=tuple(settings.classes))
 
 
 def check_settings(former: Settings, settings: Settings, place: Path) -> None:
@@ -53,21 +62,21 @@ class Stage:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def path(self, name: ClipName) -> Path:
+    def path(self, key: str) -> Path:
         """Where a finished clip lies."""
-        return self.directory / _CLIPS / f"{name.clip_id}.npz"
+        return self.directory / _CLIPS / f"{key}.npz"
 
-    def has(self, name: ClipName) -> bool:
+    def has(self, key: str) -> bool:
         """Whether the clip is finished."""
-        return self.path(name).exists()
+        return self.path(key).exists()
 
-    def save(self, name: ClipName, clip: PreparedClip) -> None:
-        """Keeps a finished clip: durable on return. Clips of other names may be saved meanwhile.
+    def save(self, key: str, clip: PreparedClip) -> None:
+        """Keeps a finished clip: durable on return. Clips of other keys may be saved meanwhile.
 
         Raises:
           InputError: no space left.
         """
-        path = self.path(name)
+        path = self.path(key)
         temporary = path.with_suffix(".tmp")
         frames = clip.frames if clip.has_video else clip.frames[:0]
         try:
@@ -123,7 +132,7 @@ def open_stage(directory: Path, settings: Settings) -> Iterator[Stage]:
 
 def read_settings(directory: Path) -> Settings:
     """The settings with which a folder was begun."""
-    return Settings(**json.loads((directory / _SETTINGS).read_text(encoding="utf-8")))
+    return Settings.restore(json.loads((directory / _SETTINGS).read_text(encoding="utf-8")))
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ import soundfile
 import tqdm
 from jaxtyping import Float, UInt8
 
-from avjax.data.ravdess import ACTORS, AUDIO_ONLY, AUDIO_VIDEO, EMOTIONS, ClipName
+from avjax.data.ravdess import ACTORS, AUDIO_ONLY, AUDIO_VIDEO, EMOTIONS, SPEECH, ClipName
 from avjax.data.synthetic_face import Expression, FaceArtist, Pose, draw_expression, draw_look
 from avjax.data.synthetic_voice import (
     OPENNESS_RATE,
@@ -49,7 +49,6 @@ TAKES = (
     *("01-01-01", "02-02-01", "02-01-02", "01-02-02"),
     *("02-01-01", "01-02-01", "01-01-02", "02-02-02"),
 )
-SPEECH = "01"  # the vocal channel
 H264_OPTIONS = {"preset": "ultrafast", "crf": "20"}
 AAC_OPTIONS = {"aac_coder": "fast"}
 SETTINGS_FILE = "synthetic.json"

@@ -5,6 +5,9 @@ on CPU, above all backward (a depthwise 3x3 weight gradient becomes nine reducti
 map). The forms here are plain slices, multiply-adds and matrix products. All arrays are
 channels-last: images ``b h w c``, sequences ``b t c``.
 
+XLA adds up in another order than PyTorch, so results differ by rounding: float32 logits by some
+1e-6, float64 ones by 1e-15 (docs/fidelity.md).
+
 A *row* is one entry of the leading axis. Rows carry a multiplicity: a row of multiplicity m stands
 for m equal rows of an enlarged batch, and one of 0 is padding that must not be seen.
 """

@@ -15,6 +15,10 @@ def write(folder, text, *files):
     return path
 
 
+def known(clip):
+    return clip.record.clip_id, clip.record.label, clip.record.group, clip.record.subset
+
+
 def test_all_columns(tmp_path):
     path = write(
         tmp_path,
@@ -29,25 +33,27 @@ def test_all_columns(tmp_path):
     found, skipped, classes = read_manifest(path)
     assert (skipped, classes) == ({}, ("anger", "joy"))
     whole, cut, sound = found
-    assert whole.name == ("b/x", 1, "Zoë", "train")
+    assert known(whole) == ("b/x", 1, "Zoë", "train")
     assert (whole.video, whole.audio) == (tmp_path / "b/x.mp4",) * 2
     assert (whole.start, whole.end) == (0.0, None)
-    assert cut.name == ("b/x@1.5-4", 0, "Zoë", "test")
+    assert known(cut) == ("b/x@1.5-4", 0, "Zoë", "test")
     assert (cut.audio, cut.start, cut.end) == (tmp_path / "a b.wav", 1.5, 4.0)
-    assert sound.name == ("own", 1, "Max", "")
+    assert known(sound) == ("own", 1, "Max", "")
+    assert {clip.record.split for clip in found} == {"group_zo_", "group_max"}
+    assert len({clip.key for clip in found}) == 3
     assert (sound.video, sound.end) == (None, 2.0)
 
 
 def test_classes_keep_the_order_they_are_given_in(tmp_path):
     path = write(tmp_path, "video,label\nx.mp4,joy\n", "x.mp4")
     (clip,), _, classes = read_manifest(path, ["sorrow", "joy", "anger"])
-    assert (clip.name.label, classes) == (1, ("sorrow", "joy", "anger"))
+    assert (clip.record.label, classes) == (1, ("sorrow", "joy", "anger"))
 
 
 def test_absent_files_are_skipped_with_their_line(tmp_path):
     path = write(tmp_path, "video,audio,label\nx.mp4,,a\ny.mp4,y.wav,a\n", "x.mp4", "y.mp4")
     found, skipped, _ = read_manifest(path)
-    assert [clip.name.clip_id for clip in found] == ["x"]
+    assert [clip.record.clip_id for clip in found] == ["x"]
     assert skipped == {"y": f"{path} line 3: there is no file {tmp_path / 'y.wav'}"}
 
 

@@ -10,7 +10,9 @@ from avjax.data.ravdess import (
     ClipName,
     Filter,
     list_folds,
+    parse_actors,
     resolve_fold,
+    speech_clips,
     split_name,
 )
 from avjax.errors import InputError
@@ -40,6 +42,29 @@ def test_other_names_are_refused(filename):
 def test_three_digits_of_actor_are_refused():
     with pytest.raises(InputError, match="not a RAVDESS name"):
         ClipName.parse("01-01-03-01-01-01-105.mp4")
+
+
+def test_an_actor_has_sixty_trials_none_strong_and_neutral():
+    clips = speech_clips(7, "03")
+    assert len(set(clips)) == len(clips) == 60
+    assert all(ClipName.parse(clip.clip_id) == clip for clip in clips)
+    assert sum(clip.label == 0 for clip in clips) == 4
+    assert ClipName.parse("03-01-01-01-02-01-07") in clips
+
+
+@pytest.mark.parametrize(
+    ("text", "actors"), [("1,5-8", (1, 5, 6, 7, 8)), ("03, 2-3", (2, 3)), ("24", (24,))]
+)
+def test_actors_are_numbers_and_ranges(text, actors):
+    assert parse_actors(text) == actors
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "1,25", "1,,2", "five", "1-x", "-3", "8-5", "1-999999999"]
+)
+def test_other_actors_are_refused(text):
+    with pytest.raises(InputError, match=r"no actor|is empty"):
+        parse_actors(text)
 
 
 def test_terms_of_a_filter_must_all_hold():

@@ -2,11 +2,16 @@
 
 import pytest
 
-from avjax.data.ravdess import ClipName
+from avjax.data.ravdess_dataset_builder import ClipRecord
 from avjax.data.sources import Source, find_crops, find_raw
 from avjax.errors import InputError
 
 TRIAL = "01-03-01-02-01-05"
+
+
+def kind(clip):
+    """RAVDESS's field of modality."""
+    return clip.record.clip_id[:2]
 
 
 def touch(root, *names):
@@ -22,7 +27,7 @@ def touch(root, *names):
 def test_video_and_sound_in_one_folder(tmp_path, folder, suffix):
     touch(tmp_path, f"{folder}/01-{TRIAL}.mp4", f"{folder}/03-{TRIAL}.{suffix}")
     (clip,), skipped = find_raw(tmp_path, pair_video_only=False)
-    assert clip.name.clip_id == f"01-{TRIAL}"
+    assert clip.record.clip_id == f"01-{TRIAL}"
     assert clip.audio == tmp_path / folder / f"03-{TRIAL}.{suffix}"
     assert skipped == {}
 
@@ -40,7 +45,10 @@ def test_sibling_folders_and_what_else_lies_there(tmp_path):
     )
     found, skipped = find_raw(tmp_path, pair_video_only=False)
     sound = tmp_path / f"audio/Actor_05/03-{TRIAL}.flac"
-    assert [(clip.name.modality, clip.audio) for clip in found] == [("01", sound), ("02", None)]
+    assert [(kind(clip), clip.audio) for clip in found] == [
+        ("01", sound),
+        ("02", None),
+    ]
     assert skipped == {}
     paired, _ = find_raw(tmp_path, pair_video_only=True)
     assert [clip.audio for clip in paired] == [sound, sound]
@@ -58,7 +66,7 @@ def test_sound_without_a_video_is_a_clip_of_its_own(tmp_path):
     touch(tmp_path, f"audio/Actor_05/03-{other}.flac", "audio/Actor_05/song.wav")
     paired, alone = find_raw(tmp_path, pair_video_only=False)[0]
     assert paired.audio == tmp_path / f"Actor_05/03-{TRIAL}.wav"
-    assert alone.name.clip_id == f"03-{other}"
+    assert alone.record.clip_id == f"03-{other}"
     assert (alone.video, alone.audio) == (None, tmp_path / f"audio/Actor_05/03-{other}.flac")
     skipped = find_raw(tmp_path, pair_video_only=False)[1]
     assert list(skipped) == [str(tmp_path / "audio/Actor_05/song.wav")]
@@ -68,20 +76,23 @@ def test_the_sound_of_an_unpaired_silent_video_is_a_clip_of_its_own(tmp_path):
     touch(tmp_path, f"Actor_05/02-{TRIAL}.mp4", f"Actor_05/03-{TRIAL}.wav")
     sound = tmp_path / f"Actor_05/03-{TRIAL}.wav"
     apart, _ = find_raw(tmp_path, pair_video_only=False)
-    assert [(clip.name.modality, clip.audio) for clip in apart] == [("02", None), ("03", sound)]
+    assert [(kind(clip), clip.audio) for clip in apart] == [
+        ("02", None),
+        ("03", sound),
+    ]
     paired, _ = find_raw(tmp_path, pair_video_only=True)
-    assert [(clip.name.modality, clip.audio) for clip in paired] == [("02", sound)]
+    assert [(kind(clip), clip.audio) for clip in paired] == [("02", sound)]
 
 
 def test_what_files_should_hold_and_do_not(tmp_path):
     video, sound = tmp_path / "a.mp4", tmp_path / "a.wav"
-    name = ClipName.parse(f"01-{TRIAL}")
-    both = Source(name, video, sound)
+    record = ClipRecord("a", "group_b", label=0)
+    both = Source(record, "a", video, sound)
     assert both.lacks(has_audio=True, has_video=True) == ""
     assert both.lacks(has_audio=False, has_video=True) == f"no sound in {sound}"
     assert both.lacks(False, False) == f"no face found in {video} and no sound in {sound}"
-    assert Source(name, None, sound).lacks(has_audio=True, has_video=False) == ""
-    assert Source(name, video, None).lacks(has_audio=False, has_video=True) == ""
+    assert Source(record, "a", None, sound).lacks(has_audio=True, has_video=False) == ""
+    assert Source(record, "a", video, None).lacks(has_audio=False, has_video=True) == ""
 
 
 def test_misnamed_and_repeated_videos_are_listed(tmp_path):

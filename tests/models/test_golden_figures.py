@@ -126,9 +126,9 @@ def test_training(figures, fusion, mask):
             what = f"{fusion} {mask}, first step"
             check(f"{what}: loss", loss, found["losses"][0], 1e-10)
             tensors = {"params": gradients, "batch_stats": state.batch_stats}
-            compared = named(found["gradient_norms"], tensors, is_parameter)
-            bound = golden.gradient_bound(float(found["own_gradient_deviation"]))
-            check_norms(f"{what}: gradients", *compared, bound)
+            orders = [named(norms, tensors, is_parameter) for norms in found["gradient_norms"]]
+            nearer = min(orders, key=lambda pair: golden.norm_deviation(*pair))
+            check_norms(f"{what}: gradients", *nearer, 1e-10)
             compared = named(found["statistics_norms"], tensors, is_statistic)
             check_norms(f"{what}: statistics", *compared, 1e-10)
     own = np.maximum(found["own_loss_deviation"], 1e-13)  # the reference's, to itself

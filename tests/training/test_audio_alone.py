@@ -1,0 +1,97 @@
+"""The audio network alone trains as its PyTorch counterpart does, also on a smaller last batch."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avjax.models.networks import learned_parameters
+from avjax.models.single_modality import AudioNet
+from avjax.training.optimizer import sgd
+from avjax.training.step import Recipe, create_state, init_variables, train_step
+from avjax.weights.audio_visual import audio_cnn_layers
+from avjax.weights.rules import to_torch
+
+BATCH, SIZES = 8, (8, 8, 5)
+CHANNELS = (10, 64, 128, 256, 128)
+RECIPE = {"momentum": 0.9, "dampening": 0.9, "weight_decay": 1e-3}
+
+
+def peer_network(torch):
+    """Four blocks and a classifier, with the names of the reference's state_dict."""
+
+    class Peer(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            for i in range(4):
+                block = torch.nn.Sequential(
+                    torch.nn.Conv1d(CHANNELS[i], CHANNELS[i + 1], 3),
+                    torch.nn.BatchNorm1d(CHANNELS[i + 1]),
+                    torch.nn.ReLU(),
+                    torch.nn.MaxPool1d(2, 1),
+                )
+                setattr(self, f"conv1d_{i}", block)
+            self.classifier_1 = torch.nn.Sequential(torch.nn.Linear(CHANNELS[-1], 8))
+
+        def forward(self, x):
+            for i in range(4):
+                x = getattr(self, f"conv1d_{i}")(x)
+            return self.classifier_1(x.mean(-1))
+
+    return Peer().double()
+
+
+def state_dict_of(variables):
+    """A state_dict of the variables, but for the counters of batches."""
+    inner = {name: tree["audio_model"] for name, tree in variables.items()}
+    return {k: v for k, v in to_torch(inner, audio_cnn_layers()).items() if "num_" not in k}
+
+
+@pytest.mark.torch
+def test_training_steps_equal_those_of_pytorch(torch):
+    rng = np.random.default_rng(0)
+    batches = [(9 * rng.normal(size=(n, 20, 10)), rng.integers(0, 8, n)) for n in SIZES]
+    with jax.enable_x64(True):
+        net = AudioNet(8)
+        fresh = init_variables(net, jax.random.key(0))
+        variables = jax.tree.map(lambda x: x.astype(jnp.float64), fresh)
+        peer = peer_network(torch)
+        weights = {k: torch.from_numpy(v.copy()) for k, v in state_dict_of(variables).items()}
+        assert not peer.load_state_dict(weights, strict=False).unexpected_keys
+        theirs = torch.optim.SGD(peer.parameters(), lr=0.04, **RECIPE)
+        trained = learned_parameters(variables["params"], net)
+        ours = sgd(0.04, trained=trained, **RECIPE)
+        step = jax.jit(
+            functools.partial(
+                train_step, net=net, optimizer=ours, recipe=Recipe("nodropout", "reference")
+            )
+        )
+        state = create_state(variables, ours)
+        for mfcc, labels in batches:
+            state, sums = step(state, padded(mfcc, labels), jax.random.key(1))
+            theirs.zero_grad()
+            logits = peer(torch.from_numpy(mfcc.transpose(0, 2, 1)))
+            loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels))
+            loss.backward()
+            theirs.step()
+            np.testing.assert_allclose(sums.loss / sums.count, loss.item(), rtol=1e-9)
+        expected = {k: v.numpy() for k, v in peer.state_dict().items() if "num_" not in k}
+        found = state_dict_of(state.variables)
+        assert found.keys() == expected.keys()
+        for name, value in found.items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-7, atol=1e-10, err_msg=name)
+
+
+def padded(mfcc, labels):
+    """A batch of `BATCH` rows; those past the clips weigh nothing."""
+    missing = BATCH - len(labels)
+    return {
+        "mfcc": np.pad(mfcc, ((0, missing), (0, 0), (0, 0))),
+        "frames": np.zeros((BATCH, 0, 64, 64, 3), np.uint8),
+        "label": np.pad(labels, (0, missing)),
+        "has_audio": np.ones(BATCH, bool),
+        "has_video": np.ones(BATCH, bool),
+        "weight": np.pad(np.ones(len(labels)), (0, missing)),
+    }
