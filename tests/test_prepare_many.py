@@ -214,7 +214,7 @@ def test_shards_on_the_command_line(source, prepared, tmp_path, monkeypatch, cap
 def test_wrong_flags_of_shards_are_told(source, tmp_path, capsys):
     out = f"--out={tmp_path / 'DATA'}"
     for flags, message in (
-        (["--merge", "--source=."], "leave --source and --shard out"),
+        (["--merge", "--source=."], "give one of --source FOLDER, --manifest FILE, and --merge"),
         (["--merge"], "there are no shards"),
         ([f"--source={source}", "--shard=3/2"], "cannot read shard '3/2'; write 1/8 to 8/8"),
         ([f"--source={source}", "--shard=two"], "cannot read shard 'two'"),

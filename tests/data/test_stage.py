@@ -9,12 +9,11 @@ import pytest
 
 from avjax.data import stage as module
 from avjax.data.clip import PreparedClip
-from avjax.data.ravdess import ClipName
 from avjax.data.stage import Settings, load_clip, load_facts, open_stage
 from avjax.errors import InputError
 
 SETTINGS = Settings("fixed", 2, 8, pair_video_only=False)
-NAME = ClipName.parse("01-01-03-01-01-01-07")
+NAME = "01-01-03-01-01-01-07"
 
 
 def clip(has_video: bool = True) -> PreparedClip:
