@@ -1,6 +1,7 @@
 """Writes small video and sound files for tests."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -31,11 +32,13 @@ def write_video(
     *,
     sound: np.ndarray | None = None,
     rate: int = 30,
+    times: Sequence[float] | None = None,
     faststart: bool = False,
 ) -> Path:
     """Writes an H.264 mp4, with an AAC track at 48 kHz where sound is given.
 
-    ``frames`` are RGB images, or a number of `frame`s.
+    ``frames`` are RGB images, or a number of `frame`s; ``times`` is when each begins, in seconds,
+    where the rate is not even.
     """
     images = [frame(i) for i in range(frames)] if isinstance(frames, int) else frames
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,8 +48,12 @@ def write_video(
         video.height, video.width = images[0].shape[:2]
         video.pix_fmt = "yuv420p"
         audio = None if sound is None else container.add_stream("aac", rate=48000, layout="mono")
-        for image in images:
-            container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        for number, image in enumerate(images):
+            picture = av.VideoFrame.from_ndarray(image, format="rgb24")
+            if times is not None:
+                picture.time_base = video.codec_context.time_base = Fraction(1, 1000)
+                picture.pts = round(1000 * times[number])
+            container.mux(video.encode(picture))
         container.mux(video.encode(None))
         if audio is not None:
             block = av.AudioFrame.from_ndarray(sound[None], format="fltp", layout="mono")

@@ -103,7 +103,7 @@ def measure_reference(
     with tempfile.TemporaryDirectory() as scratch:
         for clip in clips:
             assert clip.video is not None
-            link = Path(scratch, "clips", f"ACTOR{clip.name.actor}", clip.video.name)
+            link = Path(scratch, "clips", f"ACTOR{clip.record.actor:02d}", clip.video.name)
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(clip.video.resolve())
         command = [python, str(PEER), str(clone.resolve()), f"{scratch}/clips", str(threads)]

@@ -1,0 +1,333 @@
+"""Preparing many clips: killed runs, two at once, several in hand, shards, odd files."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from avjax import prepare as command
+from avjax.data.pipeline import open_dataset
+from avjax.data.ravdess import Filter
+from avjax.data.shards import Shard, merge
+from avjax.errors import InputError
+from avjax.prepare import SUMMARY_FILE, Settings, main, prepare
+from tests.clips import WholeFrame, frame, tone, write_sound, write_video
+
+SETTINGS = Settings(profile="fixed", num_frames=2, image_size=16, pair_video_only=False)
+NAMES = [f"01-01-0{i}-01-01-01-0{actor}" for actor in (5, 7) for i in (3, 4, 5)]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Six good clips of two actors, and one that cannot be read."""
+    root = tmp_path_factory.mktemp("RAVDESS")
+    for number, name in enumerate(NAMES):
+        pictures = [frame(2 * number + i) for i in range(4)]
+        write_video(root / f"Actor_{name[-2:]}" / f"{name}.mp4", pictures, sound=tone(0.3))
+    (root / "Actor_07" / "01-01-08-01-01-01-07.mp4").write_text("not a video")
+    return root
+
+
+@pytest.fixture(scope="module")
+def prepared(source, tmp_path_factory):
+    out = tmp_path_factory.mktemp("prepared") / "DATA"
+    return out, prepare(source, out, SETTINGS, make_detector=WholeFrame, workers=1)
+
+
+def files_of(directory):
+    """Content of all files, but for the summary, which tells the time taken."""
+    paths = sorted(path for path in directory.iterdir() if path.name != SUMMARY_FILE)
+    return {path.name: path.read_bytes() for path in paths}
+
+
+# -------------------------------------------------------------------------- killed, and two at once
+
+STALLING = """
+import sys, time
+from pathlib import Path
+from avjax.prepare import prepare
+from tests.clips import WholeFrame
+from tests.test_prepare_many import SETTINGS
+
+class Stalls(WholeFrame):
+    def largest_boxes(self, frames):
+        if self.calls == 2:
+            print("stalled", flush=True)
+            time.sleep(600)
+        return super().largest_boxes(frames)
+
+prepare(Path(sys.argv[1]), Path(sys.argv[2]), SETTINGS, make_detector=Stalls, workers=1)
+"""
+
+
+@pytest.fixture(scope="module")
+def killed(source, root_dir, tmp_path_factory):
+    """What another process meets meanwhile, and what a run killed at its third clip leaves."""
+    out = tmp_path_factory.mktemp("killed") / "DATA"
+    arguments = [sys.executable, "-c", STALLING, str(source), str(out)]
+    with subprocess.Popen(arguments, cwd=root_dir, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "stalled\n"
+        with pytest.raises(InputError) as error:
+            prepare(source, out, SETTINGS, make_detector=WholeFrame)
+        process.kill()
+    return out, str(error.value)
+
+
+def test_two_at_once_are_refused(killed):
+    out, message = killed
+    assert message.startswith(f"another process prepares clips into {out}.partial; wait for it")
+
+
+def test_a_killed_run_goes_on_with_the_same_bytes(source, prepared, killed):
+    out, _ = killed
+    staged = out.with_name("DATA.partial")
+    assert {path.suffix for path in (staged / "clips").iterdir()} == {".npz"}
+    half = staged / "dataset" / "ravdess_faces" / "1.0.0"  # as if killed while publishing
+    half.mkdir(parents=True)
+    (half / "dataset_info.json").write_text("{")
+    summary = prepare(source, out, SETTINGS, make_detector=WholeFrame)
+    assert (summary.written, summary.prepared_now) == (6, 4)
+    assert files_of(out) == files_of(prepared[0])
+    assert not staged.exists()
+
+
+def test_a_run_that_ended_just_before_is_taken_for_done(source, prepared, tmp_path, monkeypatch):
+    """The other process publishes between the look at --out and the lock."""
+    out, opened = tmp_path / "DATA", command.open_stage
+
+    def published_meanwhile(directory, settings):
+        shutil.copytree(prepared[0], out)
+        return opened(directory, settings)
+
+    monkeypatch.setattr(command, "open_stage", published_meanwhile)
+    assert prepare(source, out, SETTINGS, make_detector=pytest.fail).written == 6
+    assert not out.with_name("DATA.partial").exists()
+
+
+def test_a_place_that_cannot_be_written_is_one_line(source, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    status = main(["prepare", f"--source={source}", f"--out={tmp_path / 'file' / 'DATA'}"])
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert status == 1
+    assert len(errors) == 1
+    assert "cannot be written (Not a directory); choose another --out" in errors[0]
+
+
+# ------------------------------------------------------------------------------- several in hand
+
+
+class Meets(WholeFrame):
+    """A detector whose calls wait until two are there; it counts those at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.barrier = threading.Barrier(2)
+        self.inside = self.most = 0
+
+    def largest_boxes(self, frames):
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        self.barrier.wait(timeout=60)
+        boxes = super().largest_boxes(frames)
+        self.inside -= 1
+        return boxes
+
+
+def test_clips_are_prepared_side_by_side_with_the_same_bytes(source, prepared, tmp_path):
+    detector = Meets()
+    prepare(source, tmp_path / "DATA", SETTINGS, make_detector=lambda: detector, workers=2)
+    assert detector.most == 2  # no third, whatever the number of clips
+    assert files_of(tmp_path / "DATA") == files_of(prepared[0])
+
+
+def test_an_error_ends_the_run_and_keeps_what_is_done(source, tmp_path):
+    class Breaks(WholeFrame):
+        def largest_boxes(self, frames):
+            if self.calls == 1:
+                raise RuntimeError("a bug")
+            return super().largest_boxes(frames)
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        prepare(source, tmp_path / "DATA", SETTINGS, make_detector=Breaks, workers=1)
+    assert len(list((tmp_path / "DATA.partial" / "clips").glob("*.npz"))) == 1
+
+
+def test_the_summary_tells_the_time_of_each_stage(prepared):
+    stored = json.loads((prepared[0] / SUMMARY_FILE).read_text())
+    assert set(stored["stages"]) == {"sound", "decode", "detect", "crop", "write"}
+    assert stored["stages"] == prepared[1].stages
+    assert stored["stages"]["decode"] > 0
+    assert list(stored["skipped"]) == ["01-01-08-01-01-01-07"]
+
+
+# ----------------------------------------------------------------------------------------- shards
+
+
+@pytest.fixture(scope="module")
+def shards(source, tmp_path_factory):
+    """A folder with two finished shards."""
+    directory = tmp_path_factory.mktemp("shards")
+    for number in (1, 2):
+        shard = Shard(number, 2)
+        prepare(source, directory / "DATA", SETTINGS, make_detector=WholeFrame, shard=shard)
+    return directory
+
+
+@pytest.fixture
+def sharded(shards, tmp_path):
+    """Where a copy of the shards is to be merged."""
+    shutil.copytree(shards, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "DATA"
+
+
+def test_merged_shards_are_the_same_bytes(source, prepared, sharded):
+    summary = merge(sharded)
+    assert files_of(sharded) == files_of(prepared[0])
+    assert summary._replace(seconds=0, stages={}) == prepared[1]._replace(seconds=0, stages={})
+    assert not sharded.with_name("DATA.partial").exists()
+    assert prepare(source, sharded, SETTINGS, make_detector=pytest.fail).prepared_now == 0
+    with pytest.raises(InputError, match="DATA exists; choose another --out"):
+        merge(sharded)
+
+
+def test_a_finished_shard_is_not_begun_again(source, sharded):
+    again = prepare(source, sharded, SETTINGS, make_detector=pytest.fail, shard=Shard(1, 2))
+    assert (again.written, again.prepared_now) == (3, 0)
+
+
+def test_shards_on_the_command_line(source, prepared, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command.faces, "default_detector", WholeFrame)
+    out = tmp_path / "DATA"
+    flags = [f"--out={out}", "--num_frames=2", "--image_size=16"]
+    for number in (1, 2, 3):
+        assert main(["prepare", f"--source={source}", f"--shard={number}/3", *flags]) == 0
+    assert "DATA.shard-3-of-3: 2 clips (2 prepared now" in capsys.readouterr().out
+    assert main(["prepare", "--merge", f"--out={out}"]) == 0
+    assert f"{out}: 6 clips" in capsys.readouterr().out
+    assert files_of(out) == files_of(prepared[0])
+
+
+def test_wrong_flags_of_shards_are_told(source, tmp_path, capsys):
+    out = f"--out={tmp_path / 'DATA'}"
+    for flags, message in (
+        (["--merge", "--source=."], "give one of --source FOLDER, --manifest FILE, and --merge"),
+        (["--merge"], "there are no shards"),
+        ([f"--source={source}", "--shard=3/2"], "cannot read shard '3/2'; write 1/8 to 8/8"),
+        ([f"--source={source}", "--shard=two"], "cannot read shard 'two'"),
+    ):
+        assert main(["prepare", out, *flags]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_a_missing_shard_is_named(sharded):
+    sharded.with_name("DATA.shard-2-of-2").rename(sharded.with_name("elsewhere"))
+    with pytest.raises(InputError, match=r"of the shards of .*DATA, 2/2 are missing"):
+        merge(sharded)
+
+
+def test_an_unfinished_shard_is_named(sharded):
+    (sharded.with_name("DATA.shard-2-of-2") / "shard.json").unlink()
+    with pytest.raises(InputError, match=r"DATA\.shard-2-of-2 is not finished; give its command"):
+        merge(sharded)
+
+
+def test_a_shard_that_is_there_twice_is_named(sharded):
+    twice = sharded.with_name("DATA.shard-1-of-2-again")
+    twice.mkdir()
+    for path in sharded.with_name("DATA.shard-1-of-2").glob("*.json"):
+        (twice / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(InputError, match=r"DATA\.shard-1-of-2-again are both shard 1/2"):
+        merge(sharded)
+
+
+def test_a_missing_clip_is_named(sharded):
+    (sharded.with_name("DATA.shard-1-of-2") / "clips" / f"{NAMES[2]}.npz").unlink()
+    with pytest.raises(InputError, match=rf"DATA\.shard-1-of-2 lacks clip {NAMES[2]}"):
+        merge(sharded)
+
+
+@pytest.mark.parametrize("file", ["settings.json", "shard.json"])
+def test_shards_that_do_not_belong_together_are_told(sharded, file):
+    path = sharded.with_name("DATA.shard-2-of-2") / file
+    stored = json.loads(path.read_text())
+    changed, expected = {
+        "settings.json": ({"image_size": 32}, "image_size is 16 there and 32 here"),
+        "shard.json": ({"versions": {"jax": "0"}}, "differ in the versions of the libraries"),
+    }[file]
+    path.write_text(json.dumps({**stored, **changed}))
+    with pytest.raises(InputError, match=expected):
+        merge(sharded)
+
+
+def test_shards_of_another_source_are_told(sharded, source, tmp_path):
+    folder = tmp_path / "other" / "Actor_05"
+    write_video(folder / f"{NAMES[0]}.mp4", 4, sound=tone(0.3))
+    other = folder.parent
+    with pytest.raises(InputError, match="the source has other clips since"):
+        prepare(other, sharded, SETTINGS, make_detector=pytest.fail, shard=Shard(1, 2))
+    (sharded.with_name("DATA.shard-2-of-2")).rename(tmp_path / "away")
+    prepare(other, sharded, SETTINGS, make_detector=WholeFrame, shard=Shard(2, 2))
+    with pytest.raises(InputError, match="differ in the clips in the source"):
+        merge(sharded)
+
+
+# -------------------------------------------------------------------------------------- odd files
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """Clips as people have them, all usable but four, under a path with spaces and umlauts."""
+    folder = tmp_path_factory.mktemp("odd") / "Gefühle auf Video 情感" / "Actor_09"
+
+    def name(number, modality="01"):
+        return f"{modality}-01-0{number}-01-01-01-09"
+
+    write_video(folder / f"{name(1)}.mp4", 1, sound=tone(0.3))  # one frame
+    write_video(folder / f"{name(2)}.mp4", [frame(i, 64, 96) for i in range(4)])  # portrait
+    write_sound(folder / f"{name(2, '03')}.wav", np.stack([tone(1, 8000)] * 2, 1), 8000)
+    write_video(folder / f"{name(3)}.mp4", [frame(i, 3840, 2160) for i in range(2)])  # 4K
+    write_sound(folder / f"{name(3, '03')}.flac", tone(0.02))  # shorter than one MFCC step
+    times = [0, 0.01, 0.02, 0.03, 2.0]  # uneven: four frames at once, then a long one
+    write_video(folder / f"{name(4)}.mp4", [frame(20 * i) for i in range(5)], times=times)
+    (folder / f"{name(5)}.mp4").touch()  # empty
+    write_video(folder / f"{name(6)}.mp4", 4, sound=tone(0.3))
+    (folder / f"{name(6, '03')}.wav").write_bytes(b"RIFF")  # unreadable
+    write_video(folder / "holiday.mp4", 4)  # no RAVDESS name
+    write_video(folder / "again" / "Actor_09" / f"{name(1)}.mp4", 4)  # a second of the name
+    return folder.parent
+
+
+@pytest.fixture(scope="module")
+def made_of_odd(odd):
+    out = odd.parent / "Daten für später"
+    return out, prepare(odd, out, SETTINGS, make_detector=WholeFrame)
+
+
+def test_odd_clips_are_written(made_of_odd):
+    clips = open_dataset(made_of_odd[0]).select(Filter.parse(""), video_only=True)
+    assert clips.labels.tolist() == [0, 1, 2, 3]
+    (batch,) = clips.batches(4)
+    assert batch["has_audio"].tolist() == [True, True, True, False]
+    assert batch["has_video"].all()
+    one, _, _, uneven = batch["frames"]
+    np.testing.assert_array_equal(one[0], one[1])
+    assert uneven[0].mean() < uneven[1].mean()
+    assert np.isfinite(batch["mfcc"]).all()
+
+
+def test_unusable_ones_are_listed(odd, made_of_odd):
+    skipped = made_of_odd[1].skipped
+    folder = odd / "Actor_09"
+    reasons = {
+        "01-01-05-01-01-01-09": f"{folder}/01-01-05-01-01-01-09.mp4 cannot be",
+        "01-01-06-01-01-01-09": f"{folder}/03-01-06-01-01-01-09.wav cannot be read as sound",
+        f"{folder}/holiday.mp4": "holiday.mp4 is not a RAVDESS name",
+        f"{folder}/again/Actor_09/01-01-01-01-01-01-09.mp4": "was already found as",
+    }
+    assert skipped.keys() == reasons.keys()
+    for what, reason in reasons.items():
+        assert reason in skipped[what]
