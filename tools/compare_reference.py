@@ -83,13 +83,8 @@ def compare_training(fusion: str, mask: str, seed: int) -> Iterator[Row]:
     peer = reference.Reference(fusion, 1, golden.NUM_FRAMES, seed)
     net, variables = load(peer)
     layers = audio_visual_layers(fusion)
-    optimizer = sgd(
-        golden.LEARNING_RATE,
-        momentum=golden.MOMENTUM,
-        dampening=golden.DAMPENING,
-        weight_decay=golden.WEIGHT_DECAY,
-        trained=trained_parameters(variables["params"], fusion),
-    )
+    trained = trained_parameters(variables["params"], fusion)
+    optimizer = sgd(golden.LEARNING_RATE, **golden.SGD, trained=trained)
     recipe = Recipe(mask, "reference", augment=False)
     inputs = golden.inputs(seed, BATCH)
     mfcc, _ = golden.to_network(inputs)

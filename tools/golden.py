@@ -20,7 +20,8 @@ TRAININGS = tuple(itertools.product(FUSIONS, MASKS))
 NUM_FRAMES, NUM_CLASSES, BLOCK = 3, 8, 32
 SIZE = 224  # the reference takes no other
 ROUNDING = 1e-9
-LEARNING_RATE, MOMENTUM, DAMPENING, WEIGHT_DECAY = 0.04, 0.9, 0.9, 1e-3
+LEARNING_RATE = 0.04
+SGD = {"momentum": 0.9, "dampening": 0.9, "weight_decay": 1e-3}
 
 
 class Inputs(NamedTuple):

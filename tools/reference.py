@@ -54,11 +54,7 @@ class Reference:
         shapes = {name: tuple(x.shape) for name, x in self.model.state_dict().items()}
         self.load(golden.weights(shapes, seed))
         self._optimizer = torch.optim.SGD(
-            self.model.parameters(),
-            lr=golden.LEARNING_RATE,
-            momentum=golden.MOMENTUM,
-            dampening=golden.DAMPENING,
-            weight_decay=golden.WEIGHT_DECAY,
+            self.model.parameters(), lr=golden.LEARNING_RATE, **golden.SGD
         )
 
     def load(self, state_dict: Mapping[str, np.ndarray]) -> None:

@@ -94,13 +94,8 @@ def test_training(figures, fusion, mask):
     """Loss, gradients and statistics of a step; losses and state of a few."""
     net, variables = network(fusion)
     layers = audio_visual_layers(fusion)
-    optimizer = sgd(
-        golden.LEARNING_RATE,
-        momentum=golden.MOMENTUM,
-        dampening=golden.DAMPENING,
-        weight_decay=golden.WEIGHT_DECAY,
-        trained=trained_parameters(variables["params"], fusion),
-    )
+    trained = trained_parameters(variables["params"], fusion)
+    optimizer = sgd(golden.LEARNING_RATE, **golden.SGD, trained=trained)
 
     @jax.jit
     def step(state, mfcc, frames, labels, draws):
