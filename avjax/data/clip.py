@@ -82,7 +82,7 @@ def prepare_clip(
     """
     watch = watch or Stopwatch()
     with watch.stage("sound"):
-        samples = None if audio is None else _read_audio(audio, start, end)
+        samples = None if audio is None else media.read_audio(audio, start=start, end=end)
         features, has_audio = media.no_mfcc(seconds), False
         if samples is not None and not media.is_silent(samples):
             window = media.fit_audio(samples, media.window_samples(seconds))
@@ -92,15 +92,14 @@ def prepare_clip(
         return PreparedClip(blank, features, has_audio, False)
     assert detector is not None, "frames need a face detector"
     with watch.stage("decode"):
-        times, first = _frame_times(video, start, end)
+        times = media.frame_times(video, start, end)
         if profile == "reference":
-            inside = _reference_indices(video, len(times), num_frames)
+            indices = _reference_indices(video, len(times), num_frames)
         else:
             heard = None if samples is None else len(samples) / media.SAMPLE_RATE
             begins = None if heard is None else _window_start(heard, seconds)
-            inside = even_indices(times, num_frames, begins, seconds)
-        indices = [first + i for i in inside]
-        images = media.read_frames(video, indices, threads=threads)
+            indices = even_indices(times, num_frames, begins, seconds)
+        images = media.read_frames(video, indices, threads=threads, start=start)
     with watch.stage("detect"):
         found = detector.largest_boxes(images)
     order = np.unique(indices, return_inverse=True)[1]  # a short clip repeats frames
@@ -115,33 +114,6 @@ def prepare_clip(
     missing = num_frames - len(frames)
     frames = np.concatenate([frames, blank[:missing]]) if missing else frames
     return PreparedClip(frames, features, has_audio, True, faceless)
-
-
-def _read_audio(path: Path, start: float, end: float | None) -> Float[np.ndarray, "s"] | None:
-    """A clip's part of a file's sound, None where it has none."""
-    samples = media.read_audio(path)
-    if samples is None:
-        return None
-    last = len(samples) if end is None else int(end * media.SAMPLE_RATE)
-    part = samples[int(start * media.SAMPLE_RATE) : last]
-    if not len(part):
-        raise InputError(
-            f"{path} lasts {len(samples) / media.SAMPLE_RATE:.1f} s, and the clip begins at "
-            f"{start:g} s; correct its start"
-        )
-    return part
-
-
-def _frame_times(path: Path, start: float, end: float | None) -> tuple[Float[np.ndarray, "n"], int]:
-    """Times of a clip's frames, from its start on, and the number of the first in the file."""
-    times = media.frame_times(path)
-    inside = np.flatnonzero((times >= start) & (times < (np.inf if end is None else end)))
-    if not len(inside):
-        raise InputError(
-            f"{path} has no frame from {start:g} s on, it lasts {times[-1]:.1f} s; correct the "
-            "clip's start and end"
-        )
-    return times[inside] - start, int(inside[0])
 
 
 def _reference_indices(video: Path, available: int, num_frames: int) -> list[int]:

@@ -9,6 +9,7 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import librosa
@@ -25,6 +26,8 @@ WINDOW_SAMPLES = int(SAMPLE_RATE * WINDOW_SECONDS)
 N_MFCC, N_FFT, HOP = 10, 2048, 512
 SILENCE_DBFS = -80.0
 SOUND_SUFFIXES = (".wav", ".flac")
+_WARM_UP_SECONDS = 0.5  # a sound track's decoder gets before what is wanted
+_SAME_TIME = 1e-6  # seconds apart that are rounding
 _CUT_SECONDS = 0.5  # a video that lacks more of its announced length was cut off
 
 # `kaiser_best` as resampy 0.2.2 shipped it; from 0.3 the name means another filter.
@@ -34,28 +37,33 @@ _ZERO_CROSSINGS, _ROLLOFF, _KAISER_BETA = 64, 0.9475937167399596, 14.76965645937
 # ----------------------------------------------------------------------------------------- sound
 
 
-def read_audio(path: Path, sample_rate: int = SAMPLE_RATE) -> Float[np.ndarray, "s"] | None:
+def read_audio(
+    path: Path, sample_rate: int = SAMPLE_RATE, start: float = 0.0, end: float | None = None
+) -> Float[np.ndarray, "s"] | None:
     """The sound of a file: mono float32 in -1..1 at ``sample_rate``.
 
     Args:
       path: wav or flac, or a video whose first sound track is read.
       sample_rate: in hertz.
+      start: second from which to read; what lies before is not decoded.
+      end: second up to which to read; None reads to the file's end.
 
     Returns:
       The samples, or None where a video has no sound track.
 
     Raises:
-      InputError: the file cannot be read or holds no samples.
+      InputError: the file cannot be read or holds no samples there.
     """
     if path.suffix.lower() in SOUND_SUFFIXES:
-        samples, rate = _read_sound_file(path)
+        samples, rate = _read_sound_file(path, start, end)
     else:
-        track = _read_sound_track(path)
+        track = _read_sound_track(path, start, end)
         if track is None:
             return None
         samples, rate = track
     if not len(samples):
-        raise InputError(f"{path} holds no sound samples; replace the file")
+        where = f" from {start:g} s on; correct the clip's start" if start else "; replace the file"
+        raise InputError(f"{path} holds no sound samples{where}")
     mono = samples.mean(axis=1, dtype=np.float32)
     if rate == sample_rate:
         return mono
@@ -90,30 +98,55 @@ def _filter() -> tuple[Float[np.ndarray, "w"], int]:
     return window, table_size
 
 
-def _read_sound_file(path: Path) -> tuple[Float[np.ndarray, "s c"], int]:
+def _read_sound_file(
+    path: Path, start: float, end: float | None
+) -> tuple[Float[np.ndarray, "s c"], int]:
     try:
-        return soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            rate = file.samplerate
+            last = file.frames if end is None else min(int(end * rate), file.frames)
+            file.seek(min(int(start * rate), last))
+            return file.read(last - file.tell(), dtype="float32", always_2d=True), rate
     except (soundfile.LibsndfileError, OSError) as error:
         raise InputError(f"{path} cannot be read as sound ({error}); replace the file") from error
 
 
-def _read_sound_track(path: Path) -> tuple[Float[np.ndarray, "s c"], int] | None:
+def _read_sound_track(
+    path: Path, start: float, end: float | None
+) -> tuple[Float[np.ndarray, "s c"], int] | None:
+    blocks: list[np.ndarray] = []
+    begins = 0.0  # second at which the first block begins
     try:
         with av.open(str(path)) as container:
             if not container.streams.audio:
                 return None
             stream = container.streams.audio[0]
             planar = av.AudioResampler(format="fltp", layout=stream.layout)
-            blocks = [
-                block.to_ndarray()
-                for frame in container.decode(stream)
-                for block in planar.resample(frame)
-            ]
             rate = stream.rate
+            _seek(container, stream, start - _WARM_UP_SECONDS)
+            for frame in container.decode(stream):
+                time = (frame.time or 0.0) - _origin(stream)
+                if end is not None and time >= end:
+                    break
+                begins = begins if blocks or not start else time
+                blocks += [block.to_ndarray() for block in planar.resample(frame)]
     except (av.FFmpegError, OSError) as error:
         raise InputError(f"{path} cannot be decoded ({error}); replace the file") from error
     samples = np.concatenate(blocks, axis=1).T if blocks else np.zeros((0, 1), np.float32)
-    return samples, rate
+    last = len(samples) if end is None else round((end - begins) * rate)
+    return samples[round((start - begins) * rate) : last], rate
+
+
+def _seek(container: "av.container.InputContainer", stream: Any, second: float) -> None:
+    """Goes to the last place before ``second`` from which the stream can be decoded."""
+    if second > 0:
+        offset = int((second + _origin(stream)) / stream.time_base)
+        container.seek(offset, stream=stream)
+
+
+def _origin(stream: Any) -> float:
+    """Second at which a stream begins."""
+    return float((stream.start_time or 0) * stream.time_base)
 
 
 def is_silent(samples: Float[np.ndarray, "s"]) -> bool:
@@ -163,12 +196,20 @@ def mfcc(samples: Float[np.ndarray, "s"]) -> Float[np.ndarray, "t 10"]:
 # ---------------------------------------------------------------------------------------- frames
 
 
-def frame_times(path: Path) -> Float[np.ndarray, "n"]:
-    """Start of every frame in seconds, in order from 0, read without decoding.
+def frame_times(path: Path, start: float = 0.0, end: float | None = None) -> Float[np.ndarray, "n"]:
+    """Start of every frame in seconds, in order, read without decoding.
+
+    Args:
+      path: a video.
+      start: second from which times count; frames before it are left out, and not read.
+      end: second up to which frames are read; None reads to the file's end.
 
     Raises:
-      InputError: the file is no video that can be opened, or ends before its announced end.
+      InputError: the file is no video that can be opened, has no frames there, or ends before its
+        announced end.
     """
+    if start or end is not None:
+        return _frame_times_between(path, start, end)
     try:
         with av.open(str(path)) as container:
             stream = _video_stream(container, path)
@@ -187,17 +228,44 @@ def frame_times(path: Path) -> Float[np.ndarray, "n"]:
     return times - times[0]
 
 
+def _frame_times_between(path: Path, start: float, end: float | None) -> Float[np.ndarray, "n"]:
+    times = []
+    try:
+        with av.open(str(path)) as container:
+            stream = _video_stream(container, path)
+            unit, origin = float(stream.time_base or 0), _origin(stream)
+            _seek(container, stream, start)
+            for packet in container.demux(stream):
+                if end is not None and packet.dts is not None and packet.dts * unit - origin >= end:
+                    break  # all that is shown before comes before
+                if packet.pts is not None:
+                    times.append(packet.pts * unit - origin)
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(f"{path} cannot be read as video ({error}); replace the file") from error
+    inside = np.sort([t for t in times if t > start - _SAME_TIME and (end is None or t < end)])
+    if not len(inside):
+        raise InputError(
+            f"{path} has no frame from {start:g} s on; correct the clip's start and end"
+        )
+    return inside - start
+
+
 def read_frames(
-    path: Path, indices: Sequence[int], pixel_format: str = "rgb24", threads: int = 0
+    path: Path,
+    indices: Sequence[int],
+    pixel_format: str = "rgb24",
+    threads: int = 0,
+    start: float = 0.0,
 ) -> UInt8[np.ndarray, "n h w 3"]:
     """Decodes a video up to the last of ``indices`` and returns those frames, each once.
 
     Args:
       path: a video.
-      indices: frame numbers from 0, below the length of `frame_times`.
+      indices: frame numbers from 0, below the length of `frame_times` with the same ``start``.
       pixel_format: `rgb24` or `bgr24`.
       threads: that decode; 0 takes as many as there are cores, 1 costs least where other videos
         are decoded meanwhile.
+      start: second at which frame 0 is shown, or the next after it.
 
     Raises:
       InputError: the video cannot be decoded up to there, or changes its size.
@@ -208,7 +276,10 @@ def read_frames(
         with av.open(str(path)) as container:
             stream = _video_stream(container, path)
             stream.thread_type, stream.codec_context.thread_count = "AUTO", threads
+            _seek(container, stream, start)
             for frame in container.decode(stream):
+                if start and (frame.time or 0.0) - _origin(stream) <= start - _SAME_TIME:
+                    continue
                 if decoded in wanted:
                     image = frame.to_ndarray(format=pixel_format)
                     if not found:

@@ -216,3 +216,49 @@ def test_sound_alone_is_no_video(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"gone\.mp4"):
         media.frame_times(tmp_path / "gone.mp4")
+
+
+# --------------------------------------------------------------------------- parts of long files
+
+
+def sweep(seconds, rate=48000):
+    """A tone that rises, so that every place sounds different."""
+    t = np.arange(int(seconds * rate)) / rate
+    return (0.4 * np.sin(2 * np.pi * (200 + 100 * t) * t)).astype(np.float32)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_a_part_of_a_sound_file(tmp_path, suffix):
+    path = write_sound(tmp_path / f"long.{suffix}", sweep(6, 22050), 22050)
+    whole = media.read_audio(path)
+    np.testing.assert_array_equal(media.read_audio(path, start=2.5, end=4), whole[55125:88200])
+    np.testing.assert_array_equal(media.read_audio(path, start=5.9), whole[130095:])
+    with pytest.raises(InputError, match="no sound samples from 7 s on; correct the clip's start"):
+        media.read_audio(path, start=7)
+
+
+def test_a_part_of_a_sound_track(tmp_path):
+    path = write_video(tmp_path / "long.mp4", 30, sound=sweep(6))
+    whole = media.read_audio(path, 48000)
+    for start, end in ((0.0, 1.0), (0.3, 2.0), (2.5, 4.0), (5.0, None)):
+        part = media.read_audio(path, 48000, start, end)
+        expected = whole[int(start * 48000) : None if end is None else int(end * 48000)]
+        assert abs(len(part) - len(expected)) <= 1
+        # The first blocks after a jump and the last of a file may differ; the rest may not.
+        middle = slice(4800, len(expected) - 4800)
+        np.testing.assert_allclose(part[middle], expected[middle], atol=1e-3)
+
+
+def test_a_part_of_a_video(tmp_path):
+    path = write_video(tmp_path / "long.mp4", 110)
+    whole = media.frame_times(path)
+    for start, end in ((1.5, 2.5), (3.2, None), (0.0, 0.5), (2.01, 2.2)):
+        times = media.frame_times(path, start, end)
+        inside = whole[(whole > start - 1e-6) & (whole < (np.inf if end is None else end))]
+        np.testing.assert_allclose(times, inside - start, atol=1e-6)
+        first = int(np.flatnonzero(whole > start - 1e-6)[0])
+        ours = media.read_frames(path, [0, 3, len(times) - 1], start=start)
+        expected = media.read_frames(path, [first, first + 3, first + len(times) - 1])
+        np.testing.assert_array_equal(ours, expected)
+    with pytest.raises(InputError, match="no frame from 4 s on"):
+        media.frame_times(path, 4.0)
