@@ -197,6 +197,16 @@ def test_frames_past_the_end_are_an_error(video):
         media.read_frames(video, [0, 60])
 
 
+def test_a_video_that_changes_its_size_is_told(tmp_path):
+    parts = [
+        write_video(tmp_path / f"{width}.h264", [frame(0, width, 64)] * 3) for width in (96, 128)
+    ]
+    path = tmp_path / "both.h264"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    with pytest.raises(InputError, match=r"both\.h264 changes its size; replace the file"):
+        media.read_frames(path, [0, 4])
+
+
 def test_sound_alone_is_no_video(tmp_path):
     path = write_sound(tmp_path / "tone.wav", tone(0.2))
     with pytest.raises(InputError, match=r"tone\.wav has no video track"):
