@@ -123,7 +123,7 @@ def test_prepare_finds_every_clip_with_its_sound(download, out):
     found, skipped = find_raw(out, pair_video_only=True)
     assert skipped == {}
     assert len(found) == 120 * len(ACTORS)
-    assert all(clip.audio.name == f"03-{clip.name.trial}.wav" for clip in found)
+    assert all(clip.audio.name == f"03-{clip.record.clip_id[3:]}.wav" for clip in found)
 
 
 def test_nothing_is_fetched_again(download, server, out):

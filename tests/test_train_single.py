@@ -113,9 +113,10 @@ def mixed(tmp_path_factory):
     for number in range(12):
         actor, label = number // 4 + 1, number % 2
         has_audio, has_video = number % 4 != 2, number % 4 != 3
+        silent = f"02-01-01-01-01-01-{actor:02d}"  # RAVDESS's recordings without sound
         records.append(
             ClipRecord(
-                f"clip-{number:02d}",
+                f"clip-{number:02d}" if has_audio else silent,
                 f"actor_{actor:02d}",
                 label,
                 actor,
