@@ -10,8 +10,8 @@ def get_config(
 
     Args:
       name: of the configuration; the default workdir is ``runs/<name>``.
-      kind: `audio_visual`, or `audio`, `video` or `log_mel` for one stream alone, without fusion and
-        mask.
+      kind: `audio_visual`, or `audio`, `log_mel` or `video` for one stream alone, without fusion
+        and mask.
       fusion: `ia`, `it` or `lt`.
       mask: modality dropout, `softhard`, `noise` or `nodropout`.
     """

@@ -19,7 +19,7 @@ class SoundAugmentation(NamedTuple):
     Attributes:
       stretch: largest change of speed, as a natural logarithm.
       shift: largest shift in time, in steps.
-      warp: largest scaling of the mel axis, as a natural logarithm: a shorter or longer vocal tract.
+      warp: largest scaling of the mel axis, as a natural logarithm: another vocal tract's length.
       gain: largest change of loudness, as a natural logarithm of power.
       time_mask: longest stretch of time set to silence, in steps.
       band_mask: widest range of bands set to silence.
