@@ -57,6 +57,7 @@ class AudioVisualNet(nn.Module):
     streams: ClassVar = ("audio", "video")
     sound: ClassVar = "mfcc"
     sound_width: ClassVar = N_MFCC
+    dropout: ClassVar = 0.0
 
     def setup(self) -> None:
         if self.fusion not in FUSIONS:

@@ -27,6 +27,7 @@ class AudioNet(nn.Module):
     streams: ClassVar = ("audio",)
     sound: ClassVar = "mfcc"
     sound_width: ClassVar = N_MFCC
+    dropout: ClassVar = 0.0
 
     def setup(self) -> None:
         self.audio_model = AudioCNN(self.num_classes)
@@ -75,6 +76,7 @@ class VideoNet(nn.Module):
     streams: ClassVar = ("video",)
     sound: ClassVar = "mfcc"
     sound_width: ClassVar = N_MFCC
+    dropout: ClassVar = 0.0
 
     def setup(self) -> None:
         self.visual_model = EfficientFace(self.num_classes, self.stage_repeats)

@@ -135,7 +135,7 @@ def train_step(
     if recipe.label_smoothing or recipe.sound.mixup:
         enlarged, targets = soft_targets(enlarged, batch, recipe, augment_key, net, axis_name)
     draws = {}
-    if getattr(net, "dropout", 0.0):
+    if net.dropout:
         rows = enlarged.mfcc.shape[0]
         draws["keys"] = row_keys(jax.random.fold_in(augment_key, _DROPOUT), rows, axis_name)
     gradients, batch_stats, sums = loss_gradients(
