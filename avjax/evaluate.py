@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from avjax import cli
 from avjax.checkpoints import ModelCard, load_model, read_config, write_json_atomically
-from avjax.data.pipeline import Clips, open_dataset
+from avjax.data.pipeline import Clips, PreparedDataset, open_dataset
 from avjax.data.ravdess import resolve_fold
 from avjax.errors import InputError
 from avjax.models.networks import Network, build_network
@@ -106,8 +106,13 @@ def evaluate_checkpoint(
         raise InputError(f"unknown split {split!r}; choose one of {', '.join(filters)}")
     net = build_network(card.network)
     clips = dataset.select(
-        filters[split], video_only=video_only, streams=net.streams, num_frames=card.num_frames
+        filters[split],
+        video_only=video_only,
+        streams=net.streams,
+        num_frames=card.num_frames,
+        sound=net.sound,
     )
+    check_bands(net, dataset)
     scores, called = Evaluator(net, card.profile).conditions(variables, clips)
     return {
         "split": split,
@@ -142,6 +147,17 @@ def check_compatible(card: ModelCard, metadata: Any, path: Any, data_dir: Any) -
                 f"{name} {theirs!r} of dataset {data_dir} is not {ours!r}, which checkpoint {path} "
                 "was trained on; prepare the clips accordingly or choose another checkpoint"
             )
+
+
+def check_bands(net: Network, dataset: PreparedDataset) -> None:
+    """Raises InputError where log-mel spectra have other bands than the network reads."""
+    stored = dataset.metadata.log_mels
+    if net.sound == "log_mel" and net.sound_width != stored:
+        raise InputError(
+            f"{dataset.directory} holds {stored} mel bands and the network reads "
+            f"{net.sound_width}; set config.model.num_mels={stored}, or prepare the clips with "
+            f"--log_mels={net.sound_width}"
+        )
 
 
 def evaluate_run(workdir: Path, split: str = "test") -> dict[str, Any]:

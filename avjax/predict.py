@@ -18,7 +18,7 @@ from avjax import cli
 from avjax.checkpoints import ModelCard, load_model
 from avjax.data.clip import Detector, PreparedClip, prepare_clip
 from avjax.data.faces import default_detector
-from avjax.data.media import N_MFCC, SOUND_SUFFIXES
+from avjax.data.media import SOUND_SUFFIXES
 from avjax.errors import InputError
 from avjax.models.networks import Network, build_network
 from avjax.training.augment import normalise
@@ -99,7 +99,8 @@ class Model:
         """Logits of prepared clips.
 
         Args:
-          mfcc: as a prepared dataset holds them; None where no clip has sound.
+          mfcc: as a prepared dataset holds them, for a network of kind "log_mel" its spectra; None
+            where no clip has sound.
           frames: face crops as the model's profile stores them (`reference`: BGR, `fixed`: RGB);
             None where no clip has any. A stream that the network does not read changes nothing.
           has_audio: False where the network shall see zeros for sound; by default all True.
@@ -111,10 +112,16 @@ class Model:
         mfcc, frames = self._inputs(mfcc, frames)
         if frames.dtype != np.uint8:
             raise InputError(f"frames are {frames.dtype}; give uint8 crops, not normalised ones")
-        if mfcc.ndim != 3 or frames.ndim != 5 or len(mfcc) != len(frames):
+        width = self._net.sound_width
+        if (
+            mfcc.ndim != 3
+            or mfcc.shape[-1] != width
+            or frames.ndim != 5
+            or len(mfcc) != len(frames)
+        ):
             raise InputError(
                 f"mfcc {list(mfcc.shape)} and frames {list(frames.shape)} do not fit; give "
-                "[b, t, 10] and [b, n, h, w, 3] of the same b"
+                f"[b, t, {width}] and [b, n, h, w, 3] of the same b"
             )
         everywhere = np.ones(len(mfcc), bool)
         present = {
@@ -136,7 +143,7 @@ class Model:
             raise InputError("neither mfcc nor frames are given; give one of them at least")
         card, rows = self.card, np.shape(given)[0]
         if mfcc is None:
-            mfcc = np.zeros((rows, card.audio_steps, N_MFCC), np.float32)
+            mfcc = np.zeros((rows, card.audio_steps, self._net.sound_width), np.float32)
         if frames is None or "video" not in self._net.streams:
             shown = card.num_frames if "video" in self._net.streams else 0
             frames = np.zeros((rows, shown, card.image_size, card.image_size, 3), np.uint8)
@@ -174,8 +181,11 @@ class Model:
             }
             lack = single.get(streams, "neither sound nor a face")
             raise InputError(f"{name} has {lack}; choose another clip")
+        sound = clip.log_mel if self._net.sound == "log_mel" else clip.mfcc
+        if sound is None:
+            raise InputError(f"{name} was prepared without log-mel spectra; prepare it with them")
         logits = self.logits(
-            clip.mfcc[None],
+            sound[None],
             clip.frames[None],
             has_audio=np.array([clip.has_audio]),
             has_video=np.array([clip.has_video]),
@@ -194,6 +204,7 @@ class Model:
             image_size=self.card.image_size,
             seconds=self.card.seconds,
             detector=None if sound_alone else self._find_faces,
+            log_mels=self._net.sound_width if self._net.sound == "log_mel" else 0,
         )
 
     @functools.cached_property

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from avjax import cli
 from avjax.data import faces, media, shards, sources
-from avjax.data.clip import Detector, PreparedClip, check_profile, prepare_clip
+from avjax.data.clip import Detector, PreparedClip, check_profile, prepare_clip, sound_features
 from avjax.data.manifest import read_manifest
 from avjax.data.publish import SHEET_FILE, SUMMARY_FILE, Summary, fingerprint, publish
 from avjax.data.shards import Shard
@@ -210,6 +210,7 @@ def _prepare_source(
             seconds=settings.seconds,
             start=source.start,
             end=source.end,
+            log_mels=settings.log_mels,
         )
     lacks = source.lacks(clip.has_audio, clip.has_video)
     if not (clip.has_audio or clip.has_video):
@@ -236,9 +237,8 @@ def _import_crops(source: sources.Source, settings: Settings, path: Path) -> Pre
             "set --num_frames and --image_size to what the crops have"
         )
     samples = None if source.audio is None else media.read_audio(source.audio)
-    if samples is None or media.is_silent(samples):
-        return PreparedClip(frames, media.no_mfcc(), False, True)
-    return PreparedClip(frames, media.mfcc(media.fit_audio(samples)), True, True)
+    heard = sound_features(samples, log_mels=settings.log_mels)
+    return PreparedClip(frames, heard.mfcc, heard.has_audio, True, 0, heard.log_mel)
 
 
 def _is_occupied(path: Path) -> bool:
@@ -301,8 +301,8 @@ def _define_flags(values: flags.FlagValues) -> None:
     def text(name: str, default: str | None, help_: str) -> None:
         flags.DEFINE_string(name, default, help_, flag_values=values)
 
-    def number(name: str, default: int | None, help_: str) -> None:
-        flags.DEFINE_integer(name, default, help_, lower_bound=1, flag_values=values)
+    def number(name: str, default: int | None, help_: str, least: int = 1) -> None:
+        flags.DEFINE_integer(name, default, help_, lower_bound=least, flag_values=values)
 
     def list_(name: str, help_: str) -> None:
         flags.DEFINE_list(name, None, help_, flag_values=values)
@@ -321,6 +321,7 @@ def _define_flags(values: flags.FlagValues) -> None:
         "seconds", media.WINDOW_SECONDS, "Of a clip's window.", lower_bound=0.5, flag_values=values
     )
     number("image_size", 224, "Side of a face crop in pixels.")
+    number("log_mels", 0, "Bands of a log-mel spectrum to store beside the MFCCs.", 0)
     switch("pair_video_only", "Give 02-* recordings the sound of their trial, as the reference.")
     text(
         "shard",
@@ -363,7 +364,12 @@ def _prepare_as_told(values: flags.FlagValues, out: Path) -> Summary:
     if values.classes and not values.manifest:
         raise InputError("--classes names those of a --manifest; name that too")
     settings = Settings(
-        profile, values.num_frames, values.image_size, values.pair_video_only, values.seconds
+        profile,
+        values.num_frames,
+        values.image_size,
+        values.pair_video_only,
+        values.seconds,
+        log_mels=values.log_mels,
     )
     return prepare(
         Path(values.source) if values.source else None,

@@ -22,14 +22,15 @@ from avjax.checkpoints import ModelCard, RunCheckpoints, check_config, save_mode
 from avjax.data.pipeline import Clips, PreparedDataset, open_dataset
 from avjax.data.ravdess import resolve_fold
 from avjax.errors import InputError
-from avjax.evaluate import Evaluator, evaluate_run, table
+from avjax.evaluate import Evaluator, check_bands, evaluate_run, table
 from avjax.models.networks import Network, build_network, describe_network, learned_parameters
 from avjax.pretrained import initial_variables
 from avjax.runlog import RunLog, best_epoch
 from avjax.training import metrics
 from avjax.training.modality_dropout import check_mask
-from avjax.training.optimizer import sgd, step_schedule
+from avjax.training.optimizer import adamw, cosine_schedule, sgd, step_schedule
 from avjax.training.parallel import Parallel
+from avjax.training.sound_augment import SoundAugmentation
 from avjax.training.step import Recipe, TrainState, create_state, train_step
 from avjax.versions import versions
 
@@ -99,23 +100,60 @@ def _build(config: ConfigDict, workdir: Path) -> tuple[Job, dict[str, Any]]:
     network = describe_network(config.model, len(dataset.metadata.classes))
     net = build_network(network)
     splits = _splits(config, dataset, net)
+    check_bands(net, dataset)
     parallel = Parallel(config.batch_size)
+    _sound_augmentation(config, net, parallel)
     variables = initial_variables(
         net, config.seed, config.model.pretrained, dataset.metadata.profile
     )
-    recipe = config.optimizer
-    schedule = step_schedule(
-        recipe.learning_rate, recipe.milestones, splits["train"].num_batches(config.batch_size)
-    )
-    optimizer = sgd(
-        schedule,
-        momentum=recipe.momentum,
-        dampening=recipe.dampening,
-        weight_decay=recipe.weight_decay,
-        trained=learned_parameters(variables["params"], net),
-    )
+    steps = splits["train"].num_batches(config.batch_size)
+    trained = learned_parameters(variables["params"], net)
+    schedule, optimizer = _optimizer(config, steps, trained)
     job = Job(config, workdir, dataset, splits, network, net, schedule, optimizer, parallel)
     return job, variables
+
+
+def _optimizer(
+    config: ConfigDict, steps_per_epoch: int, trained: Any
+) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """The learning rate by step and the optimizer that a config names."""
+    recipe = config.optimizer
+    if recipe.name == "sgd":
+        schedule = step_schedule(recipe.learning_rate, recipe.milestones, steps_per_epoch)
+        return schedule, sgd(
+            schedule,
+            momentum=recipe.momentum,
+            dampening=recipe.dampening,
+            weight_decay=recipe.weight_decay,
+            trained=trained,
+        )
+    if recipe.name != "adamw":
+        raise InputError(f"unknown optimizer {recipe.name!r}; choose one of sgd, adamw")
+    schedule = cosine_schedule(
+        recipe.learning_rate, recipe.warmup_epochs, config.num_epochs, steps_per_epoch
+    )
+    return schedule, adamw(schedule, weight_decay=recipe.weight_decay, trained=trained)
+
+
+def _sound_augmentation(config: ConfigDict, net: Network, parallel: Parallel) -> SoundAugmentation:
+    """How a config changes and mixes sound.
+
+    Raises:
+      InputError: for another network than one of log-mel spectra, or with rows that have no
+        neighbour on their device to be mixed with.
+    """
+    amount = SoundAugmentation(**config.sound_augment)
+    if any(amount) and net.sound != "log_mel":
+        raise InputError(
+            f"config.sound_augment changes log-mel spectra, and a network of kind "
+            f"{config.model.kind!r} reads MFCCs; set its values to 0"
+        )
+    if amount.mixup and config.batch_size // parallel.mesh.size % 2:
+        raise InputError(
+            f"mixup pairs neighbours, and batch_size={config.batch_size} gives each of "
+            f"{parallel.mesh.size} devices an odd number of clips; choose an even share"
+        )
+    return amount
 
 
 def _splits(config: ConfigDict, dataset: PreparedDataset, net: Network) -> dict[str, Clips]:
@@ -132,7 +170,7 @@ def _splits(config: ConfigDict, dataset: PreparedDataset, net: Network) -> dict[
         )
     filters = resolve_fold(config.data.fold)
     chosen = functools.partial(
-        dataset.select, video_only=config.data.video_only, streams=net.streams
+        dataset.select, video_only=config.data.video_only, streams=net.streams, sound=net.sound
     )
     return {name: chosen(filter_) for name, filter_ in filters.items()}
 
@@ -142,7 +180,14 @@ def _train_epochs(
 ) -> None:
     """Trains and validates epoch by epoch; keeps the newest state and the best model."""
     profile = job.dataset.metadata.profile
-    recipe = Recipe(job.config.mask, profile, job.config.augment, job.config.deduplicate)
+    recipe = Recipe(
+        job.config.mask,
+        profile,
+        job.config.augment,
+        job.config.deduplicate,
+        _sound_augmentation(job.config, job.net, job.parallel),
+        job.config.label_smoothing,
+    )
     step = job.parallel.compile_train_step(
         functools.partial(train_step, net=job.net, optimizer=job.optimizer, recipe=recipe)
     )

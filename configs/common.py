@@ -10,7 +10,8 @@ def get_config(
 
     Args:
       name: of the configuration; the default workdir is ``runs/<name>``.
-      kind: `audio_visual`, or `audio` or `video` for one stream alone, without fusion and mask.
+      kind: `audio_visual`, or `audio`, `log_mel` or `video` for one stream alone, without fusion
+        and mask.
       fusion: `ia`, `it` or `lt`.
       mask: modality dropout, `softhard`, `noise` or `nodropout`.
     """
@@ -29,15 +30,22 @@ def get_config(
 
     config.mask = mask if kind == "audio_visual" else "nodropout"
     config.augment = True  # flip and rotate the frames
+    # How log-mel spectra are changed; see avjax/training/sound_augment.py. 0 leaves a change out.
+    config.sound_augment = ConfigDict()
+    for change in ("stretch", "shift", "warp", "gain", "time_mask", "band_mask", "mixup"):
+        config.sound_augment[change] = 0.0
+    config.label_smoothing = 0.0  # share of a target spread evenly over all classes
     config.deduplicate = True  # compute repeated inputs of the enlarged batch once
     config.parallel = "jit"
 
     config.optimizer = ConfigDict()
+    config.optimizer.name = "sgd"  # or adamw, whose rate warms up, then falls by a cosine to 0
     config.optimizer.learning_rate = 0.04
     config.optimizer.milestones = (40, 55, 65, 70, 200, 250)  # epochs from which it is a tenth
     config.optimizer.momentum = 0.9
     config.optimizer.dampening = 0.9
     config.optimizer.weight_decay = 1e-3
+    config.optimizer.warmup_epochs = 0  # of adamw
 
     config.data = ConfigDict()
     config.data.dir = "data/ravdess"  # what avjax.prepare wrote

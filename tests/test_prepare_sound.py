@@ -1,10 +1,13 @@
 """Preparing sound without videos."""
 
+import numpy as np
 import pytest
 
 from avjax import prepare as command
+from avjax.data import media
 from avjax.data.pipeline import open_dataset
 from avjax.data.ravdess import Filter
+from avjax.errors import InputError
 from avjax.prepare import Settings, prepare
 from tests.clips import WholeFrame, tone, write_sound, write_video
 
@@ -38,6 +41,21 @@ def test_sound_alone_is_a_dataset_without_frames(tmp_path, monkeypatch, capsys):
     assert example["frames"].shape == (0, 32, 32, 3)
     assert example["mfcc"].any()
     assert command.main(["prepare", *settings]) == 0  # again: nothing to do
+
+
+def test_log_mel_spectra_are_stored_when_asked_for(tmp_path):
+    path = write_sound(tmp_path / "sound" / f"03-{ANGRY}.wav", tone(0.7))
+    settings = Settings("fixed", 4, 32, pair_video_only=False, log_mels=20)
+    prepare(tmp_path / "sound", tmp_path / "DATA", settings)
+    dataset = open_dataset(tmp_path / "DATA")
+    assert dataset.metadata.log_mels == 20
+    expected = media.log_mel(media.fit_audio(media.read_audio(path)), 20)
+    np.testing.assert_array_equal(dataset.read(0)["log_mel"], expected)
+    (batch,) = dataset.select(Filter.parse(""), streams=("audio",), sound="log_mel").batches(2)
+    np.testing.assert_array_equal(batch["mfcc"][0], expected)
+    assert not batch["mfcc"][1].any()
+    with pytest.raises(InputError, match="log_mels is 20 there and 0 here"):
+        prepare(tmp_path / "sound", tmp_path / "DATA", settings._replace(log_mels=0))
 
 
 def test_sound_alone_beside_videos_gets_black_frames(tmp_path):

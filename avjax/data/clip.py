@@ -32,6 +32,7 @@ class PreparedClip(NamedTuple):
       has_audio: there is a sound track louder than -80 dBFS.
       has_video: there is at least one face.
       faceless: selected frames in which no face was found.
+      log_mel: log-mel spectrum, zeros where the clip has no sound; None where none is asked for.
     """
 
     frames: UInt8[np.ndarray, "n s s 3"]
@@ -39,6 +40,7 @@ class PreparedClip(NamedTuple):
     has_audio: bool
     has_video: bool
     faceless: int = 0
+    log_mel: Float[np.ndarray, "t m"] | None = None
 
 
 def check_profile(profile: str) -> str:
@@ -61,6 +63,7 @@ def prepare_clip(
     seconds: float = media.WINDOW_SECONDS,
     start: float = 0.0,
     end: float | None = None,
+    log_mels: int = 0,
 ) -> PreparedClip:
     """Reads, cuts and crops one clip.
 
@@ -76,6 +79,7 @@ def prepare_clip(
       seconds: of the window to keep.
       start: second at which the clip begins in its files.
       end: second at which it ends; None for the files' own end.
+      log_mels: bands of a log-mel spectrum to compute beside the MFCCs; 0 for none.
 
     Raises:
       InputError: a file that cannot be read, or ends before ``start``.
@@ -83,21 +87,18 @@ def prepare_clip(
     watch = watch or Stopwatch()
     with watch.stage("sound"):
         samples = None if audio is None else media.read_audio(audio, start=start, end=end)
-        features, has_audio = media.no_mfcc(seconds), False
-        if samples is not None and not media.is_silent(samples):
-            window = media.fit_audio(samples, media.window_samples(seconds))
-            features, has_audio = media.mfcc(window), True
+        heard = sound_features(samples, seconds, log_mels)
     blank = np.zeros((num_frames, image_size, image_size, 3), np.uint8)
     if video is None:
-        return PreparedClip(blank, features, has_audio, False)
+        return PreparedClip(blank, heard.mfcc, heard.has_audio, False, 0, heard.log_mel)
     assert detector is not None, "frames need a face detector"
     with watch.stage("decode"):
         times = media.frame_times(video, start, end)
         if profile == "reference":
             indices = _reference_indices(video, len(times), num_frames)
         else:
-            heard = None if samples is None else len(samples) / media.SAMPLE_RATE
-            begins = None if heard is None else _window_start(heard, seconds)
+            length = None if samples is None else len(samples) / media.SAMPLE_RATE
+            begins = None if length is None else _window_start(length, seconds)
             indices = even_indices(times, num_frames, begins, seconds)
         images = media.read_frames(video, indices, threads=threads, start=start)
     with watch.stage("detect"):
@@ -110,10 +111,38 @@ def prepare_clip(
         with watch.stage("crop"):
             frames = crop([images[i] for i in order], boxes, image_size)
     except faces.NoFaceError:
-        return PreparedClip(blank, features, has_audio, False, faceless)
+        return PreparedClip(blank, heard.mfcc, heard.has_audio, False, faceless, heard.log_mel)
     missing = num_frames - len(frames)
     frames = np.concatenate([frames, blank[:missing]]) if missing else frames
-    return PreparedClip(frames, features, has_audio, True, faceless)
+    return PreparedClip(frames, heard.mfcc, heard.has_audio, True, faceless, heard.log_mel)
+
+
+class SoundFeatures(NamedTuple):
+    """What networks read of a clip's sound; as in `PreparedClip`."""
+
+    mfcc: Float[np.ndarray, "t 10"]
+    has_audio: bool
+    log_mel: Float[np.ndarray, "t m"] | None
+
+
+def sound_features(
+    samples: Float[np.ndarray, "s"] | None,
+    seconds: float = media.WINDOW_SECONDS,
+    log_mels: int = 0,
+) -> SoundFeatures:
+    """Features of the window in the centre of a sound; zeros where there is none or silence.
+
+    Args:
+      samples: mono at 22050 Hz, or None.
+      seconds: of the window.
+      log_mels: bands of the log-mel spectrum; 0 for none.
+    """
+    if samples is None or media.is_silent(samples):
+        blank = np.zeros((media.audio_steps(seconds), log_mels), np.float32) if log_mels else None
+        return SoundFeatures(media.no_mfcc(seconds), False, blank)
+    window = media.fit_audio(samples, media.window_samples(seconds))
+    spectrum = media.log_mel(window, log_mels) if log_mels else None
+    return SoundFeatures(media.mfcc(window), True, spectrum)
 
 
 def _reference_indices(video: Path, available: int, num_frames: int) -> list[int]:

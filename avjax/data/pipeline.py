@@ -10,6 +10,7 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
+from avjax.data.media import N_MFCC
 from avjax.data.ravdess import Filter, is_video_only
 from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata
 from avjax.errors import InputError
@@ -50,6 +51,7 @@ class PreparedDataset:
         video_only: bool = False,
         streams: Sequence[str] = STREAMS,
         num_frames: int | None = None,
+        sound: str = "mfcc",
     ) -> "Clips":
         """The clips that a filter chooses, of those that a network can use.
 
@@ -62,10 +64,16 @@ class PreparedDataset:
           streams: what the network reads, "audio", "video" or both; a clip has one of them at
             least. Without "video" no frames are read.
           num_frames: black frames of a clip where the dataset holds sound alone (default: none).
+          sound: which stored features stand as ``mfcc`` in batches, "mfcc" or "log_mel".
 
         Raises:
-          InputError: no clip is chosen.
+          InputError: no clip is chosen, or the dataset holds no log-mel spectra.
         """
+        if sound == "log_mel" and not self.metadata.log_mels:
+            raise InputError(
+                f"{self.directory} holds no log-mel spectra, which the network reads; prepare the "
+                "clips again with --log_mels=64"
+            )
         matching = [i for i, r in enumerate(self.records) if chosen.matches(r.features())]
         picked = [i for i in matching if _usable(self.records[i], video_only, streams)]
         if matching and not picked:
@@ -82,7 +90,7 @@ class PreparedDataset:
                 "choose another config.data.fold or prepare more clips"
             )
         shown = self.metadata.num_frames or num_frames or 0
-        return Clips(self, picked, shown if "video" in streams else 0)
+        return Clips(self, picked, shown if "video" in streams else 0, sound)
 
     def read(self, number: int) -> dict[str, Any]:
         """One record with its arrays."""
@@ -93,8 +101,15 @@ class PreparedDataset:
 class Clips:
     """Chosen clips of a dataset, in the order of actors and clip ids."""
 
-    def __init__(self, dataset: PreparedDataset, picked: Sequence[int], num_frames: int) -> None:
+    def __init__(
+        self,
+        dataset: PreparedDataset,
+        picked: Sequence[int],
+        num_frames: int,
+        sound: str = "mfcc",
+    ) -> None:
         self._dataset = dataset
+        self._sound = sound
         self._picked = list(picked)
         size = dataset.metadata.image_size
         self._no_frames = np.zeros((num_frames, size, size, 3), np.uint8)
@@ -109,7 +124,7 @@ class Clips:
         record = self._dataset.records[self._picked[index]]
         return {
             "frames": np.asarray(features["frames"]) if self._reads_frames else self._no_frames,
-            "mfcc": np.asarray(features["mfcc"]),
+            "mfcc": np.asarray(features[self._sound]),
             "label": np.int32(record.label),
             "has_audio": np.bool_(record.has_audio),
             "has_video": np.bool_(record.has_video),
@@ -157,7 +172,8 @@ class Clips:
           process_count: number of shares; it divides ``batch_size``.
 
         Yields:
-          ``frames`` uint8 [b, n, h, w, 3], ``mfcc`` float32 [b, t, 10], ``label`` int32 [b],
+          ``frames`` uint8 [b, n, h, w, 3], ``mfcc`` float32 [b, t, 10] (or log-mel spectra
+          [b, t, m], see `PreparedDataset.select`), ``label`` int32 [b],
           ``has_audio`` and ``has_video`` bool [b], ``weight`` float32 [b] (1 for a clip),
           ``clip_key`` uint32 [b] (CRC-32 of the clip's name).
 
@@ -197,9 +213,10 @@ class Clips:
         if position >= 0:
             return self[position]
         m = self._dataset.metadata
+        width = m.log_mels if self._sound == "log_mel" else N_MFCC
         return {
             "frames": np.zeros_like(self._no_frames),
-            "mfcc": np.zeros((m.audio_steps, 10), np.float32),
+            "mfcc": np.zeros((m.audio_steps, width), np.float32),
             "label": np.int32(0),
             "has_audio": np.bool_(True),
             "has_video": np.bool_(True),

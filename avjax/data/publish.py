@@ -81,6 +81,7 @@ def publish(
         audio_steps=media.audio_steps(settings.seconds),
         versions=versions,
         seconds=settings.seconds,
+        log_mels=settings.log_mels,
     )
     clips = {record.clip_id: fingerprint(record, files[record].stem) for record in listed}
     stored = {**summary._asdict(), "settings": settings._asdict(), "clips": clips}

@@ -68,6 +68,7 @@ class DatasetMetadata(NamedTuple):
       audio_steps: MFCC steps of a clip.
       versions: of the libraries that prepared it.
       seconds: of a clip's window.
+      log_mels: bands of the log-mel spectrum that is stored beside the MFCCs; 0 for none.
     """
 
     profile: str
@@ -77,6 +78,7 @@ class DatasetMetadata(NamedTuple):
     audio_steps: int
     versions: Mapping[str, str]
     seconds: float = media.WINDOW_SECONDS
+    log_mels: int = 0
 
 
 class RavdessFaces(tfds.core.GeneratorBasedBuilder):
@@ -125,8 +127,11 @@ def dataset_features(metadata: DatasetMetadata) -> tfds.features.FeaturesDict:
     size = metadata.image_size
     frames = (metadata.num_frames, size, size, 3)
     mfcc = (metadata.audio_steps, media.N_MFCC)
+    spectrum = (metadata.audio_steps, metadata.log_mels)
+    log_mel = tfds.features.Tensor(shape=spectrum, dtype=np.float32, encoding="bytes")
     return tfds.features.FeaturesDict(
         {
+            **({"log_mel": log_mel} if metadata.log_mels else {}),
             "clip_id": tfds.features.Text(),
             "frames": tfds.features.Tensor(shape=frames, dtype=np.uint8, encoding="bytes"),
             "mfcc": tfds.features.Tensor(shape=mfcc, dtype=np.float32, encoding="bytes"),
@@ -148,7 +153,9 @@ def _examples(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     for number in range(count):
         record, clip = next(pairs)
-        yield number, {**record.features(), "frames": clip.frames, "mfcc": clip.mfcc}
+        arrays = {"frames": clip.frames, "mfcc": clip.mfcc, "log_mel": clip.log_mel}
+        stored = {name: array for name, array in arrays.items() if array is not None}
+        yield number, {**record.features(), **stored}
 
 
 def write_dataset(

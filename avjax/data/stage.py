@@ -34,6 +34,7 @@ class Settings(NamedTuple):
     pair_video_only: bool
     seconds: float = WINDOW_SECONDS
     classes: tuple[str, ...] = EMOTIONS
+    log_mels: int = 0
 
     @classmethod
     def restore(cls, stored: Mapping[str, Any]) -> Self:
@@ -81,7 +82,8 @@ class Stage:
         frames = clip.frames if clip.has_video else clip.frames[:0]
         try:
             with full_disk_explained(self.directory), temporary.open("wb") as file:
-                np.savez(file, **{**clip._asdict(), "frames": frames})
+                stored = {**clip._asdict(), "frames": frames}
+                np.savez(file, **{k: v for k, v in stored.items() if v is not None})
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -101,8 +103,8 @@ class Stage:
 def load_clip(path: Path) -> PreparedClip:
     """A finished clip; without a face it has no frames at all."""
     with np.load(path) as arrays:
-        frames, mfcc = arrays["frames"], arrays["mfcc"]
-    return PreparedClip(frames, mfcc, **load_facts(path))
+        frames, mfcc, log_mel = arrays["frames"], arrays["mfcc"], arrays.get("log_mel")
+    return PreparedClip(frames, mfcc, **load_facts(path), log_mel=log_mel)
 
 
 def load_facts(path: Path) -> dict[str, Any]:

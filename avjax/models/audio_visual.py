@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from avjax.errors import InputError
 from avjax.models.attention import AttentionBlock, CrossAttention
-from avjax.models.audio_cnn import AudioCNN
+from avjax.models.audio_cnn import N_MFCC, AudioCNN
 from avjax.models.efficientface import STAGE_REPEATS, EfficientFace
 from avjax.models.layers import Dense, Statistics
 
@@ -55,6 +55,9 @@ class AudioVisualNet(nn.Module):
     num_heads: int = 1
     stage_repeats: tuple[int, ...] = STAGE_REPEATS
     streams: ClassVar = ("audio", "video")
+    sound: ClassVar = "mfcc"
+    sound_width: ClassVar = N_MFCC
+    dropout: ClassVar = 0.0
 
     def setup(self) -> None:
         if self.fusion not in FUSIONS:

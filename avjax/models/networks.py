@@ -13,10 +13,12 @@ from avjax.models.audio_visual import (
     AudioVisualNet,
     trained_parameters,
 )
+from avjax.models.mel_net import MelNet
 from avjax.models.single_modality import AudioNet, VideoNet
 
-Network: TypeAlias = AudioVisualNet | AudioNet | VideoNet
-KINDS = ("audio_visual", "audio", "video")
+Network: TypeAlias = AudioVisualNet | AudioNet | VideoNet | MelNet
+KINDS = ("audio_visual", "audio", "video", "log_mel")
+_SETTINGS = {"audio_visual": ("fusion", "num_heads"), "log_mel": ("num_mels", "dropout")}
 
 
 def describe_network(model: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
@@ -24,10 +26,10 @@ def describe_network(model: Mapping[str, Any], num_classes: int) -> dict[str, An
 
     Args:
       model: the config's part ``model``: ``kind``, and for "audio_visual" ``fusion``,
-        ``num_heads``.
+        ``num_heads``, for "log_mel" ``num_mels``, ``dropout``.
       num_classes: number of emotions.
     """
-    named = ("fusion", "num_heads") if model["kind"] == "audio_visual" else ()
+    named = _SETTINGS.get(model["kind"], ())
     return {name: model[name] for name in ("kind", *named)} | {"num_classes": num_classes}
 
 
@@ -36,14 +38,19 @@ def build_network(network: Mapping[str, Any]) -> Network:
 
     Args:
       network: ``kind``, one of `KINDS`; ``num_classes``; for "audio_visual" ``fusion`` and
-        ``num_heads``.
+        ``num_heads``, for "log_mel" ``num_mels`` and ``dropout``.
 
     Raises:
-      InputError: unknown kind, fusion, or heads that do not divide the width.
+      InputError: unknown kind or fusion, heads that do not divide the width, a dropout of 1.
     """
     kind, num_classes = network.get("kind", "audio_visual"), int(network["num_classes"])
     if kind not in KINDS:
         raise InputError(f"unknown network kind {kind!r}; choose one of {', '.join(KINDS)}")
+    if kind == "log_mel":
+        dropout = float(network["dropout"])
+        if not 0 <= dropout < 1:
+            raise InputError(f"config.model.dropout={dropout} is no share; choose one below 1")
+        return MelNet(num_classes, int(network["num_mels"]), dropout)
     if kind != "audio_visual":
         return AudioNet(num_classes) if kind == "audio" else VideoNet(num_classes)
     net = AudioVisualNet(num_classes, network["fusion"], int(network["num_heads"]))

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from avjax.models.audio_cnn import AudioCNN
+from avjax.models.audio_cnn import N_MFCC, AudioCNN
 from avjax.models.audio_visual import Pairing
 from avjax.models.efficientface import STAGE_REPEATS, EfficientFace
 from avjax.models.layers import Statistics
@@ -25,6 +25,9 @@ class AudioNet(nn.Module):
 
     num_classes: int = 8
     streams: ClassVar = ("audio",)
+    sound: ClassVar = "mfcc"
+    sound_width: ClassVar = N_MFCC
+    dropout: ClassVar = 0.0
 
     def setup(self) -> None:
         self.audio_model = AudioCNN(self.num_classes)
@@ -71,6 +74,9 @@ class VideoNet(nn.Module):
     num_classes: int = 8
     stage_repeats: tuple[int, ...] = STAGE_REPEATS
     streams: ClassVar = ("video",)
+    sound: ClassVar = "mfcc"
+    sound_width: ClassVar = N_MFCC
+    dropout: ClassVar = 0.0
 
     def setup(self) -> None:
         self.visual_model = EfficientFace(self.num_classes, self.stage_repeats)

@@ -1,4 +1,4 @@
-"""SGD as PyTorch computes it, with dampening, and a learning rate that steps by epoch."""
+"""SGD as PyTorch computes it, with a rate that steps by epoch; AdamW with a cosine rate."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,6 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int
+
+from avjax.errors import InputError
+
+GRADIENT_NORM = 5.0
+ADAM_B2 = 0.99  # runs are a few thousand steps long
 
 
 class DampenedTrace(NamedTuple):
@@ -68,5 +73,51 @@ def sgd(
         dampened_trace(momentum, dampening),
         optax.scale_by_learning_rate(learning_rate),
     )
+    return _only_trained(chain, trained)
+
+
+def cosine_schedule(
+    peak: float, warmup_epochs: int, num_epochs: int, steps_per_epoch: int
+) -> optax.Schedule:
+    """Learning rate by step: from 0 to ``peak`` over the first epochs, then a half cosine to 0.
+
+    Raises:
+      InputError: the warm-up leaves no epoch to the cosine.
+    """
+    if not 0 <= warmup_epochs < num_epochs:
+        raise InputError(
+            f"config.optimizer.warmup_epochs={warmup_epochs} of {num_epochs} epochs; choose fewer "
+            "than config.num_epochs"
+        )
+    return optax.warmup_cosine_decay_schedule(
+        0.0, peak, warmup_epochs * steps_per_epoch, num_epochs * steps_per_epoch
+    )
+
+
+def adamw(
+    learning_rate: optax.ScalarOrSchedule, *, weight_decay: float, trained: Any
+) -> optax.GradientTransformation:
+    """AdamW on gradients clipped to a global norm of 5; only matrices and kernels decay.
+
+    Args:
+      learning_rate: constant or schedule by step.
+      weight_decay: share of the learning rate by which kernels shrink in a step.
+      trained: as in `sgd`.
+    """
+    chain = optax.chain(
+        optax.clip_by_global_norm(GRADIENT_NORM),
+        optax.adamw(
+            learning_rate,
+            b2=ADAM_B2,
+            weight_decay=weight_decay,
+            mask=lambda params: jax.tree.map(lambda x: x.ndim > 1, params),
+        ),
+    )
+    return _only_trained(chain, trained)
+
+
+def _only_trained(
+    chain: optax.GradientTransformation, trained: Any
+) -> optax.GradientTransformation:
     labels = jax.tree.map(lambda used: "trained" if used else "unused", trained)
     return optax.partition({"trained": chain, "unused": optax.set_to_zero()}, labels)

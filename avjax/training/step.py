@@ -1,5 +1,6 @@
 """One training step: augment, normalise, drop modalities, forward, backward, update."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -15,14 +16,12 @@ from avjax.models.ops import total
 from avjax.training import metrics
 from avjax.training.augment import augment, normalise
 from avjax.training.modality_dropout import Enlarged, enlarge
+from avjax.training.randomness import row_keys
+from avjax.training.sound_augment import SoundAugmentation, augment_sound, mixup
 
 Batch = dict[str, Array]
 
-# NumPy's, so that importing this module touches no device.
-_SMALLEST_INPUTS = (
-    np.zeros((1, 20, 10), np.float32),
-    np.zeros((1, 1, MIN_SIZE, MIN_SIZE, 3), np.float32),
-)
+_SOUND, _MIXUP, _DROPOUT = 1, 2, 3  # purposes of draws, below the key of augmentation
 
 
 @flax.struct.dataclass
@@ -55,24 +54,36 @@ class Recipe(NamedTuple):
       profile: how frames were prepared, hence how they are normalised.
       augment: flip and rotate the clips.
       deduplicate: compute repeated inputs of the enlarged batch once.
+      sound: how spectra of sound are changed and mixed; for networks of sound alone.
+      label_smoothing: share of a target that is spread evenly over all classes.
     """
 
     mask: str
     profile: str
     augment: bool = True
     deduplicate: bool = True
+    sound: SoundAugmentation = SoundAugmentation()
+    label_smoothing: float = 0.0
+
+
+def _smallest_inputs(net: nn.Module) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs that every network takes; NumPy's, so that no device is touched."""
+    return (
+        np.zeros((1, 20, net.sound_width), np.float32),
+        np.zeros((1, 1, MIN_SIZE, MIN_SIZE, 3), np.float32),
+    )
 
 
 def init_variables(net: nn.Module, key: Array) -> dict[str, Any]:
     """Fresh parameters and statistics; their shapes depend on no input's size."""
     # Runs once, on a few random draws a parameter: optimizing it would take longer than start-up.
     quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(net.init, compiler_options=quickly)(key, *_SMALLEST_INPUTS)
+    return jax.jit(net.init, compiler_options=quickly)(key, *_smallest_inputs(net))
 
 
 def variable_shapes(net: nn.Module) -> dict[str, Any]:
     """Shapes and types of a network's variables, as `jax.ShapeDtypeStruct`."""
-    return jax.eval_shape(net.init, jax.random.key(0), *_SMALLEST_INPUTS)
+    return jax.eval_shape(net.init, jax.random.key(0), *_smallest_inputs(net))
 
 
 def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
@@ -120,8 +131,15 @@ def train_step(
         axis_name=axis_name,
         deduplicate=recipe.deduplicate,
     )
+    targets = None
+    if recipe.label_smoothing or recipe.sound.mixup:
+        enlarged, targets = soft_targets(enlarged, batch, recipe, augment_key, net, axis_name)
+    draws = {}
+    if net.dropout:
+        rows = enlarged.mfcc.shape[0]
+        draws["keys"] = row_keys(jax.random.fold_in(augment_key, _DROPOUT), rows, axis_name)
     gradients, batch_stats, sums = loss_gradients(
-        state, enlarged, batch["label"], axis_name, net=net
+        state, enlarged, batch["label"], axis_name, net=net, targets=targets, draws=draws
     )
     return update(state, gradients, batch_stats, optimizer), sums
 
@@ -139,8 +157,21 @@ def loss_gradients(
     axis_name: str | None = None,
     *,
     net: nn.Module,
+    targets: Float[Array, "b k"] | None = None,
+    draws: Mapping[str, Array] | None = None,
 ) -> tuple[Any, Any, metrics.Sums]:
-    """Gradients of the enlarged batch's mean loss, new running statistics and metric sums."""
+    """Gradients of the enlarged batch's mean loss, new running statistics and metric sums.
+
+    Args:
+      state: parameters and running statistics.
+      enlarged: what the network receives.
+      label: of this device's clips.
+      axis_name: mapped device axis, or None.
+      net: the network. Where it has several members, it returns ``[b, members, k]`` in training,
+        and every member learns from a loss of its own.
+      targets: class probabilities to learn instead of ``label``; the metric sums are of ``label``.
+      draws: further arguments of the network, such as its keys for dropout.
+    """
     labels = jnp.tile(label, enlarged.copies)
 
     def mean_loss(params):
@@ -152,13 +183,52 @@ def loss_gradients(
             pairing=enlarged.pairing,
             axis_name=axis_name,
             mutable="batch_stats",
+            **(draws or {}),
         )
+        loss = None
+        if logits.ndim == 3:
+            wanted = jax.nn.one_hot(label, logits.shape[-1]) if targets is None else targets
+            loss = _soft_loss(logits, wanted, enlarged)
+            logits = jax.nn.log_softmax(logits).mean(1)
+        elif targets is not None:
+            loss = _soft_loss(logits[:, None], targets, enlarged)
         sums = metrics.sums(logits, labels, enlarged.pairing.pair_weight)
-        return sums.loss / total(sums.count, axis_name), (sums, updated["batch_stats"])
+        loss = sums.loss if loss is None else loss
+        return loss / total(sums.count, axis_name), (sums, updated["batch_stats"])
 
     gradients, (sums, batch_stats) = jax.grad(mean_loss, has_aux=True)(state.params)
     gradients, sums = total((gradients, sums), axis_name)
     return gradients, batch_stats, sums
+
+
+def _soft_loss(
+    logits: Float[Array, "n members k"], targets: Float[Array, "b k"], enlarged: Enlarged
+) -> Float[Array, ""]:
+    """Sum over pairs of the cross entropy with class probabilities, the mean over members."""
+    wanted = jnp.tile(targets, (enlarged.copies, 1))[:, None]
+    loss = optax.softmax_cross_entropy(logits, wanted).mean(1)
+    return (loss * enlarged.pairing.pair_weight).sum()
+
+
+def soft_targets(
+    enlarged: Enlarged,
+    batch: Batch,
+    recipe: Recipe,
+    key: Array,
+    net: nn.Module,
+    axis_name: str | None,
+) -> tuple[Enlarged, Float[Array, "b k"]]:
+    """Smoothed labels as class probabilities, clips and targets mixed where the recipe says so."""
+    targets = optax.smooth_labels(
+        jax.nn.one_hot(batch["label"], net.num_classes), recipe.label_smoothing
+    )
+    if not recipe.sound.mixup:
+        return enlarged, targets
+    mixup_key = jax.random.fold_in(key, _MIXUP)
+    spectra, targets = mixup(
+        mixup_key, enlarged.mfcc, targets, batch["weight"], recipe.sound.mixup, axis_name
+    )
+    return enlarged._replace(mfcc=spectra), targets
 
 
 def update(
@@ -177,9 +247,10 @@ def network_inputs(
     frames = batch["frames"]
     if recipe.augment and frames.size:
         frames = augment(key, frames, axis_name)
-    return present_streams(
-        batch["mfcc"], normalise(frames, recipe.profile, batch["mfcc"].dtype), batch
-    )
+    sound = batch["mfcc"]
+    if recipe.sound.changes_spectra:
+        sound = augment_sound(jax.random.fold_in(key, _SOUND), sound, recipe.sound, axis_name)
+    return present_streams(sound, normalise(frames, recipe.profile, sound.dtype), batch)
 
 
 def present_streams(mfcc: Array, frames: Array, batch: Batch) -> tuple[Array, Array]:

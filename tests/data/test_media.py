@@ -218,6 +218,16 @@ def test_a_missing_file_is_named(tmp_path):
         media.frame_times(tmp_path / "gone.mp4")
 
 
+def test_log_mel_shows_the_tone_and_silence_as_zero():
+    spectrum = media.log_mel(tone(1.0, rate=media.SAMPLE_RATE, hertz=2000.0), 64)
+    assert spectrum.shape == (44, 64)
+    assert spectrum.dtype == np.float32
+    loudest = spectrum[5:-5].argmax(1)
+    centres = media.librosa.mel_frequencies(66, fmax=media.SAMPLE_RATE / 2)[1:-1]
+    assert set(loudest.tolist()) == {int(np.abs(centres - 2000).argmin())}
+    assert not media.log_mel(np.zeros(22050, np.float32), 64).any()
+
+
 # --------------------------------------------------------------------------- parts of long files
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from avjax.training.optimizer import sgd, step_schedule
+from avjax.errors import InputError
+from avjax.training.optimizer import adamw, cosine_schedule, sgd, step_schedule
 
 
 def pytorch_sgd(parameter, gradients, rates, momentum, dampening, weight_decay):
@@ -69,3 +70,28 @@ def test_the_rate_falls_at_the_first_step_of_each_milestone_epoch():
     schedule = step_schedule(0.04, [40, 55], steps_per_epoch=10)
     rates = [float(schedule(step)) for step in (0, 389, 390, 539, 540)]
     np.testing.assert_allclose(rates, [0.04, 0.04, 0.004, 0.004, 0.0004], rtol=1e-5)
+
+
+def test_the_cosine_warms_up_and_ends_at_zero():
+    schedule = cosine_schedule(0.2, warmup_epochs=2, num_epochs=6, steps_per_epoch=5)
+    rates = [float(schedule(step)) for step in (0, 5, 10, 20, 30)]
+    np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.1, 0], atol=1e-6)
+    with pytest.raises(InputError, match="warmup_epochs=6 of 6 epochs"):
+        cosine_schedule(0.2, warmup_epochs=6, num_epochs=6, steps_per_epoch=5)
+
+
+def test_adamw_decays_kernels_only_and_clips():
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2), "kept": jnp.ones(2)}
+    trained = {"kernel": True, "bias": True, "kept": False}
+    optimizer = adamw(0.1, weight_decay=0.5, trained=trained)
+    none = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(none, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.05, rtol=1e-6)
+    np.testing.assert_array_equal(updates["bias"], 0)
+    np.testing.assert_array_equal(updates["kept"], 0)
+    # After a huge gradient, clipped, a small one still counts: Adam's memory holds no huge square.
+    state = optimizer.init(params)
+    for size in (1e6, 1.0):
+        gradients = jax.tree.map(lambda x, size=size: jnp.full_like(x, size), params)
+        updates, state = optimizer.update(gradients, state, params)
+    assert abs(float(updates["bias"][0])) > 0.05

@@ -1,0 +1,74 @@
+"""The voting networks of log-mel spectra."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from avjax.errors import InputError
+from avjax.models.audio_visual import Pairing
+from avjax.models.mel_net import MEMBERS, MelNet
+from avjax.models.single_modality import AudioNet
+from avjax.training.step import init_variables, variable_shapes
+
+NET = MelNet(num_classes=5, num_mels=6, dropout=0.5)
+SPECTRA = np.random.default_rng(0).uniform(0, 9, (4, 25, 6)).astype(np.float32)
+FRAMES = np.zeros((4, 0, 64, 64, 3), np.float32)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return init_variables(NET, jax.random.key(0))
+
+
+@jax.jit
+def train_logits(variables, spectra, keys=None, weight=None):
+    rows = np.arange(len(spectra))
+    weight = jnp.ones(len(rows)) if weight is None else weight
+    pairing = Pairing(rows, rows, weight, weight, None, weight)
+    frames = FRAMES[: len(rows)]
+    arguments = {"pairing": pairing, "keys": keys, "mutable": "batch_stats"}
+    return NET.apply(variables, spectra, frames, True, **arguments)[0]
+
+
+def test_it_is_at_most_three_times_the_reference():
+    def size(net):
+        return sum(x.size for x in jax.tree.leaves(variable_shapes(net)["params"]))
+
+    assert size(MelNet(8)) == 450_936
+    assert size(MelNet(8)) <= 3 * size(AudioNet(8))
+
+
+def test_the_answer_is_the_members_mean_log_probability(variables):
+    members = NET.apply(variables, SPECTRA, method="encode_audio")
+    assert members.shape == (4, MEMBERS, 5)
+    assert np.ptp(np.asarray(members), axis=1).min() > 0  # no two members alike
+    expected = np.log(np.exp(members) / np.exp(members).sum(-1, keepdims=True)).mean(1)
+    np.testing.assert_allclose(NET.apply(variables, SPECTRA, FRAMES), expected, rtol=1e-4)
+    video = NET.apply(variables, FRAMES, method="encode_video")
+    fused = NET.apply(variables, members, video, method="fuse")
+    np.testing.assert_allclose(fused, expected, rtol=1e-4)
+
+
+def test_dropout_is_fixed_by_each_rows_key(variables):
+    keys = jax.random.split(jax.random.key(1), 4)
+    clean, first = train_logits(variables, SPECTRA), train_logits(variables, SPECTRA, keys)
+    np.testing.assert_array_equal(first, train_logits(variables, SPECTRA, keys))
+    changed = keys.at[2].set(keys[0])
+    second = train_logits(variables, SPECTRA, changed)
+    assert (np.asarray(first != clean)).any((1, 2)).all()
+    assert (np.asarray(first != second)).any((1, 2)).tolist() == [False, False, True, False]
+
+
+def test_padding_leaves_the_other_rows_alone(variables):
+    weight = jnp.array([1.0, 1.0, 1.0, 0.0])
+    padded = train_logits(variables, SPECTRA, weight=weight)
+    np.testing.assert_allclose(
+        padded[:3], train_logits(variables, SPECTRA[:3]), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_too_short_a_sound_is_refused(variables):
+    NET.apply(variables, SPECTRA[:, :8], FRAMES)
+    with pytest.raises(InputError, match="7 steps of sound are too few"):
+        NET.apply(variables, SPECTRA[:, :7], FRAMES)

@@ -1,0 +1,129 @@
+"""Training on log-mel spectra, from a dataset to a prediction."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import avjax
+from avjax import train
+from avjax.checkpoints import load_model
+from avjax.data.clip import PreparedClip
+from avjax.data.pipeline import open_dataset
+from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
+from avjax.errors import InputError
+from avjax.runlog import RunLog
+from configs import audio_only, audio_only_strong
+from tests.clips import tone, write_sound
+from tests.single import ACTORS, CLIPS, write_sounds
+
+MELS = 12
+
+
+@pytest.fixture(scope="module")
+def spectra(tmp_path_factory):
+    """Clips of four actors; their low or their high bands are loud."""
+    rng = np.random.default_rng(0)
+    records, clips = [], []
+    for number in range(CLIPS * len(ACTORS)):
+        actor, label = ACTORS[number // CLIPS], number % 2
+        name, split = f"clip-{number:02d}", f"actor_{actor:02d}"
+        records.append(ClipRecord(name, split, label, actor, 1, 1, 1, "x", has_video=False))
+        log_mel = rng.uniform(0, 1, (16, MELS)) + 4 * (np.arange(MELS) // 6 == label)
+        frames, mfcc = np.zeros((0, 64, 64, 3), np.uint8), np.zeros((16, 10), np.float32)
+        clips.append(PreparedClip(frames, mfcc, True, False, 0, np.float32(log_mel)))
+    metadata = DatasetMetadata("reference", ("low", "high"), 0, 64, 16, {}, log_mels=MELS)
+    return write_dataset(tmp_path_factory.mktemp("spectra"), metadata, records, clips)
+
+
+def mel_config(data_dir):
+    config = audio_only_strong.get_config()
+    config.data.dir = str(data_dir)
+    config.model.num_mels = MELS
+    config.num_epochs, config.batch_size = 8, 2
+    config.optimizer.warmup_epochs = 1
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, spectra):
+    workdir = tmp_path_factory.mktemp("run")
+    train.train(mel_config(spectra), workdir)
+    return workdir
+
+
+def lines(workdir):
+    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    clock = ("seconds", "clips_per_second")
+    return [{name: line[name] for name in line if name not in clock} for line in found]
+
+
+def test_it_learns_and_is_scored(finished):
+    rates = [line["learning_rate"] for line in lines(finished) if line["split"] == "train"]
+    assert rates[-1] < 0.1 * max(rates)
+    evaluation = json.loads((finished / "evaluation.json").read_text())
+    assert list(evaluation["conditions"]) == ["audio_only/zeros", "video_only/addnoise"]
+    assert evaluation["conditions"]["audio_only/zeros"]["accuracy"] >= 0.8
+    _, card = load_model(finished)
+    assert card.network == {"kind": "log_mel", "num_classes": 2, "num_mels": MELS, "dropout": 0.3}
+
+
+def test_an_interrupted_run_ends_the_same(finished, spectra, tmp_path, monkeypatch):
+    write = RunLog.epoch
+
+    def stop_after_two(self, line):
+        write(self, line)
+        if line["epoch"] == 2 and line["split"] == "validation":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "epoch", stop_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(mel_config(spectra), tmp_path)
+    train.train(mel_config(spectra), tmp_path)
+    assert lines(tmp_path) == lines(finished)
+    for ours, theirs in zip(
+        *(jax.tree.leaves(load_model(run)[0]) for run in (tmp_path, finished)), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_prediction_computes_what_training_saw(finished, spectra, tmp_path):
+    model = avjax.load(finished)
+    sound = model.predict(write_sound(tmp_path / "voice.wav", tone(1.0, hertz=200.0)))
+    assert sum(sound.probabilities.values()) == pytest.approx(1)
+    stored = open_dataset(spectra).read(0)["log_mel"]
+    assert model.logits(stored[None]).shape == (1, 2)
+    with pytest.raises(InputError, match=r"give \[b, t, 12\]"):
+        model.logits(np.zeros((1, 16, 10), np.float32))
+    bare = PreparedClip(np.zeros((0, 64, 64, 3), np.uint8), stored[:, :10], True, False)
+    with pytest.raises(InputError, match="prepared without log-mel spectra"):
+        model.predict_prepared(bare)
+
+
+def test_what_does_not_fit_is_refused(spectra, tmp_path):
+    def refused(config, message):
+        with pytest.raises(InputError, match=message):
+            train.train(config, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    refused(mel_config(write_sounds(tmp_path / "sounds")), "again with --log_mels=64")
+    config = mel_config(spectra)
+    config.model.num_mels = 64
+    refused(config, "holds 12 mel bands and the network reads 64")
+    config = mel_config(spectra)
+    config.batch_size = 3
+    refused(config, "mixup pairs neighbours")
+    config = mel_config(spectra)
+    config.optimizer.name = "adam"
+    refused(config, "unknown optimizer 'adam'; choose one of sgd, adamw")
+    config = mel_config(spectra)
+    config.optimizer.warmup_epochs = 8
+    refused(config, "warmup_epochs=8 of 8 epochs")
+    config = mel_config(spectra)
+    config.model.dropout = 1.0
+    refused(config, r"dropout=1\.0 is no share")
+    config = audio_only.get_config()
+    config.data.dir, config.sound_augment.gain = str(spectra), 0.1
+    refused(config, "reads MFCCs; set its values to 0")
