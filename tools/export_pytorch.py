@@ -25,8 +25,13 @@ def tensors(variables: dict[str, Any], network: dict[str, Any]) -> dict[str, Any
     """A model's state_dict under the reference's names, as torch tensors on the CPU.
 
     Raises:
-      InputError: PyTorch is not installed.
+      InputError: PyTorch is not installed, or the network is none of the reference's.
     """
+    if network["kind"] == "log_mel":
+        raise InputError(
+            "the reference has no network of log-mel spectra to load this one; export a model "
+            "trained with another config"
+        )
     try:
         import torch
     except ImportError as error:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from avjax.conversion import convert
+from avjax.errors import InputError
 from tests.test_conversion import whole_model
 from tests.torch_files import save
 from tools import convert_efficientface, export_pytorch
@@ -65,3 +66,9 @@ def test_without_torch_the_remedy_is_named(converted, tmp_path, capsys):
     assert run(converted[0], tmp_path / "out.pth") == 1
     assert "pip install torch" in capsys.readouterr().err
     assert not (tmp_path / "out.pth").exists()
+
+
+def test_a_network_that_the_reference_lacks_is_refused():
+    network = {"kind": "log_mel", "num_classes": 8, "num_mels": 64, "dropout": 0.3}
+    with pytest.raises(InputError, match="has no network of log-mel spectra"):
+        export_pytorch.tensors({}, network)
