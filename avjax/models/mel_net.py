@@ -85,9 +85,14 @@ class MelCNN(nn.Module):
 
 
 def _halve_time(x: Float[Array, "b t c"]) -> Float[Array, "b t//2 c"]:
-    """The larger of every two steps; an odd last one is dropped."""
-    pairs = x[:, : x.shape[1] // 2 * 2].reshape(x.shape[0], x.shape[1] // 2, 2, x.shape[2])
-    return pairs.max(2)
+    """The larger of every two steps, the first one of equals; an odd last one is dropped.
+
+    Not ``max`` over an axis: its derivative compares recomputed values with the maximum, and where
+    they round otherwise the gradient is lost.
+    """
+    end = x.shape[1] // 2 * 2
+    first, second = x[:, 0:end:2], x[:, 1:end:2]
+    return jnp.where(second > first, second, first)
 
 
 class MelNet(nn.Module):
