@@ -41,7 +41,7 @@ def mel_config(data_dir):
     config = audio_only_strong.get_config()
     config.data.dir = str(data_dir)
     config.model.num_mels = MELS
-    config.num_epochs, config.batch_size = 8, 2
+    config.num_epochs, config.batch_size = 8, 4
     config.optimizer.warmup_epochs = 1
     return config
 
@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_refused(spectra, tmp_path):
     config.model.num_mels = 64
     refused(config, "holds 12 mel bands and the network reads 64")
     config = mel_config(spectra)
-    config.batch_size = 3
+    config.batch_size = 3 * jax.local_device_count()
     refused(config, "mixup pairs neighbours")
     config = mel_config(spectra)
     config.optimizer.name = "adam"
