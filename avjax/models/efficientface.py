@@ -52,12 +52,11 @@ class InvertedResidual(nn.Module):
         if self.stride == 1:
             kept, x = jnp.split(x, 2, axis=-1)
         else:
-            kept = self.branch1_dw_bn(self.branch1_dw(x), stats)
-            kept = self.branch1_pw_bn(self.branch1_pw(kept), stats)
-        x = self.branch2_pw1_bn(self.branch2_pw1(x), stats)
-        x = self.branch2_dw_bn(self.branch2_dw(x), stats)
-        x = self.branch2_pw2_bn(self.branch2_pw2(x), stats)
-        return channel_shuffle(kept, x)
+            narrow = self.branch1_dw_bn.normalised(self.branch1_dw(x), stats)
+            kept = self.branch1_pw_bn(self.branch1_pw(narrow), stats)
+        wide = self.branch2_pw1_bn.normalised(self.branch2_pw1(x), stats)
+        narrow = self.branch2_dw_bn.normalised(self.branch2_dw(wide), stats)
+        return channel_shuffle(kept, self.branch2_pw2_bn(self.branch2_pw2(narrow), stats))
 
 
 class LocalFeatures(nn.Module):
@@ -76,7 +75,7 @@ class LocalFeatures(nn.Module):
         for index, quarter in enumerate(quarters, start=1):
             multiplier = self.features // x.shape[-1]
             y = DepthwiseConv(multiplier, stride=2, name=f"conv{index}_1")(quarter)
-            y = BatchNorm(relu=True, name=f"bn{index}_1")(y, stats)
+            y = BatchNorm(relu=True, name=f"bn{index}_1").normalised(y, stats)
             y = DepthwiseConv(name=f"conv{index}_2")(y)
             outputs.append(BatchNorm(relu=True, name=f"bn{index}_2")(y, stats))
         columns = [jnp.concatenate(outputs[:2], axis=1), jnp.concatenate(outputs[2:], axis=1)]
@@ -94,11 +93,12 @@ class Modulator(nn.Module):
         channel = BatchNorm(relu=True, name="channel_bn_1")(channel, stats)
         channel = Dense(x.shape[-1], name="channel_fc_final")(channel)
         spatial = Dense(gate, name="spatial_reduce")(x)
-        spatial = BatchNorm(relu=True, name="spatial_bn_reduce")(spatial, stats)
+        spatial = BatchNorm(relu=True, name="spatial_bn_reduce").normalised(spatial, stats)
         for i in range(2):
             dilated = Conv2d(gate, 3, padding=4, dilation=4, name=f"spatial_dilated_{i}")
             spatial = dilated(spatial)
-            spatial = BatchNorm(relu=True, name=f"spatial_bn_dilated_{i}")(spatial, stats)
+            batch_norm = BatchNorm(relu=True, name=f"spatial_bn_dilated_{i}")
+            spatial = batch_norm.normalised(spatial, stats)
         spatial = Dense(1, name="spatial_final")(spatial)
         return jax.nn.sigmoid(channel[:, None, None] * spatial) * x
 
@@ -140,7 +140,7 @@ class EfficientFace(nn.Module):
                 f"frames of {height}x{width} pixels do not fit EfficientFace: height and width "
                 f"must be multiples of {SIZE_MULTIPLE}, from {MIN_SIZE}"
             )
-        x = ops.max_pool3x3_stride2(self.conv1_bn(self.conv1(images), stats))
+        x = ops.max_pool3x3_stride2(self.conv1_bn.normalised(self.conv1(images), stats))
         local = self.local(x, stats)
         for unit in self.stage2:
             x = unit(x, stats)

@@ -58,12 +58,12 @@ class Dense(nn.Module):
     use_bias: bool = True
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
-        init = torch_uniform(x.shape[-1])
-        kernel = self.param("kernel", init, (x.shape[-1], self.features)).astype(x.dtype)
-        y = ops.channel_matmul(x, kernel)
+    def __call__(self, x: ops.Map) -> Float[Array, "*b o"]:
+        inputs = ops.as_normalised(x).value.shape[-1]
+        init = torch_uniform(inputs)
+        y = ops.channel_matmul(x, self.param("kernel", init, (inputs, self.features)))
         if self.use_bias:
-            y = y + self.param("bias", init, (self.features,)).astype(x.dtype)
+            y = y + self.param("bias", init, (self.features,)).astype(y.dtype)
         return y
 
 
@@ -78,13 +78,14 @@ class Conv2d(nn.Module):
     use_bias: bool = True
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b oh ow o"]:
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        init = torch_uniform(self.kernel_size**2 * x.shape[-1])
-        kernel = self.param("kernel", init, shape).astype(x.dtype)
+    def __call__(self, x: ops.Map) -> Float[Array, "b oh ow o"]:
+        inputs = ops.as_normalised(x).value.shape[-1]
+        init = torch_uniform(self.kernel_size**2 * inputs)
+        shape = (self.kernel_size, self.kernel_size, inputs, self.features)
+        kernel = self.param("kernel", init, shape)
         y = ops.conv2d(x, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation)
         if self.use_bias:
-            y = y + self.param("bias", init, (self.features,)).astype(x.dtype)
+            y = y + self.param("bias", init, (self.features,)).astype(y.dtype)
         return y
 
 
@@ -95,12 +96,9 @@ class DepthwiseConv(nn.Module):
     stride: int = 1
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b oh ow o"]:
-        shape = (3, 3, x.shape[-1] * self.multiplier)
-        kernel = self.param("kernel", torch_uniform(9), shape).astype(x.dtype)
-        if self.multiplier > 1:
-            x = jnp.repeat(x, self.multiplier, axis=-1)
-        return ops.depthwise_conv3x3(x, kernel, self.stride)
+    def __call__(self, x: ops.Map) -> Float[Array, "b oh ow o"]:
+        shape = (3, 3, ops.as_normalised(x).value.shape[-1] * self.multiplier)
+        return ops.depthwise_conv3x3(x, self.param("kernel", torch_uniform(9), shape), self.stride)
 
 
 class Conv1d(nn.Module):
@@ -112,7 +110,7 @@ class Conv1d(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b t i"]) -> Float[Array, "b u o"]:
         init = torch_uniform(3 * x.shape[-1])
-        kernel = self.param("kernel", init, (3, x.shape[-1], self.features)).astype(x.dtype)
+        kernel = self.param("kernel", init, (3, x.shape[-1], self.features))
         bias = self.param("bias", init, (self.features,)).astype(x.dtype)
         return ops.conv1d(x, kernel, padding=self.padding) + bias
 
@@ -125,26 +123,30 @@ class BatchNorm(nn.Module):
 
     relu: bool = False
 
-    @nn.compact
     def __call__(self, x: Float[Array, "b *s c"], stats: Statistics) -> Float[Array, "b *s c"]:
+        return self.normalised(x, stats).value
+
+    @nn.compact
+    def normalised(self, x: Float[Array, "b *s c"], stats: Statistics) -> ops.Normalised:
+        """The same, with what the next operation's derivative needs instead of the map itself."""
         features = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (features,)).astype(x.dtype)
-        bias = self.param("bias", nn.initializers.zeros, (features,)).astype(x.dtype)
+        scale = self.param("scale", nn.initializers.ones, (features,))
+        bias = self.param("bias", nn.initializers.zeros, (features,))
         mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
         var = self.variable("batch_stats", "var", jnp.ones, (features,))
         if not stats.train:
             factor = scale * lax.rsqrt(var.value + EPSILON)
-            y = x * factor + (bias - mean.value * factor)
-            return jnp.maximum(y, 0) if self.relu else y
+            source = ops.Source(x, factor, bias - mean.value * factor)
+            return ops.Normalised(ops.normalise(source, self.relu))
         weight = jnp.ones(x.shape[0], x.dtype) if stats.weight is None else stats.weight
-        y, batch_mean, batch_var, count = ops.batch_norm_train(
+        y, batch, source = ops.batch_norm_train(
             x, scale, bias, weight, self.relu, EPSILON, stats.axis_name
         )
         if not self.is_initializing():
-            unbiased = batch_var * (count / (count - 1))
-            mean.value += MOMENTUM * (batch_mean - mean.value)
+            unbiased = batch.variance * (batch.count / (batch.count - 1))
+            mean.value += MOMENTUM * (batch.mean - mean.value)
             var.value += MOMENTUM * (unbiased - var.value)
-        return y
+        return ops.Normalised(y, source, self.relu)
 
 
 def layer_norm() -> nn.LayerNorm:

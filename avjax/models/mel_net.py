@@ -38,7 +38,7 @@ class MelConv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b t i"], stats: Statistics) -> Float[Array, "b t o"]:
         shape = (self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", _he_normal, shape).astype(x.dtype)
+        kernel = self.param("kernel", _he_normal, shape)
         x = ops.conv1d(x, kernel, padding=self.size // 2)
         return BatchNorm(relu=self.relu, name="bn")(x, stats)
 

@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 from avjax.models import ops
+from avjax.models.ops import dense, depthwise, pooling
 
 RNG = np.random.default_rng(0)
 
@@ -59,8 +60,8 @@ def test_depthwise_conv(stride, images):
 def test_depthwise_kernel_gradient_forms_agree():
     x, dy = normal(7, 8, 8, 40), normal(7, 4, 4, 40)
     np.testing.assert_allclose(
-        ops._kernel_gradient_by_images(x, dy, 2),
-        ops._kernel_gradient_by_reductions(x, dy, 2),
+        depthwise._kernel_gradient_by_images(x, dy, 2),
+        depthwise._kernel_gradient_by_reductions(x, dy, 2),
         rtol=1e-4,
         atol=1e-4,
     )
@@ -69,13 +70,74 @@ def test_depthwise_kernel_gradient_forms_agree():
 @pytest.mark.parametrize("block", [1, 3, 100])
 def test_depthwise_kernel_gradient_does_not_depend_on_the_block(monkeypatch, block):
     x, dy = normal(7, 4, 4, 5), normal(7, 4, 4, 5)
-    monkeypatch.setattr(ops, "_ACCUMULATOR_FLOATS", block * 4 * 4 * 5)
+    monkeypatch.setattr(depthwise, "_ACCUMULATOR_FLOATS", block * 4 * 4 * 5)
     np.testing.assert_allclose(
-        ops._kernel_gradient_by_images(x, dy, 1),
-        ops._kernel_gradient_by_reductions(x, dy, 1),
+        depthwise._kernel_gradient_by_images(x, dy, 1),
+        depthwise._kernel_gradient_by_reductions(x, dy, 1),
         rtol=1e-4,
         atol=1e-4,
     )
+
+
+def test_depthwise_conv_with_several_outputs_an_input():
+    x, kernel = normal(2, 8, 6, 3), normal(3, 3, 6)
+    assert_same_function(
+        lambda x, k: ops.depthwise_conv3x3(x, k, 2),
+        lambda x, k: xla_conv(x, k[:, :, None], 2, 1, groups=3),
+        x,
+        kernel,
+    )
+
+
+@pytest.mark.parametrize("relu", [True, False])
+def test_operations_recall_a_normalised_map(relu):
+    """Derivatives are those of the composition, though the map itself is not kept."""
+    scale, bias, weight = normal(3), normal(3), jnp.array([1.0, 2.0, 0.0])
+    consumers = {
+        "depthwise": (lambda y, k: ops.depthwise_conv3x3(y, k, 2), normal(3, 3, 6)),
+        "matmul": (ops.channel_matmul, normal(3, 4)),
+        "conv2d": (lambda y, k: ops.conv2d(y, k, padding=4, dilation=4), normal(3, 3, 3, 4)),
+        "pool": (lambda y, k: ops.max_pool3x3_stride2(y) * k, normal(3)),
+    }
+    for consume, kernel in consumers.values():
+
+        def run(x, scale, bias, kernel, remembered, consume=consume):
+            y, _, source = ops.batch_norm_train(x, scale, bias, weight, relu, 1e-5, None)
+            return consume(ops.Normalised(y, source, relu) if remembered else y, kernel)
+
+        assert_same_function(
+            lambda *a, run=run: run(*a, True),
+            lambda *a, run=run: run(*a, False),
+            normal(3, 12, 12, 3),
+            scale,
+            bias,
+            kernel,
+        )
+
+
+@pytest.mark.parametrize("window", [(2, 1, 1), (1, 4, 4)])
+def test_forms_of_dense_convolution_agree(window):
+    window = dense.Window(*window)
+    x, kernel = normal(3, 10, 12, 3), normal(3, 3, 3, 4)
+    by_rows = dense._conv2d_by_rows(x, kernel, window)
+    at_once = dense._conv2d_at_once(x, kernel, window)
+    np.testing.assert_allclose(by_rows, at_once, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", [4, 16])  # fewer and more positions than a row's own product needs
+def test_forms_of_the_matrix_gradient_agree(side):
+    x, dy = normal(5, side, side, 3), normal(5, side, side, 4)
+    by_rows, at_once = (
+        form(x, dy) for form in (dense._kernel_gradient_by_rows, dense._kernel_gradient_at_once)
+    )
+    np.testing.assert_allclose(by_rows, at_once, rtol=1e-4, atol=1e-4)
+
+
+def test_forms_of_max_pooling_agree():
+    source = ops.Source(normal(3, 8, 6, 4), normal(4), normal(4))
+    by_rows, at_once = (form(source, True) for form in (pooling._best_by_rows, pooling._best))
+    np.testing.assert_allclose(by_rows[0], at_once[0], rtol=1e-6)
+    np.testing.assert_array_equal(by_rows[1], at_once[1])
 
 
 def test_max_pool():

@@ -1,0 +1,106 @@
+"""Batch normalisation over rows with multiplicities, and its derivative in two passes."""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from avjax.models.ops.normalised import Source, normalise, zero_after
+
+
+class Moments(NamedTuple):
+    """Statistics of a batch, float32 at least.
+
+    Attributes:
+      mean: of each channel.
+      variance: biased.
+      count: number of values behind each channel's statistics.
+    """
+
+    mean: Float[Array, "c"]
+    variance: Float[Array, "c"]
+    count: Float[Array, ""]
+
+
+def total(x: Any, axis_name: str | None) -> Any:
+    """Sums arrays over the devices of ``axis_name``; the identity without one."""
+    return x if axis_name is None else lax.psum(x, axis_name)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def batch_norm_train(
+    x: Float[Array, "b *space c"],
+    scale: Float[Array, "c"],
+    bias: Float[Array, "c"],
+    weight: Float[Array, "b"],
+    relu: bool,
+    epsilon: float,
+    axis_name: str | None,
+) -> tuple[Float[Array, "b *space c"], Moments, Source]:
+    """Normalises with the statistics of the batch that ``weight`` says the rows stand for.
+
+    Args:
+      x: rows; statistics run over all axes but the last.
+      scale: gamma.
+      bias: beta.
+      weight: multiplicity of each row; its gradient is not defined (None is returned).
+      relu: apply ``max(y, 0)`` in the same pass.
+      epsilon: added to the variance.
+      axis_name: mapped axis over which statistics are summed, or None.
+
+    Returns:
+      ``(y, moments, source)``: y of the type of ``x``, what it was computed from, and the
+      statistics; no gradient flows through the last two.
+    """
+    return _forward(x, scale, bias, weight, relu, epsilon, axis_name)[0]
+
+
+def _forward(x, scale, bias, weight, relu, epsilon, axis_name):
+    space = tuple(range(1, x.ndim - 1))
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    weight = weight.astype(wide)
+    count = total(weight.sum() * math.prod(x.shape[1:-1]), axis_name)
+    # Sums of rows before their weights: XLA then reads x itself, not a weighted copy of it.
+    mean = total(weight @ x.astype(wide).sum(space), axis_name) / count
+    squares = jnp.square(x.astype(wide) - mean).sum(space)
+    variance = total(weight @ squares, axis_name) / count
+    inverse = lax.rsqrt(variance + epsilon)
+    factor = inverse * scale
+    source = Source(x, factor, bias - mean * factor)
+    residuals = (source, weight / count, mean, inverse)
+    return (normalise(source, relu), Moments(mean, variance, count), source), residuals
+
+
+def _backward(relu, epsilon, axis_name, residuals, cotangents):
+    """Row i gets ``scale/sigma * (dy_i - m_i/N * (sum dy + xhat_i * sum dy*xhat))``.
+
+    ``dy`` already holds each distinct row's whole gradient (all its copies), so the sums run over
+    distinct rows unweighted, and only the share of the statistics carries the multiplicity m_i.
+    """
+    del epsilon
+    (x, factor, offset), share, mean, inverse = residuals
+    space = tuple(range(1, x.ndim - 1))
+    dtype = x.dtype
+
+    def masked(x, dy):
+        dy = dy.astype(mean.dtype)
+        return jnp.where(x * factor + offset > 0, dy, 0) if relu else dy
+
+    dy = cotangents[0]
+    zero = zero_after(dy)  # nothing of the forward pass is kept for this one but its residuals
+    factor, offset, mean = factor + zero, offset + zero, mean + zero
+    through = masked(x, dy)
+    bias_gradient = through.sum(space).sum(0)
+    scale_gradient = inverse * (through * (x - mean)).sum(space).sum(0)
+    slope = -factor * inverse * total(scale_gradient, axis_name)
+    constant = -factor * total(bias_gradient, axis_name) - slope * mean
+    share = share.reshape(share.shape + (1,) * (x.ndim - 1))
+    dx = factor * masked(x, dy) + share * (slope * x + constant)
+    return lax.optimization_barrier(dx.astype(dtype)), scale_gradient, bias_gradient, None
+
+
+batch_norm_train.defvjp(_forward, _backward)

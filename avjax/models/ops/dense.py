@@ -1,0 +1,186 @@
+"""Dense convolutions as matrix products over gathered patches, in the form that a platform likes.
+
+On CPU the patches of one image are gathered, multiplied and forgotten while they are in cache. GPUs
+and TPUs have convolutions of their own.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from avjax.models.ops.normalised import Map, Source, as_normalised, keep, recall
+from avjax.models.ops.platform import by_platform
+
+# Positions of a row from which its own product is worth more than one product of all rows, for
+# which XLA's CPU compiler first transposes a whole operand through memory.
+_ROW_POSITIONS = 128
+
+
+def channel_matmul(x: Map, kernel: Float[Array, "i o"]) -> Float[Array, "b *space o"]:
+    """Maps the channels of every position: a 1x1 convolution, or a dense layer.
+
+    Args:
+      x: ``[b *space i]``.
+      kernel: its gradient is summed up in float32 at least.
+    """
+    value, source, relu = as_normalised(x)
+    return _matmul(value, source, kernel, relu)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _matmul(value: Array, source: Source | None, kernel: Array, relu: bool) -> Array:
+    return value @ kernel.astype(value.dtype)
+
+
+def _matmul_forward(value, source, kernel, relu):
+    return _matmul(value, source, kernel, relu), (keep(value, source), kernel)
+
+
+def _matmul_backward(relu, residuals, dy):
+    kept, kernel = residuals
+    x = recall(kept, relu, dy)
+    gradient = by_platform(x, dy, cpu=_kernel_gradient_by_rows, other=_kernel_gradient_at_once)
+    return dy @ kernel.astype(dy.dtype).T, None, gradient.astype(kernel.dtype)
+
+
+_matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+def _kernel_gradient_at_once(x: Array, dy: Array) -> Float[Array, "i o"]:
+    axes = tuple(range(x.ndim - 1))
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return jnp.tensordot(dy, x, (axes, axes), preferred_element_type=wide).T
+
+
+def _kernel_gradient_by_rows(x: Array, dy: Array) -> Float[Array, "i o"]:
+    """Adds up the rows' products: each row is transposed while it is in cache."""
+    if math.prod(x.shape[1:-1]) < _ROW_POSITIONS:
+        return _kernel_gradient_at_once(x, dy)
+    return _sum_rows(lambda row: row, x, dy)
+
+
+def _sum_rows(patches: Callable[[Array], Array], x: Array, dy: Array) -> Float[Array, "i o"]:
+    """Sums ``patches(x_b)^T dy_b`` over the rows b."""
+    outer = dy.shape[-1]
+    inner = jax.eval_shape(patches, x[0]).shape[-1]
+
+    def add_row(index, acc):
+        return acc + patches(x[index]).reshape(-1, inner).T @ dy[index].reshape(-1, outer)
+
+    return lax.fori_loop(0, x.shape[0], add_row, jnp.zeros((inner, outer), x.dtype))
+
+
+class Window(NamedTuple):
+    """How a square kernel moves over an image."""
+
+    stride: int
+    padding: int
+    dilation: int
+
+
+def conv2d(
+    x: Map,
+    kernel: Float[Array, "k k c o"],
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+) -> Float[Array, "b oh ow o"]:
+    """Dense 2-D convolution (cross-correlation) of ``[b h w c]`` with zero padding."""
+    if kernel.shape[:2] == (1, 1) and (stride, padding) == (1, 0):
+        return channel_matmul(x, kernel[0, 0])
+    value, source, relu = as_normalised(x)
+    return _conv2d(value, source, kernel, Window(stride, padding, dilation), relu)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _conv2d(
+    value: Array, source: Source | None, kernel: Array, window: Window, relu: bool
+) -> Array:
+    return by_platform(
+        value,
+        kernel.astype(value.dtype),
+        cpu=functools.partial(_conv2d_by_rows, window=window),
+        other=functools.partial(_conv2d_at_once, window=window),
+    )
+
+
+def _conv2d_forward(value, source, kernel, window, relu):
+    return _conv2d(value, source, kernel, window, relu), (keep(value, source), kernel)
+
+
+def _conv2d_backward(window, relu, residuals, dy):
+    kept, kernel = residuals
+    x = recall(kept, relu, dy)
+    weights = kernel.astype(x.dtype)
+
+    def by_rows(x, dy):
+        gradient = _sum_rows(lambda row: _patches(row, kernel.shape[0], window), x, dy)
+        return _image_gradient(x, weights, dy, window), gradient.reshape(kernel.shape)
+
+    def at_once(x, dy):
+        conv = functools.partial(_conv2d_at_once, window=window)
+        return jax.vjp(conv, x, weights)[1](dy)
+
+    dx, gradient = by_platform(x, dy, cpu=by_rows, other=at_once)
+    return dx, None, gradient.astype(kernel.dtype)
+
+
+_conv2d.defvjp(_conv2d_forward, _conv2d_backward)
+
+
+def _conv2d_at_once(x: Array, kernel: Array, window: Window) -> Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (window.stride,) * 2,
+        [(window.padding, window.padding)] * 2,
+        rhs_dilation=(window.dilation,) * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _conv2d_by_rows(x: Array, kernel: Array, window: Window) -> Array:
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+    return lax.map(lambda row: _patches(row, kernel.shape[0], window) @ matrix, x)
+
+
+def _image_gradient(x: Array, kernel: Array, dy: Array, window: Window) -> Array:
+    """The gradient of the images: a convolution of ``dy`` with the turned kernel."""
+    if window.stride > 1:
+        conv = functools.partial(_conv2d_at_once, kernel=kernel, window=window)
+        return jax.vjp(conv, x)[1](dy)[0]
+    padding = window.dilation * (kernel.shape[0] - 1) - window.padding
+    turned = kernel[::-1, ::-1].swapaxes(2, 3)
+    return _conv2d_by_rows(dy, turned, Window(1, padding, window.dilation))
+
+
+def _patches(x: Float[Array, "h w c"], size: int, window: Window) -> Float[Array, "oh ow p"]:
+    """What the kernel sees at every position: ``size * size * c`` values, row by row."""
+    stride, padding, dilation = window
+    padded = jnp.pad(x, ((padding, padding), (padding, padding), (0, 0)))
+    height, width = ((n - dilation * (size - 1) - 1) // stride + 1 for n in padded.shape[:2])
+
+    def tap(i, j):
+        rows = slice(i * dilation, i * dilation + stride * (height - 1) + 1, stride)
+        columns = slice(j * dilation, j * dilation + stride * (width - 1) + 1, stride)
+        return padded[rows, columns]
+
+    return jnp.concatenate([tap(i, j) for i in range(size) for j in range(size)], axis=-1)
+
+
+def conv1d(
+    x: Float[Array, "b t c"], kernel: Float[Array, "k c o"], *, padding: int
+) -> Float[Array, "b u o"]:
+    """Dense 1-D convolution (cross-correlation), stride 1, as one matrix product."""
+    size = kernel.shape[0]
+    padded = jnp.pad(x, ((0, 0), (padding, padding), (0, 0)))
+    length = padded.shape[1] - size + 1
+    patches = jnp.concatenate([padded[:, i : i + length] for i in range(size)], axis=-1)
+    return channel_matmul(patches, kernel.reshape(-1, kernel.shape[-1]))
