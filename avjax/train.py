@@ -31,7 +31,7 @@ from avjax.training.modality_dropout import check_mask
 from avjax.training.optimizer import adamw, cosine_schedule, sgd, step_schedule
 from avjax.training.parallel import Parallel
 from avjax.training.sound_augment import SoundAugmentation
-from avjax.training.step import Recipe, TrainState, create_state, train_step
+from avjax.training.step import Recipe, TrainState, check_dtype, create_state, train_step
 from avjax.versions import versions
 
 
@@ -96,6 +96,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 def _build(config: ConfigDict, workdir: Path) -> tuple[Job, dict[str, Any]]:
     """Checks the config against the data; builds the network, its variables, the optimizer."""
     check_mask(config.mask)
+    check_dtype(config.dtype)
     dataset = open_dataset(config.data.dir)
     network = describe_network(config.model, len(dataset.metadata.classes))
     net = build_network(network)
@@ -187,6 +188,7 @@ def _train_epochs(
         job.config.deduplicate,
         _sound_augmentation(job.config, job.net, job.parallel),
         job.config.label_smoothing,
+        job.config.dtype,
     )
     step = job.parallel.compile_train_step(
         functools.partial(train_step, net=job.net, optimizer=job.optimizer, recipe=recipe)

@@ -35,6 +35,7 @@ def get_config(
     for change in ("stretch", "shift", "warp", "gain", "time_mask", "band_mask", "mixup"):
         config.sound_augment[change] = 0.0
     config.label_smoothing = 0.0  # share of a target spread evenly over all classes
+    config.dtype = "float32"  # or "bfloat16": what the network computes in; parameters stay float32
     config.deduplicate = True  # compute repeated inputs of the enlarged batch once
     config.parallel = "jit"
 

@@ -34,7 +34,7 @@ class CrossAttention(nn.Module):
     ) -> Float[Array, "b tq c"]:
         """Attends from ``query`` over ``key`` and projects the heads together."""
         weights, values = self._attend(query, key)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, values)
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(values.dtype), values)
         return self.proj(mixed.reshape(*mixed.shape[:2], self.features))
 
     def weights(
@@ -50,7 +50,8 @@ class CrossAttention(nn.Module):
         q = self.q(query).reshape(*query.shape[:2], *heads)
         kv = self.kv(key).reshape(*key.shape[:2], 2, *heads)
         logits = jnp.einsum("bqhd,bkhd->bhqk", q, kv[:, :, 0]) * heads[1] ** -0.5
-        return jax.nn.softmax(logits, axis=-1), kv[:, :, 1]
+        wide = jnp.promote_types(logits.dtype, jnp.float32)
+        return jax.nn.softmax(logits.astype(wide), axis=-1), kv[:, :, 1]
 
 
 class AttentionBlock(nn.Module):
@@ -71,6 +72,7 @@ class AttentionBlock(nn.Module):
         self, query: Float[Array, "b tq cq"], key: Float[Array, "b tk ck"]
     ) -> Float[Array, "b tq c"]:
         """Returns the query stream informed by the key stream."""
-        x = self.attn(self.norm1_q(query), self.norm1_k(key))
-        hidden = jax.nn.gelu(self.mlp_fc1(self.norm2(x)), approximate=False)
+        dtype = query.dtype  # which the norms leave for float32
+        x = self.attn(self.norm1_q(query).astype(dtype), self.norm1_k(key).astype(dtype))
+        hidden = jax.nn.gelu(self.mlp_fc1(self.norm2(x).astype(dtype)), approximate=False)
         return x + self.mlp_fc2(hidden)

@@ -153,7 +153,8 @@ class AudioVisualNet(nn.Module):
         """`ia`: each step is scaled by the attention that the other stream's queries pay to it."""
         to_video = self.av1.weights(audio, video).mean(1).sum(1)
         to_audio = self.va1.weights(video, audio).mean(1).sum(1)
-        return audio * to_audio[..., None], video * to_video[..., None]
+        scale = [w[..., None].astype(x.dtype) for w, x in ((to_audio, audio), (to_video, video))]
+        return audio * scale[0], video * scale[1]
 
 
 def trained_parameters(params: Mapping[str, Any], fusion: str) -> dict[str, Any]:

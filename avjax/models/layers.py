@@ -138,7 +138,7 @@ class BatchNorm(nn.Module):
             factor = scale * lax.rsqrt(var.value + EPSILON)
             source = ops.Source(x, factor, bias - mean.value * factor)
             return ops.Normalised(ops.normalise(source, self.relu))
-        weight = jnp.ones(x.shape[0], x.dtype) if stats.weight is None else stats.weight
+        weight = jnp.ones(x.shape[0], scale.dtype) if stats.weight is None else stats.weight
         y, batch, source = ops.batch_norm_train(
             x, scale, bias, weight, self.relu, EPSILON, stats.axis_name
         )

@@ -11,6 +11,7 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from avjax.errors import InputError
 from avjax.models.efficientface import MIN_SIZE
 from avjax.models.ops import total
 from avjax.training import metrics
@@ -21,6 +22,7 @@ from avjax.training.sound_augment import SoundAugmentation, augment_sound, mixup
 
 Batch = dict[str, Array]
 
+DTYPES = ("float32", "bfloat16")
 _SOUND, _MIXUP, _DROPOUT = 1, 2, 3  # purposes of draws, below the key of augmentation
 
 
@@ -56,6 +58,8 @@ class Recipe(NamedTuple):
       deduplicate: compute repeated inputs of the enlarged batch once.
       sound: how spectra of sound are changed and mixed; for networks of sound alone.
       label_smoothing: share of a target that is spread evenly over all classes.
+      dtype: type in which the network computes, one of `DTYPES`. Parameters, their gradients,
+        statistics, attention weights and losses are float32 in any case.
     """
 
     mask: str
@@ -64,6 +68,14 @@ class Recipe(NamedTuple):
     deduplicate: bool = True
     sound: SoundAugmentation = SoundAugmentation()
     label_smoothing: float = 0.0
+    dtype: str = "float32"
+
+
+def check_dtype(dtype: str) -> str:
+    """Returns ``dtype``, or raises InputError where it is none of `DTYPES`."""
+    if dtype not in DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")
+    return dtype
 
 
 def _smallest_inputs(net: nn.Module) -> tuple[np.ndarray, np.ndarray]:
@@ -134,6 +146,9 @@ def train_step(
     targets = None
     if recipe.label_smoothing or recipe.sound.mixup:
         enlarged, targets = soft_targets(enlarged, batch, recipe, augment_key, net, axis_name)
+    if recipe.dtype != "float32":  # else as the batch is, so that tests may compute in float64
+        mfcc, frames = (x.astype(recipe.dtype) for x in (enlarged.mfcc, enlarged.frames))
+        enlarged = enlarged._replace(mfcc=mfcc, frames=frames)
     draws = {}
     if net.dropout:
         rows = enlarged.mfcc.shape[0]
@@ -185,6 +200,7 @@ def loss_gradients(
             mutable="batch_stats",
             **(draws or {}),
         )
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         loss = None
         if logits.ndim == 3:
             wanted = jax.nn.one_hot(label, logits.shape[-1]) if targets is None else targets

@@ -61,7 +61,8 @@ def _kernel_gradient_at_once(x: Array, dy: Array) -> Float[Array, "i o"]:
 def _kernel_gradient_by_rows(x: Array, dy: Array) -> Float[Array, "i o"]:
     """Adds up the rows' products: each row is transposed while it is in cache."""
     if math.prod(x.shape[1:-1]) < _ROW_POSITIONS:
-        return _kernel_gradient_at_once(x, dy)
+        wide = jnp.promote_types(x.dtype, jnp.float32)  # CPUs multiply bfloat16 to bfloat16 only
+        return _kernel_gradient_at_once(x.astype(wide), dy.astype(wide))
     return _sum_rows(lambda row: row, x, dy)
 
 
@@ -70,10 +71,13 @@ def _sum_rows(patches: Callable[[Array], Array], x: Array, dy: Array) -> Float[A
     outer = dy.shape[-1]
     inner = jax.eval_shape(patches, x[0]).shape[-1]
 
-    def add_row(index, acc):
-        return acc + patches(x[index]).reshape(-1, inner).T @ dy[index].reshape(-1, outer)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
 
-    return lax.fori_loop(0, x.shape[0], add_row, jnp.zeros((inner, outer), x.dtype))
+    def add_row(index, acc):
+        row = patches(x[index]).reshape(-1, inner).astype(wide)
+        return acc + row.T @ dy[index].reshape(-1, outer).astype(wide)
+
+    return lax.fori_loop(0, x.shape[0], add_row, jnp.zeros((inner, outer), wide))
 
 
 class Window(NamedTuple):
@@ -122,14 +126,16 @@ def _conv2d_backward(window, relu, residuals, dy):
 
     def by_rows(x, dy):
         gradient = _sum_rows(lambda row: _patches(row, kernel.shape[0], window), x, dy)
-        return _image_gradient(x, weights, dy, window), gradient.reshape(kernel.shape)
+        gradient = gradient.reshape(kernel.shape).astype(kernel.dtype)
+        return _image_gradient(x, weights, dy, window), gradient
 
     def at_once(x, dy):
         conv = functools.partial(_conv2d_at_once, window=window)
-        return jax.vjp(conv, x, weights)[1](dy)
+        dx, gradient = jax.vjp(conv, x, weights)[1](dy)
+        return dx, gradient.astype(kernel.dtype)
 
     dx, gradient = by_platform(x, dy, cpu=by_rows, other=at_once)
-    return dx, None, gradient.astype(kernel.dtype)
+    return dx, None, gradient
 
 
 _conv2d.defvjp(_conv2d_forward, _conv2d_backward)

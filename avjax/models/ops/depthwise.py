@@ -82,7 +82,9 @@ _conv.defvjp(_forward, _backward)
 
 def _kernel_gradient_by_reductions(x: Array, dy: Array, stride: int) -> Array:
     windows = taps(_pad_one(x), dy.shape[1], dy.shape[2], stride)
-    return jnp.stack([(tap * dy).sum((0, 1, 2)) for tap in windows]).reshape(3, 3, -1)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    sums = [(tap * dy).sum((0, 1, 2), dtype=wide) for tap in windows]
+    return jnp.stack(sums).reshape(3, 3, -1)
 
 
 def _kernel_gradient_by_images(x: Array, dy: Array, stride: int) -> Array:
@@ -104,6 +106,7 @@ def _kernel_gradient_by_images(x: Array, dy: Array, stride: int) -> Array:
         windows = taps(some_x, height, width, stride)
         return tuple(acc + tap * some_dy for acc, tap in zip(sums, windows, strict=True))
 
-    start = tuple(jnp.zeros((block, height, width, channels), x.dtype) for _ in range(9))
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    start = tuple(jnp.zeros((block, height, width, channels), wide) for _ in range(9))
     sums = lax.fori_loop(0, (images + spare) // block, add_block, start)
     return jnp.stack([acc.sum((0, 1, 2)) for acc in sums]).reshape(3, 3, channels)
