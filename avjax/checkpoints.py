@@ -177,6 +177,10 @@ class RunCheckpoints:
         return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
 
+# Keys that configs did not always have, and what a run without them did.
+_LATER_KEYS = {"data.cache": "auto", "steps_per_call": 1}
+
+
 def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
     """Writes ``config.json``, or compares the run's config with the one that is there.
 
@@ -190,7 +194,7 @@ def check_config(workdir: Path, config: Mapping[str, Any]) -> None:
         write_json_atomically(path, stored)
         return
     former, current = (
-        {key: repr(value) for key, value in flatten(tree).items()}
+        {key: repr(value) for key, value in (_LATER_KEYS | flatten(tree)).items()}
         for tree in (read_config(workdir), stored)
     )
     differing = [

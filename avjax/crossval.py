@@ -1,7 +1,8 @@
 """Trains and scores a config on every fold of a cross-validation.
 
 ``python -m avjax.crossval --config configs/ia_softhard.py --workdir RUN --folds msaf6``. Every fold
-and seed is a run of its own below the workdir. The same command again resumes.
+and seed is a run of its own below the workdir; ``--together`` trains them at once. The same command
+again resumes.
 """
 
 import functools
@@ -21,15 +22,21 @@ from avjax.checkpoints import check_config, write_json_atomically
 from avjax.data.ravdess import list_folds
 from avjax.errors import InputError
 from avjax.evaluate import EVALUATION_FILE
+from avjax.together import train_together
 from avjax.train import define_config_flags, read_config_flag, train
 
 SUMMARY_FILE = "crossval.json"
 
 
 def cross_validate(
-    config: ConfigDict, workdir: Path, folds: str, seeds: Sequence[int] | None = None
+    config: ConfigDict,
+    workdir: Path,
+    folds: str,
+    seeds: Sequence[int] | None = None,
+    *,
+    together: bool = False,
 ) -> dict[str, Any]:
-    """Runs every fold with every seed, one after the other; finished runs are only read.
+    """Runs every fold with every seed; finished runs are only read.
 
     Args:
       config: see `configs/common.py`; its fold and seed are replaced.
@@ -37,6 +44,8 @@ def cross_validate(
         up to date after every run.
       folds: as `avjax.data.ravdess.list_folds`.
       seeds: by default the config's own.
+      together: train all runs at once, as one vmapped program, instead of one after the other; see
+        `avjax.together`.
 
     Returns:
       The content of ``crossval.json``; see `summarise`.
@@ -46,12 +55,17 @@ def cross_validate(
     """
     seeds = [config.seed] if seeds is None else list(seeds)
     planned = [(fold, seed) for fold in list_folds(folds) for seed in seeds]
+    if together:
+        wanted = {workdir / _folder(*one): _config_of(config, *one) for one in planned}
+        train_together(
+            {path: run for path, run in wanted.items() if not (path / EVALUATION_FILE).exists()}
+        )
     runs: list[dict[str, Any]] = []
     summary: dict[str, Any] = {}
     for number, (fold, seed) in enumerate(planned, start=1):
         print(f"run {number} of {len(planned)}: fold {fold}, seed {seed}", flush=True)
-        folder = f"{fold.replace('/', '-')}-seed{seed}"
-        evaluation = _run(config, workdir / folder, fold, seed)
+        folder = _folder(fold, seed)
+        evaluation = _run(_config_of(config, fold, seed), workdir / folder)
         runs.append({"fold": fold, "seed": seed, "folder": folder, **_kept(evaluation)})
         summary = {"config": config.name, "folds": folds, "planned_runs": len(planned)}
         summary |= summarise(runs)
@@ -59,10 +73,19 @@ def cross_validate(
     return summary
 
 
-def _run(config: ConfigDict, workdir: Path, fold: str, seed: int) -> dict[str, Any]:
-    """The evaluation of one run, trained where that is not done yet."""
+def _folder(fold: str, seed: int) -> str:
+    return f"{fold.replace('/', '-')}-seed{seed}"
+
+
+def _config_of(config: ConfigDict, fold: str, seed: int) -> ConfigDict:
+    """A run's own config."""
     config = ConfigDict(config.to_dict())
     config.data.fold, config.seed = fold, seed
+    return config
+
+
+def _run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """The evaluation of one run, trained where that is not done yet."""
     path = workdir / EVALUATION_FILE
     if not path.exists():
         return train(config, workdir)
@@ -154,6 +177,9 @@ def _define_flags(argv: list[str], values: flags.FlagValues) -> None:
     flags.DEFINE_list(
         "seeds", None, "Seeds, such as 0,1,2 (default: the config's).", flag_values=values
     )
+    flags.DEFINE_bool(
+        "together", False, "Train all runs at once, as one program.", flag_values=values
+    )
 
 
 def _job(values: flags.FlagValues, positional: list[str]) -> None:
@@ -167,7 +193,8 @@ def _job(values: flags.FlagValues, positional: list[str]) -> None:
         raise InputError(f"--seeds={','.join(values.seeds)} are not whole numbers") from error
     config = read_config_flag(values)
     workdir = Path(values.workdir or f"runs/{config.name}-{values.folds.replace('/', '-')}")
-    print(table(cross_validate(config, workdir, values.folds, seeds)))
+    summary = cross_validate(config, workdir, values.folds, seeds, together=values.together)
+    print(table(summary))
     print(f"summary: {workdir / SUMMARY_FILE}")
 
 

@@ -23,7 +23,15 @@ class RunLog:
       lines: every line of metrics.jsonl, of earlier starts of the same run too.
     """
 
-    def __init__(self, workdir: Path, total_clips: int, first_epoch: int, done_clips: int) -> None:
+    def __init__(
+        self,
+        workdir: Path,
+        total_clips: int,
+        first_epoch: int,
+        done_clips: int,
+        *,
+        bar: bool = True,
+    ) -> None:
         """Opens the view; lines of epochs that will be trained again are dropped.
 
         Args:
@@ -31,6 +39,7 @@ class RunLog:
           total_clips: clips over all epochs.
           first_epoch: the epoch about to be trained (they count from 1).
           done_clips: clips trained on before this start.
+          bar: show progress; one of several models that train together shows that of all.
         """
         self._path = workdir / METRICS_FILE
         self.lines = [line for line in read_metrics(workdir) if line["epoch"] < first_epoch]
@@ -44,6 +53,7 @@ class RunLog:
             total=total_clips,
             initial=done_clips,
             unit="clip",
+            disable=not bar,
             dynamic_ncols=on_terminal,
             mininterval=0.1 if on_terminal else _SECONDS_BETWEEN_LINES,
         )

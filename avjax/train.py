@@ -6,65 +6,31 @@ The same command again resumes, from where the run stopped.
 import dataclasses
 import functools
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.struct
 import jax
 import optax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from avjax import cli
-from avjax.checkpoints import ModelCard, RunCheckpoints, check_config, save_model
+from avjax.checkpoints import RunCheckpoints, check_config
+from avjax.data.feed import Feed, check_cache
 from avjax.data.pipeline import Clips, PreparedDataset, open_dataset
 from avjax.data.ravdess import resolve_fold
+from avjax.epochs import Job, Progress, close_epoch, compile_step, rows_left, train_epoch
 from avjax.errors import InputError
 from avjax.evaluate import Evaluator, check_bands, evaluate_run, table
 from avjax.models.networks import Network, build_network, describe_network, learned_parameters
 from avjax.pretrained import initial_variables
-from avjax.runlog import RunLog, best_epoch
+from avjax.runlog import RunLog
 from avjax.training import metrics
 from avjax.training.modality_dropout import check_mask
 from avjax.training.optimizer import adamw, cosine_schedule, sgd, step_schedule
 from avjax.training.parallel import Parallel
 from avjax.training.sound_augment import SoundAugmentation
-from avjax.training.step import Recipe, TrainState, check_dtype, create_state, train_step
-from avjax.versions import versions
-
-
-@flax.struct.dataclass
-class Progress:
-    """What a checkpoint holds: the state, and the sums so far of the epoch it stands in."""
-
-    state: TrainState
-    sums: metrics.Sums
-
-
-class Job(NamedTuple):
-    """A run's fixed parts, built once from its config."""
-
-    config: ConfigDict
-    workdir: Path
-    dataset: PreparedDataset
-    splits: dict[str, Clips]
-    network: dict[str, Any]
-    net: Network
-    schedule: optax.Schedule
-    optimizer: optax.GradientTransformation
-    parallel: Parallel
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Updates per epoch; the last one may be of a smaller batch."""
-        return self.splits["train"].num_batches(self.config.batch_size)
-
-    def clips_before(self, step: int) -> int:
-        """Clips trained on before an update."""
-        epochs, steps = divmod(step, self.steps_per_epoch)
-        return epochs * len(self.splits["train"]) + steps * self.config.batch_size
+from avjax.training.step import Recipe, check_dtype, create_state, train_step
 
 
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
@@ -80,9 +46,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Raises:
       InputError: a config or data that cannot be trained on, or a workdir of another config.
     """
-    job, variables = _build(config, workdir)
+    job, start = build(config, workdir)
     check_config(workdir, config.to_dict())
-    start = Progress(create_state(variables, job.optimizer), metrics.zeros(job.net.num_classes))
     with RunCheckpoints(workdir) as checkpoints:
         progress = checkpoints.restore(start) or start
         step = int(progress.state.step)
@@ -93,47 +58,77 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     return evaluate_run(workdir)
 
 
-def _build(config: ConfigDict, workdir: Path) -> tuple[Job, dict[str, Any]]:
-    """Checks the config against the data; builds the network, its variables, the optimizer."""
+def build(
+    config: ConfigDict, workdir: Path, dataset: PreparedDataset | None = None
+) -> tuple[Job, Progress]:
+    """Checks a config against the data; builds all that a run needs, and its start.
+
+    Args:
+      config: of the run.
+      workdir: of the run; nothing is written.
+      dataset: the config's, where it is open already.
+
+    Raises:
+      InputError: a config or data that cannot be trained on.
+    """
     check_mask(config.mask)
-    check_dtype(config.dtype)
-    dataset = open_dataset(config.data.dir)
+    check_cache(config.data.cache)
+    if config.steps_per_call < 1:
+        raise InputError(f"config.steps_per_call={config.steps_per_call}; choose 1 or more")
+    dataset = dataset or open_dataset(config.data.dir)
     network = describe_network(config.model, len(dataset.metadata.classes))
     net = build_network(network)
     splits = _splits(config, dataset, net)
     check_bands(net, dataset)
     parallel = Parallel(config.batch_size)
-    _sound_augmentation(config, net, parallel)
+    recipe = Recipe(
+        config.mask,
+        dataset.metadata.profile,
+        config.augment,
+        config.deduplicate,
+        _sound_augmentation(config, net, parallel),
+        config.label_smoothing,
+        check_dtype(config.dtype),
+    )
     variables = initial_variables(
         net, config.seed, config.model.pretrained, dataset.metadata.profile
     )
-    steps = splits["train"].num_batches(config.batch_size)
-    trained = learned_parameters(variables["params"], net)
-    schedule, optimizer = _optimizer(config, steps, trained)
-    job = Job(config, workdir, dataset, splits, network, net, schedule, optimizer, parallel)
-    return job, variables
+    schedule = make_schedule(config, splits["train"].num_batches(config.batch_size))
+    optimizer = make_optimizer(config, schedule, learned_parameters(variables["params"], net))
+    job = Job(config, workdir, dataset, splits, network, net, schedule, optimizer, recipe, parallel)
+    return job, Progress(create_state(variables, optimizer), metrics.zeros(net.num_classes))
 
 
-def _optimizer(
-    config: ConfigDict, steps_per_epoch: int, trained: Any
-) -> tuple[optax.Schedule, optax.GradientTransformation]:
-    """The learning rate by step and the optimizer that a config names."""
+def make_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
+    """The learning rate by step that a config names.
+
+    Raises:
+      InputError: an unknown optimizer.
+    """
     recipe = config.optimizer
     if recipe.name == "sgd":
-        schedule = step_schedule(recipe.learning_rate, recipe.milestones, steps_per_epoch)
-        return schedule, sgd(
-            schedule,
-            momentum=recipe.momentum,
-            dampening=recipe.dampening,
-            weight_decay=recipe.weight_decay,
-            trained=trained,
+        return step_schedule(recipe.learning_rate, recipe.milestones, steps_per_epoch)
+    if recipe.name == "adamw":
+        return cosine_schedule(
+            recipe.learning_rate, recipe.warmup_epochs, config.num_epochs, steps_per_epoch
         )
-    if recipe.name != "adamw":
-        raise InputError(f"unknown optimizer {recipe.name!r}; choose one of sgd, adamw")
-    schedule = cosine_schedule(
-        recipe.learning_rate, recipe.warmup_epochs, config.num_epochs, steps_per_epoch
+    raise InputError(f"unknown optimizer {recipe.name!r}; choose one of sgd, adamw")
+
+
+def make_optimizer(
+    config: ConfigDict, schedule: optax.Schedule, trained: Any
+) -> optax.GradientTransformation:
+    """The optimizer that a config names, following a schedule; see `sgd` for ``trained``."""
+    recipe = config.optimizer
+    if recipe.name == "adamw":
+        return adamw(schedule, weight_decay=recipe.weight_decay, trained=trained)
+    return sgd(
+        schedule,
+        momentum=recipe.momentum,
+        dampening=recipe.dampening,
+        weight_decay=recipe.weight_decay,
+        trained=trained,
     )
-    return schedule, adamw(schedule, weight_decay=recipe.weight_decay, trained=trained)
 
 
 def _sound_augmentation(config: ConfigDict, net: Network, parallel: Parallel) -> SoundAugmentation:
@@ -180,96 +175,29 @@ def _train_epochs(
     job: Job, progress: Progress, first_epoch: int, checkpoints: RunCheckpoints, log: RunLog
 ) -> None:
     """Trains and validates epoch by epoch; keeps the newest state and the best model."""
-    profile = job.dataset.metadata.profile
-    recipe = Recipe(
-        job.config.mask,
-        profile,
-        job.config.augment,
-        job.config.deduplicate,
-        _sound_augmentation(job.config, job.net, job.parallel),
-        job.config.label_smoothing,
-        job.config.dtype,
+    feed = Feed(list(job.splits.values())[:2], job.config.data.cache, job.parallel)
+    step = compile_step(
+        functools.partial(train_step, net=job.net, optimizer=job.optimizer, recipe=job.recipe),
+        job,
+        feed,
     )
-    step = job.parallel.compile_train_step(
-        functools.partial(train_step, net=job.net, optimizer=job.optimizer, recipe=recipe)
-    )
-    evaluator = Evaluator(job.net, profile)
+    evaluator = Evaluator(job.net, job.recipe.profile)
     progress = dataclasses.replace(progress, state=job.parallel.replicate(progress.state))
+    key = jax.random.key(job.config.seed)
+
+    def save(progress: Progress) -> None:
+        checkpoints.save(int(progress.state.step), progress)
+
     with cli.StopRequest() as stop:
         for epoch in range(first_epoch, job.config.num_epochs + 1):
-            progress, speed = _train_epoch(job, step, progress, epoch, checkpoints, log, stop)
-            done = epoch * job.steps_per_epoch
-            rate = float(job.schedule(done - 1))
-            line = {"epoch": epoch, "split": "train", "step": done, "learning_rate": rate}
-            log.epoch({**line, **speed, **metrics.summarise(progress.sums)})
-            variables = progress.state.variables
-            scores = evaluator.clean(variables, job.splits["validation"])
-            improved = scores["accuracy"] > best_epoch(log.lines)[1]
-            log.epoch({"epoch": epoch, "split": "validation", "step": done, **scores})
-            if improved:
-                save_model(job.workdir / "best", variables, _card(job, epoch, scores))
+            rows = rows_left(job, feed, epoch, int(progress.state.step))
+            progress, speed = train_epoch(
+                job, step, progress, key, feed, rows, epoch, log.step, save, stop
+            )
+            close_epoch(job, progress, epoch, speed, evaluator, feed, checkpoints, log)
             progress = dataclasses.replace(progress, sums=metrics.zeros(job.net.num_classes))
-            checkpoints.save(done, progress)
             if stop.requested:
                 raise KeyboardInterrupt
-
-
-def _train_epoch(
-    job: Job,
-    step: Callable,
-    progress: Progress,
-    epoch: int,
-    checkpoints: RunCheckpoints,
-    log: RunLog,
-    stop: cli.StopRequest,
-) -> tuple[Progress, dict[str, float]]:
-    """Trains the rest of an epoch; saves now and then, and when asked to stop.
-
-    Sums are fetched one step late, so that the device never waits for the host.
-    """
-    key = jax.random.key(job.config.seed)
-    batch_size, clips = job.config.batch_size, job.splits["train"]
-    start = int(progress.state.step) % job.steps_per_epoch
-    state, sums, unread = progress.state, progress.sums, None
-    began = saved = time.monotonic()
-    batches = clips.batches(batch_size, shuffle_key=job.config.seed, epoch=epoch, start=start)
-    for done, batch in enumerate(batches, start=start + 1):
-        state, new = step(state, job.parallel.split(batch), key)
-        if unread is not None:
-            sums = metrics.add(sums, unread)
-        unread = new
-        log.step(min(batch_size, len(clips) - (done - 1) * batch_size), epoch, sums)
-        due = time.monotonic() - saved > 60 * job.config.checkpoint_minutes
-        # A whole epoch is saved by the caller, with its validation.
-        if (stop.requested or due) and done < job.steps_per_epoch:
-            sums, unread = metrics.add(sums, unread), None
-            step_number = (epoch - 1) * job.steps_per_epoch + done
-            checkpoints.save(step_number, Progress(state, sums))
-            saved = time.monotonic()
-            if stop.requested:
-                raise KeyboardInterrupt
-    if unread is not None:
-        sums = metrics.add(sums, unread)
-    seconds = time.monotonic() - began
-    trained = len(clips) - start * batch_size
-    return Progress(state, sums), {"seconds": seconds, "clips_per_second": trained / seconds}
-
-
-def _card(job: Job, epoch: int, scores: dict[str, float]) -> ModelCard:
-    """What `avjax.load` must know of the best model."""
-    data = job.dataset.metadata
-    return ModelCard(
-        network=job.network,
-        classes=list(data.classes),
-        profile=data.profile,
-        num_frames=data.num_frames if "video" in job.net.streams else 0,
-        image_size=data.image_size,
-        audio_steps=data.audio_steps,
-        seconds=data.seconds,
-        epoch=epoch,
-        metrics=scores,
-        versions=versions(),
-    )
 
 
 def define_config_flags(argv: list[str], values: flags.FlagValues) -> None:

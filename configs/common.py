@@ -58,5 +58,13 @@ def get_config(
     # the same trial. Clips that lack a face are always taken, those of sound alone among them.
     config.data.video_only = False
 
+    # Where clips are kept once they are read: on the device, in the host's memory, or nowhere
+    # ("none"). "auto" takes the first with room enough. No digit depends on it.
+    config.data.cache = "auto"
+
+    # Steps of one compiled call, a large number for whole epochs. It spares the host's work between
+    # steps; the progress bar moves, and a run can be stopped, between calls.
+    config.steps_per_call = 1
+
     config.checkpoint_minutes = 10.0  # between saves within an epoch
     return config

@@ -75,6 +75,7 @@ def lines(workdir):
     for line in found:
         line.pop("seconds", None)
         line.pop("clips_per_second", None)
+        line.pop("input_share", None)
     return found
 
 

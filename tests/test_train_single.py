@@ -1,6 +1,9 @@
 """Training on one stream alone, from a dataset to a prediction."""
 
 import json
+import os
+import re
+import signal
 
 import jax
 import numpy as np
@@ -14,6 +17,7 @@ from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, writ
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.single_modality import VideoNet
+from avjax.runlog import RunLog, read_metrics
 from configs import common, video_only
 from tests.clips import tone, write_sound, write_video
 from tests.single import CLIPS, audio_config, write_sounds
@@ -59,6 +63,75 @@ def test_sound_alone_trains_and_is_scored(heard):
     assert evaluation["actors"] == {
         actor: {"num_clips": CLIPS, "accuracy": sum(hits) / CLIPS} for actor, hits in actors.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("cache", "steps_per_call"), [("device", 1), ("host", 2), ("device", 2), ("none", 9)]
+)
+def test_where_clips_are_kept_and_steps_a_call_change_nothing(
+    heard, sounds, tmp_path, cache, steps_per_call
+):
+    config = audio_config(sounds)
+    config.data.cache, config.steps_per_call = cache, steps_per_call
+    train.train(config, tmp_path)
+    for ours, theirs in zip(read_metrics(tmp_path), read_metrics(heard), strict=True):
+        exact = {"loss": theirs["loss"], "step": theirs["step"]}
+        if steps_per_call > 1:
+            exact["loss"] = pytest.approx(exact["loss"], rel=1e-5)
+        assert {name: ours[name] for name in exact} == exact
+        assert ours["accuracy"] == theirs["accuracy"]
+        if ours["split"] == "train":
+            assert 0 <= ours["input_share"] <= 1
+
+
+def test_a_run_is_stopped_between_calls_and_goes_on(heard, sounds, tmp_path, monkeypatch):
+    """Epochs of 3 steps in calls of 2 and 1; stopped after the first call."""
+    config = audio_config(sounds)
+    config.batch_size, config.steps_per_call = 2, 2
+    whole = tmp_path / "whole"
+    train.train(config, whole)
+    former_step = RunLog.step
+
+    def step_then_stop(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        former_step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "step", step_then_stop)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(config, tmp_path / "stopped")
+    assert not read_metrics(tmp_path / "stopped")
+    train.train(config, tmp_path / "stopped")
+    losses = [[line["loss"] for line in read_metrics(tmp_path / x)] for x in ("whole", "stopped")]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data.cache", "gpu", "unknown config.data.cache 'gpu'; choose one of auto, device"),
+        ("steps_per_call", 0, "config.steps_per_call=0; choose 1 or more"),
+    ],
+)
+def test_bad_ways_of_feeding_are_named(sounds, tmp_path, key, value, message):
+    config = audio_config(sounds)
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(InputError, match=re.escape(message)):
+        train.train(config, tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_run_from_before_there_were_these_keys_goes_on(heard, sounds, tmp_path):
+    config = audio_config(sounds).to_dict()
+    del config["data"]["cache"], config["steps_per_call"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    train.train(audio_config(sounds), tmp_path)
+    ours, theirs = ([line["loss"] for line in read_metrics(x)] for x in (tmp_path, heard))
+    assert ours == theirs
+    changed = audio_config(sounds)
+    changed.steps_per_call = 3
+    with pytest.raises(InputError, match="steps_per_call was 1 and is 3"):
+        train.train(changed, tmp_path)
 
 
 def test_the_audio_network_learns(heard):

@@ -1,8 +1,10 @@
 """From a prepared dataset to batches: choosing clips, shuffling, padding, reading ahead."""
 
 import functools
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -185,29 +187,65 @@ class Clips:
                 f"batch size {batch_size} cannot be shared by {process_count} processes; "
                 "choose a multiple of their number as config.batch_size"
             )
-        batches = self._order(batch_size, shuffle_key, epoch).reshape(-1, batch_size)
+        rows = self.order(batch_size, shuffle_key=shuffle_key, epoch=epoch)
         share = batch_size // process_count
-        shares = batches[start:, process_index * share : (process_index + 1) * share]
-        if not len(self._no_frames):
-            for rows in shares:
-                yield {name: column[rows] for name, column in self._columns.items()}
-            return
-        options = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=READ_AHEAD)
-        clips = grain.MapDataset.source(shares.ravel()).map(self._row).to_iter_dataset(options)
-        yield from clips.batch(share)
+        yield from self.read(rows[start:, process_index * share : (process_index + 1) * share])
 
-    @functools.cached_property
-    def _columns(self) -> Batch:
-        """All clips in memory, and padding as the last row: what fits without frames."""
-        rows = [self._row(position) for position in (*range(len(self)), -1)]
-        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-
-    def _order(self, batch_size: int, shuffle_key: int | None, epoch: int) -> np.ndarray:
-        """Positions of an epoch's clips, filled up to whole batches with -1."""
+    def order(
+        self, batch_size: int, *, shuffle_key: int | None = None, epoch: int = 0
+    ) -> Int[np.ndarray, "steps b"]:
+        """Positions of the clips in an epoch's batches; -1 fills the last one up."""
         order = np.arange(len(self))
         if shuffle_key is not None:
             order = np.random.default_rng((shuffle_key, epoch)).permutation(order)
-        return np.pad(order, (0, -len(order) % batch_size), constant_values=-1)
+        padding = -len(order) % batch_size
+        return np.pad(order, (0, padding), constant_values=-1).reshape(-1, batch_size)
+
+    def read(self, batches: Int[np.ndarray, "steps *rows"]) -> Iterator[Batch]:
+        """Batches of the clips at given positions, read ahead of their use; -1 is padding.
+
+        Yields:
+          As `batches`; axes of ``rows`` stand in the place of ``b``.
+        """
+        if not len(self._no_frames):
+            for rows in batches:
+                yield {name: column[rows] for name, column in self.columns.items()}
+            return
+        rows = batches.shape[1:]
+        options = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=READ_AHEAD)
+        clips = grain.MapDataset.source(batches.ravel()).map(self._row).to_iter_dataset(options)
+        for batch in clips.batch(math.prod(rows)):
+            yield {name: array.reshape(*rows, *array.shape[1:]) for name, array in batch.items()}
+
+    @functools.cached_property
+    def columns(self) -> Batch:
+        """All clips decoded in memory, ``[clips + 1, ...]``; the last row is padding."""
+        columns = {
+            name: np.empty((len(self) + 1, *np.shape(value)), np.asarray(value).dtype)
+            for name, value in self._row(-1).items()
+        }
+
+        def fill(position: int) -> None:
+            for name, value in self._row(position).items():
+                columns[name][position] = value
+
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            list(pool.map(fill, range(-1, len(self))))
+        return columns
+
+    @property
+    def nbytes(self) -> int:
+        """Size of `columns`, known without reading a clip."""
+        return (len(self) + 1) * sum(value.nbytes for value in self._row(-1).values())
+
+    def union(self, others: Sequence["Clips"]) -> "Clips":
+        """The clips of several selections of the same network, each once."""
+        picked = sorted(set(self._picked).union(*(clips._picked for clips in others)))
+        return Clips(self._dataset, picked, len(self._no_frames), self._sound)
+
+    def positions_in(self, whole: "Clips") -> Int[np.ndarray, "n"]:
+        """Where each clip stands in a union that holds it."""
+        return np.searchsorted(whole._picked, self._picked)
 
     def _row(self, position: int) -> Row:
         if position >= 0:

@@ -31,10 +31,17 @@ def sums(logits: Float[Array, "b k"], labels: Int[Array, "b"], weight: Float[Arr
     return Sums((loss * weight).sum(), weight.sum(), true.T @ called)
 
 
-def add(first: Sums, second: Sums) -> Sums:
-    """Adds two sums on the host, in float64 so that long epochs stay exact."""
+def add(first: Sums, second: Sums, *, steps: bool = False) -> Sums:
+    """Adds two sums on the host, in float64 so that long epochs stay exact.
+
+    ``steps`` says that the second has a leading axis, to be summed first.
+    """
+
+    def wide(x: Array | np.ndarray) -> np.ndarray:
+        return np.asarray(x, np.float64)
+
     return jax.tree.map(
-        lambda a, b: np.asarray(a, np.float64) + np.asarray(b, np.float64), first, second
+        lambda a, b: wide(a) + (wide(b).sum(0) if steps else wide(b)), first, second
     )
 
 

@@ -38,6 +38,7 @@ class Parallel:
             )
         self.mesh = Mesh(devices, (AXIS,))
         self._rows = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        self._rows_of_steps = NamedSharding(self.mesh, PartitionSpec(None, AXIS))
         self._whole = NamedSharding(self.mesh, PartitionSpec())
 
     @property
@@ -53,15 +54,40 @@ class Parallel:
         """Puts an equal share of the batch's rows on every device."""
         return jax.device_put(batch, self._rows)
 
+    def split_steps(self, batches: Any) -> Any:
+        """The same for the batches of several steps, ``[steps, rows, ...]``."""
+        return jax.device_put(batches, self._rows_of_steps)
+
     def compile_train_step(self, step: Callable) -> Callable:
         """Compiles ``step(state, batch, key, axis_name) -> (state, sums)``; donates the state."""
-        return self._compile(step, (False, True, False), donate=True)
+        rows = PartitionSpec(AXIS)
+        return self._compile(step, (PartitionSpec(), rows, PartitionSpec()))
 
-    def _compile(self, step: Callable, split: tuple[bool, ...], donate: bool) -> Callable:
+    def compile_train_steps(self, step: Callable, batch_of: Callable) -> Callable:
+        """Compiles several steps as one scan; donates the state.
+
+        Args:
+          step: as of `compile_train_step`.
+          batch_of: ``batch_of(resident, part)`` makes a step's batch.
+
+        Returns:
+          ``steps(state, parts, key, resident) -> (state, sums)``: ``parts`` are placed by
+          `split_steps`, ``resident`` is replicated, ``sums`` have a leading axis of steps.
+        """
+
+        def steps(state, parts, key, resident, axis_name):
+            def one(state, part):
+                return step(state, batch_of(resident, part), key, axis_name=axis_name)
+
+            return jax.lax.scan(one, state, parts)
+
+        rows, whole = PartitionSpec(None, AXIS), PartitionSpec()
+        return self._compile(steps, (whole, rows, whole, whole))
+
+    def _compile(self, step: Callable, specs: tuple[PartitionSpec, ...]) -> Callable:
         mapped = functools.partial(step, axis_name=self.axis_name)
         if self.axis_name is not None:
-            specs = tuple(PartitionSpec(AXIS) if rows else PartitionSpec() for rows in split)
             mapped = jax.shard_map(
                 mapped, mesh=self.mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False
             )
-        return jax.jit(mapped, donate_argnums=(0,) if donate else ())
+        return jax.jit(mapped, donate_argnums=(0,))

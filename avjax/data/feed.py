@@ -1,0 +1,200 @@
+"""Feeds the devices without letting them wait: clips kept in memory, batches made ahead of use.
+
+Frames cross the bus as uint8. Where the clips are kept changes neither their order nor a digit.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+import numpy as np
+from jaxtyping import Int
+
+from avjax.data.pipeline import Batch, Clips
+from avjax.errors import InputError
+from avjax.training.parallel import Parallel
+
+CACHES = ("auto", "device", "host", "none")
+DEVICE_SHARE = 0.4  # of a device's free memory that `auto` gives to clips; the rest is the step's
+HOST_SHARE = 0.25  # of the machine's free memory
+DEPTH = 2  # batches made ahead
+_MEMINFO = Path("/proc/meminfo")
+
+
+def check_cache(cache: str) -> None:
+    """Raises InputError for an unknown place to keep clips."""
+    if cache not in CACHES:
+        raise InputError(f"unknown config.data.cache {cache!r}; choose one of {', '.join(CACHES)}")
+
+
+def choose_cache(
+    cache: str, nbytes: int, device_memory: int | None, host_memory: int | None
+) -> str:
+    """Where clips are kept.
+
+    Args:
+      cache: `device`, `host` or `none`; or `auto`, the first of them with room enough.
+      nbytes: of all clips, decoded.
+      device_memory: free bytes of the fullest device; None where that is not known, as on CPU.
+      host_memory: free bytes of the machine; None where that is not known.
+
+    Raises:
+      InputError: unknown name, or clips that cannot fit where they are wanted.
+    """
+    check_cache(cache)
+    if cache == "auto":
+        if nbytes <= DEVICE_SHARE * (device_memory or 0):
+            return "device"
+        return "host" if nbytes <= HOST_SHARE * (host_memory or 0) else "none"
+    free = {"device": device_memory, "host": host_memory}.get(cache)
+    if free is not None and nbytes > free:
+        raise InputError(
+            f"config.data.cache={cache!r} wants {nbytes / 1e9:.1f} GB for the clips and "
+            f"{free / 1e9:.1f} GB are free there; choose auto or none"
+        )
+    return cache
+
+
+def free_device_memory() -> int | None:
+    """Free bytes of the local device that has least; None where devices do not tell."""
+    stats = [device.memory_stats() for device in jax.local_devices()]
+    told = [s for s in stats if s and "bytes_limit" in s]
+    if len(told) < len(stats):
+        return None
+    return min(s["bytes_limit"] - s.get("bytes_in_use", 0) for s in told)
+
+
+def free_host_memory() -> int | None:
+    """Bytes that the machine can give to a process; None where Linux does not tell."""
+    if not _MEMINFO.exists():
+        return None
+    lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
+    return 1024 * int(lines["MemAvailable"].split()[0])
+
+
+class ReadAhead:
+    """Takes items from an iterator in a thread of its own, some ahead of their use.
+
+    Attributes:
+      waited: seconds in which the reader of this iterator was kept waiting.
+    """
+
+    def __init__(self, items: Iterator[Any], depth: int = DEPTH) -> None:
+        self._items, self._end = items, object()
+        self._pool = ThreadPoolExecutor(1)
+        self._pending = deque(self._next() for _ in range(depth))
+        self.waited = 0.0
+
+    def _next(self) -> Any:
+        return self._pool.submit(next, self._items, self._end)
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            began = time.perf_counter()
+            item = self._pending.popleft().result()
+            self.waited += time.perf_counter() - began
+            if item is self._end:
+                return
+            self._pending.append(self._next())
+            yield item
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Ends the thread; what it has in hand is finished first."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+class Feed:
+    """Batches of several selections of clips, which are kept once for all of them.
+
+    A batch is wanted by the positions of its clips, as `rows` gives them. Axes may be added before
+    and behind that of rows: for steps of one call, and for models that train together.
+
+    Attributes:
+      cache: `device`, `host` or `none`.
+    """
+
+    def __init__(self, selections: Sequence[Clips], cache: str, parallel: Parallel) -> None:
+        """Chooses a place to keep the clips; they are read when the first batch is wanted.
+
+        Args:
+          selections: clips of a dataset for one network.
+          cache: see `choose_cache`.
+          parallel: the devices.
+        """
+        self._all = selections[0].union(selections[1:])
+        self.cache = choose_cache(cache, self._all.nbytes, free_device_memory(), free_host_memory())
+        self._parallel = parallel
+        self._resident: Any = None
+
+    @property
+    def resident(self) -> Any:
+        """All clips on every device, ``[clips + 1, ...]``; None where they are not kept there."""
+        if self.cache == "device" and self._resident is None:
+            self._resident = self._parallel.replicate(self._all.columns)
+            del self._all.columns
+        return self._resident
+
+    def rows(
+        self, clips: Clips, batch_size: int, *, shuffle_key: int | None = None, epoch: int = 0
+    ) -> Int[np.ndarray, "steps b"]:
+        """Positions of an epoch's batches among all clips; -1 is padding. See `Clips.order`."""
+        order = clips.order(batch_size, shuffle_key=shuffle_key, epoch=epoch)
+        return np.where(order < 0, -1, clips.positions_in(self._all)[order]).astype(np.int32)
+
+    def batches(
+        self,
+        wanted: Sequence[Int[np.ndarray, "*rows"]],
+        place: Callable[[Any], Any] = lambda batch: batch,
+        *,
+        gather: bool = True,
+    ) -> ReadAhead:
+        """Batches in memory or on devices, made ahead of their use.
+
+        Args:
+          wanted: positions of each batch.
+          place: puts a batch on devices, such as `Parallel.split`.
+          gather: False leaves clips that lie on the device to the compiled step: what comes is
+            the positions, to be looked up in `resident` by `take`.
+        """
+        return ReadAhead(self._made(wanted, place, gather))
+
+    def _made(
+        self, wanted: Sequence[np.ndarray], place: Callable[[Any], Any], gather: bool
+    ) -> Iterator[Any]:
+        if self.cache == "device":
+            for rows in wanted:
+                placed = place(rows)
+                yield place(_take_on_device(self.resident, placed)) if gather else placed
+            return
+        for batch in self._from_host(wanted):
+            yield place(batch)
+
+    def _from_host(self, wanted: Sequence[np.ndarray]) -> Iterator[Batch]:
+        if self.cache == "host":
+            for rows in wanted:
+                yield take(self._all.columns, rows)
+            return
+        sizes = {rows.shape for rows in wanted}  # only the last may be of fewer steps
+        for size in sorted(sizes, reverse=True):
+            yield from self._all.read(np.stack([rows for rows in wanted if rows.shape == size]))
+
+
+def take(columns: Batch, rows: Any) -> Batch:
+    """The clips at given positions; -1 is the last row."""
+    return {name: column[rows] for name, column in columns.items()}
+
+
+_take_on_device = jax.jit(take)

@@ -1,0 +1,182 @@
+"""What runs are made of, alone or together: a step's call, an epoch, its end."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.struct
+import numpy as np
+import optax
+from jaxtyping import Int
+from ml_collections import ConfigDict
+
+from avjax import cli
+from avjax.checkpoints import ModelCard, RunCheckpoints, save_model
+from avjax.data.feed import Feed, take
+from avjax.data.pipeline import Clips, PreparedDataset
+from avjax.evaluate import Evaluator
+from avjax.models.networks import Network
+from avjax.runlog import RunLog, best_epoch
+from avjax.training import conditions, metrics
+from avjax.training.parallel import Parallel
+from avjax.training.step import Recipe, TrainState
+from avjax.versions import versions
+
+
+@flax.struct.dataclass
+class Progress:
+    """What a checkpoint holds: the state, and the sums so far of the epoch it stands in."""
+
+    state: TrainState
+    sums: metrics.Sums
+
+
+class Job(NamedTuple):
+    """A run's fixed parts, built once from its config."""
+
+    config: ConfigDict
+    workdir: Path
+    dataset: PreparedDataset
+    splits: dict[str, Clips]
+    network: dict[str, Any]
+    net: Network
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+    recipe: Recipe
+    parallel: Parallel
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Updates per epoch; the last one may be of a smaller batch."""
+        return self.splits["train"].num_batches(self.config.batch_size)
+
+    def clips_before(self, step: int) -> int:
+        """Clips trained on before an update."""
+        epochs, steps = divmod(step, self.steps_per_epoch)
+        return epochs * len(self.splits["train"]) + steps * self.config.batch_size
+
+
+def compile_step(step: Callable, job: Job, feed: Feed) -> Callable:
+    """Compiles what `train_epoch` calls: one step, or ``config.steps_per_call`` of them."""
+    if job.config.steps_per_call == 1:
+        return job.parallel.compile_train_step(step)
+
+    def batch_of(resident: Any, part: Any) -> Any:
+        return part if resident is None else take(resident, part)
+
+    steps = job.parallel.compile_train_steps(step, batch_of)
+    return lambda state, parts, key: steps(state, parts, key, feed.resident)
+
+
+def rows_left(job: Job, feed: Feed, epoch: int, step: int) -> Int[np.ndarray, "steps b"]:
+    """Which clips make the batches of an epoch that are yet to be trained on, after ``step``."""
+    clips, config = job.splits["train"], job.config
+    rows = feed.rows(clips, config.batch_size, shuffle_key=config.seed, epoch=epoch)
+    return rows[max(0, step - (epoch - 1) * job.steps_per_epoch) :]
+
+
+def train_epoch(
+    job: Job,
+    step: Callable,
+    progress: Progress,
+    key: Any,
+    feed: Feed,
+    rows: Int[np.ndarray, "steps b *members"],
+    epoch: int,
+    show: Callable[[int, int, metrics.Sums], None],
+    save: Callable[[Progress], None],
+    stop: cli.StopRequest,
+) -> tuple[Progress, dict[str, float]]:
+    """Trains the rest of an epoch, of one model or of several at once.
+
+    Sums are fetched one call late, so that the device never waits for the host.
+
+    Args:
+      job: the run's parts, or those that all models share.
+      step: made by `compile_step`.
+      progress: where the epoch stands.
+      key: third argument of ``step``.
+      feed: the clips.
+      rows: which clips make each batch.
+      epoch: its number.
+      show: told the number of clips of each call, the epoch, and its sums so far.
+      save: keeps what it is given; called now and then, and when asked to stop, but not at the
+        epoch's end.
+      stop: the wish to stop.
+
+    Returns:
+      The epoch's end; its ``seconds`` and ``input_share``, the share in which a batch was awaited.
+    """
+    size, several = job.config.steps_per_call, job.config.steps_per_call > 1
+    calls = [rows[i : i + size] if several else rows[i] for i in range(0, len(rows), size)]
+    place = job.parallel.split_steps if several else job.parallel.split
+    state, sums, unread = progress.state, progress.sums, None
+    began = saved = time.monotonic()
+    with feed.batches(calls, place, gather=not several) as batches:
+        for done, (call, batch) in enumerate(zip(calls, batches, strict=True), start=1):
+            state, new = step(state, batch, key)
+            if unread is not None:
+                sums = metrics.add(sums, unread, steps=several)
+            unread = new
+            show(int((call >= 0).sum()), epoch, sums)
+            due = time.monotonic() - saved > 60 * job.config.checkpoint_minutes
+            # A whole epoch is saved by the caller, with its validation.
+            if (stop.requested or due) and done < len(calls):
+                sums, unread = metrics.add(sums, unread, steps=several), None
+                save(Progress(state, sums))
+                saved = time.monotonic()
+                if stop.requested:
+                    raise KeyboardInterrupt
+        if unread is not None:
+            sums = metrics.add(sums, unread, steps=several)
+        seconds = time.monotonic() - began
+    return Progress(state, sums), {
+        "seconds": seconds,
+        "clips_per_second": int((rows >= 0).sum()) / seconds,
+        "input_share": batches.waited / seconds,
+    }
+
+
+def close_epoch(
+    job: Job,
+    progress: Progress,
+    epoch: int,
+    speed: dict[str, float],
+    evaluator: Evaluator,
+    feed: Feed,
+    checkpoints: RunCheckpoints,
+    log: RunLog,
+) -> None:
+    """Validates an epoch's end; writes its lines, its state, and its model where it is the best."""
+    done = epoch * job.steps_per_epoch
+    rate = float(job.schedule(done - 1))
+    line = {"epoch": epoch, "split": "train", "step": done, "learning_rate": rate}
+    log.epoch({**line, **speed, **metrics.summarise(progress.sums)})
+    variables = progress.state.variables
+    rows = feed.rows(job.splits["validation"], conditions.BATCH_SIZE)
+    with feed.batches(list(rows)) as batches:
+        scores = evaluator.clean(variables, batches)
+    improved = scores["accuracy"] > best_epoch(log.lines)[1]
+    log.epoch({"epoch": epoch, "split": "validation", "step": done, **scores})
+    if improved:
+        save_model(job.workdir / "best", variables, _card(job, epoch, scores))
+    zeros = metrics.zeros(job.net.num_classes)
+    checkpoints.save(done, Progress(progress.state, zeros))
+
+
+def _card(job: Job, epoch: int, scores: dict[str, float]) -> ModelCard:
+    """What `avjax.load` must know of the best model."""
+    data = job.dataset.metadata
+    return ModelCard(
+        network=job.network,
+        classes=list(data.classes),
+        profile=data.profile,
+        num_frames=data.num_frames if "video" in job.net.streams else 0,
+        image_size=data.image_size,
+        audio_steps=data.audio_steps,
+        seconds=data.seconds,
+        epoch=epoch,
+        metrics=scores,
+        versions=versions(),
+    )

@@ -1,0 +1,173 @@
+"""Feeding devices: the same batches wherever clips are kept, and the choice of the place."""
+
+import jax
+import numpy as np
+import pytest
+
+from avjax.data import feed as feed_module
+from avjax.data.feed import Feed, ReadAhead, choose_cache, free_host_memory, take
+from avjax.data.pipeline import PreparedDataset, open_dataset
+from avjax.data.ravdess import Filter
+from avjax.errors import InputError
+from avjax.training.parallel import Parallel
+from tests.data.test_pipeline import write_numbered_clips
+
+CACHES = ("none", "host", "device")
+BATCH = 4
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return open_dataset(write_numbered_clips(tmp_path_factory.mktemp("numbered")))
+
+
+@pytest.fixture(scope="module", params=["with frames", "sound alone"])
+def selections(dataset, request):
+    """Two that share clips, out of which neither holds all."""
+    streams = ("audio", "video") if request.param == "with frames" else ("audio",)
+    return [
+        dataset.select(Filter.parse(text), streams=streams) for text in ("actor=1,3", "actor=2,3")
+    ]
+
+
+def parallel():
+    return Parallel(BATCH, jax.local_devices()[:2])
+
+
+def assert_same(batches, expected):
+    batches = list(batches)
+    assert len(batches) == len(expected)
+    for batch, other in zip(batches, expected, strict=True):
+        assert batch.keys() == other.keys()
+        for name, array in batch.items():
+            assert array.dtype == other[name].dtype
+            np.testing.assert_array_equal(array, other[name])
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_batches_are_those_of_the_pipeline(selections, cache):
+    devices = parallel()
+    feed = Feed(selections, cache, devices)
+    assert feed.cache == cache
+    for clips in selections:
+        for epoch in (0, 1):
+            rows = feed.rows(clips, BATCH, shuffle_key=3, epoch=epoch)
+            for start in (0, 1):
+                with feed.batches(list(rows[start:]), devices.split) as batches:
+                    wanted = clips.batches(BATCH, shuffle_key=3, epoch=epoch, start=start)
+                    assert_same(batches, list(wanted))
+        with feed.batches(list(feed.rows(clips, BATCH))) as batches:
+            assert_same(batches, list(clips.batches(BATCH)))
+
+
+@pytest.mark.parametrize("cache", CACHES)
+def test_batches_of_several_steps_and_models(selections, cache):
+    """Axes before and behind that of rows, the last call of fewer steps, a model without clips."""
+    devices = parallel()
+    feed = Feed(selections, cache, devices)
+    columns = selections[0].union(selections[1:]).columns
+    rows = np.stack([feed.rows(clips, BATCH)[:2] for clips in selections], 2)
+    rows[1, :, 1] = -1
+    rows = np.concatenate([rows, rows[:1]])
+    calls = [rows[:2], rows[2:]]
+    with feed.batches(calls, devices.split_steps) as batches:
+        found = list(batches)
+    assert_same(found, [take(columns, call) for call in calls])
+    assert found[0]["label"].shape == (2, BATCH, 2)
+    assert not found[0]["weight"][1, :, 1].any()
+
+
+def test_clips_on_the_device_are_left_to_the_compiled_step(selections):
+    devices = parallel()
+    feed = Feed(selections, "device", devices)
+    rows = feed.rows(selections[0], BATCH)
+    with feed.batches(list(rows), devices.split, gather=False) as batches:
+        np.testing.assert_array_equal(np.stack(list(batches)), rows)
+    assert all(array.sharding.is_fully_replicated for array in feed.resident.values())
+    expected = selections[0].union(selections[1:]).columns
+    jax.tree.map(np.testing.assert_array_equal, feed.resident, expected)
+
+
+@pytest.mark.parametrize("cache", ["host", "device"])
+def test_each_clip_is_read_once(selections, cache, monkeypatch):
+    reads, former = [], PreparedDataset.read
+    monkeypatch.setattr(
+        PreparedDataset, "read", lambda self, number: reads.append(number) or former(self, number)
+    )
+    whole = selections[0].union(selections[1:])
+    fresh = [whole.union([clips]) for clips in selections]
+    feed = Feed(fresh, cache, parallel())
+    assert not reads
+    for epoch in range(2):
+        with feed.batches(list(feed.rows(fresh[0], BATCH, shuffle_key=1, epoch=epoch))) as batches:
+            assert sum(float(batch["weight"].sum()) for batch in batches) == len(whole)
+    assert len(reads) == len(set(reads)) == len(whole)
+
+
+def test_the_size_is_known_beforehand(selections):
+    for clips in selections:
+        assert clips.nbytes == sum(column.nbytes for column in clips.columns.values())
+
+
+@pytest.mark.parametrize(
+    ("cache", "device", "host", "expected"),
+    [
+        ("auto", 300, 0, "device"),
+        ("auto", 200, 400, "host"),
+        ("auto", None, 400, "host"),
+        ("auto", 200, 300, "none"),
+        ("auto", None, None, "none"),
+        ("device", None, None, "device"),
+        ("device", 101, 0, "device"),
+        ("host", 0, 101, "host"),
+        ("none", 300, 400, "none"),
+    ],
+)
+def test_the_first_place_with_room_is_taken(cache, device, host, expected):
+    assert choose_cache(cache, 100, device, host) == expected
+
+
+@pytest.mark.parametrize(
+    ("cache", "device", "host"), [("device", 99, 400), ("host", 300, 99), ("gpu", 300, 400)]
+)
+def test_a_place_without_room_or_of_no_name_is_refused(cache, device, host):
+    message = "unknown config.data.cache 'gpu'" if cache == "gpu" else f"cache='{cache}' wants"
+    with pytest.raises(InputError, match=message):
+        choose_cache(cache, 100, device, host)
+
+
+def test_free_memory_is_what_linux_tells(tmp_path, monkeypatch):
+    monkeypatch.setattr(feed_module, "_MEMINFO", tmp_path / "meminfo")
+    assert free_host_memory() is None
+    (tmp_path / "meminfo").write_text("MemTotal:  9 kB\nMemAvailable:    5 kB\n")
+    assert free_host_memory() == 5 * 1024
+
+
+def test_reading_ahead_keeps_order_and_passes_errors_on():
+    made = []
+
+    def items():
+        for number in range(5):
+            made.append(number)
+            yield number
+        raise ValueError("spoilt")
+
+    with ReadAhead(items(), depth=2) as ahead:
+        reader = iter(ahead)
+        assert [next(reader) for _ in range(5)] == made == list(range(5))
+        with pytest.raises(ValueError, match="spoilt"):
+            next(reader)
+    assert ahead.waited > 0
+
+
+def test_reading_ahead_ends_with_its_reader():
+    made = []
+
+    def items():
+        for number in range(100):
+            made.append(number)
+            yield number
+
+    with ReadAhead(items(), depth=3) as ahead:
+        assert next(iter(ahead)) == 0
+    assert len(made) <= 4

@@ -1,0 +1,189 @@
+"""Runs trained as one program leave what runs trained alone do."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from avjax import crossval, together, train
+from avjax.checkpoints import RunCheckpoints, load_model
+from avjax.crossval import main
+from avjax.data.clip import PreparedClip
+from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
+from avjax.runlog import RunLog, read_metrics
+from avjax.together import train_together
+from configs import audio_only
+
+# Two folds: 6 and 5 steps an epoch, the last ones of fewer clips.
+FOLDS = (
+    "train: actor=1,2; validation: actor=3; test: actor=4",
+    "train: actor=1,4; validation: actor=2; test: actor=3",
+)
+CLIPS = {1: 11, 2: 11, 3: 6, 4: 8}
+SEEDS = (0, 1)
+CLOCK = ("seconds", "clips_per_second", "input_share")
+
+
+def write_clips(directory):
+    """Sound of four actors that tells the class."""
+    rng = np.random.default_rng(0)
+    records, clips = [], []
+    for actor, count in CLIPS.items():
+        for number in range(count):
+            label, name = number % 2, f"clip-{actor}-{number:02d}"
+            split = f"actor_{actor:02d}"
+            records.append(ClipRecord(name, split, label, actor, 1, 1, 1, "x", has_video=False))
+            mfcc = rng.normal(4 * label, 1, (16, 10)).astype(np.float32)
+            clips.append(PreparedClip(np.zeros((0, 64, 64, 3), np.uint8), mfcc, True, False))
+    metadata = DatasetMetadata("reference", ("low", "high"), 0, 64, 16, {})
+    return write_dataset(directory, metadata, records, clips)
+
+
+def config_of(data_dir, fold, seed):
+    config = audio_only.get_config()
+    config.data.dir, config.data.fold, config.seed = str(data_dir), fold, seed
+    config.num_epochs, config.batch_size = 2, 4
+    config.optimizer.milestones = (2,)
+    return config
+
+
+def four_runs(data_dir, folder):
+    return {
+        folder / f"fold{k}-seed{seed}": config_of(data_dir, fold, seed)
+        for k, fold in enumerate(FOLDS)
+        for seed in SEEDS
+    }
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    return write_clips(tmp_path_factory.mktemp("sounds"))
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, sounds):
+    folder = tmp_path_factory.mktemp("alone")
+    for workdir, config in four_runs(sounds, folder).items():
+        train.train(config, workdir)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def joined(tmp_path_factory, sounds):
+    folder = tmp_path_factory.mktemp("joined")
+    train_together(four_runs(sounds, folder))
+    return folder
+
+
+def lines(workdir):
+    return [{k: v for k, v in line.items() if k not in CLOCK} for line in read_metrics(workdir)]
+
+
+def names(workdir):
+    return {path.name.split(".out.")[0] for path in workdir.iterdir()}
+
+
+def assert_same_runs(ours, theirs, tolerance=1e-4):
+    """What two folders hold is equal, but for the order of sums."""
+    found = sorted(path.name for path in theirs.iterdir())
+    assert sorted(path.name for path in ours.iterdir()) == found
+    for name in found:
+        assert names(ours / name) == names(theirs / name)
+        for mine, its in zip(lines(ours / name), lines(theirs / name), strict=True):
+            assert mine.pop("split") == its.pop("split")
+            assert mine == pytest.approx(its, rel=tolerance, abs=tolerance)
+        mine, its = (json.loads((x / name / "evaluation.json").read_text()) for x in (ours, theirs))
+        assert mine["epoch"] == its["epoch"]
+        assert mine["predictions"] == its["predictions"]
+        (mine, _), (its, _) = load_model(ours / name), load_model(theirs / name)
+        for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(its), strict=True):
+            np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def test_two_folds_with_two_seeds_are_four_runs_alone(alone, joined):
+    assert {"config.json", "metrics.jsonl", "checkpoints", "best", "report.html"} <= names(
+        joined / "fold0-seed0"
+    )
+    steps = [read_metrics(joined / f"fold{k}-seed0")[-1]["step"] for k in range(2)]
+    assert steps == [12, 10]
+    assert_same_runs(joined, alone)
+
+
+def test_a_run_that_trained_with_others_goes_on_alone(joined, sounds):
+    """Nothing is trained again, as its checkpoint and config are those of a run alone."""
+    workdir, config = next(iter(four_runs(sounds, joined).items()))
+    before = lines(workdir)
+    train.train(config, workdir)
+    assert lines(workdir) == before
+
+
+@pytest.mark.parametrize("stop_after", [3, 6, 9])
+def test_interrupted_runs_go_on_to_the_same_digits(
+    joined, sounds, tmp_path, monkeypatch, stop_after
+):
+    """Stopped within the first epoch, at its end (of the longer fold), and within the second."""
+    count, former_step = 0, RunLog.step
+
+    def step_then_stop(*arguments):
+        nonlocal count
+        count += 1
+        if count == stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
+        former_step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "step", step_then_stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_together(four_runs(sounds, tmp_path))
+    train_together(four_runs(sounds, tmp_path))
+    assert_same_runs(tmp_path, joined, tolerance=0)
+
+
+def test_runs_at_different_places_meet(joined, sounds, tmp_path, monkeypatch):
+    """Killed between two runs' saves, the ones ahead wait for the others."""
+    count, former_save = 0, RunCheckpoints.save
+
+    def save_or_die(*arguments):
+        nonlocal count
+        count += 1
+        if count == 3:  # of the third run, in the first epoch
+            raise RuntimeError("killed")
+        former_save(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunCheckpoints, "save", save_or_die)
+        with pytest.raises(RuntimeError, match="killed"):
+            train_together(four_runs(sounds, tmp_path))
+    train_together(four_runs(sounds, tmp_path))
+    assert_same_runs(tmp_path, joined, tolerance=0)
+
+
+@pytest.mark.parametrize("cache", ["device", "none"])
+def test_several_steps_a_call(joined, sounds, tmp_path, cache):
+    """Calls of 4 and 2 steps: an epoch's clips in the same order, the same updates."""
+    configs = four_runs(sounds, tmp_path)
+    for config in configs.values():
+        config.steps_per_call, config.data.cache = 4, cache
+    train_together(configs)
+    assert_same_runs(tmp_path, joined)
+
+
+def test_the_command(sounds, tmp_path, capsys, monkeypatch):
+    """Its summary is of runs alone's form; finished runs are only read."""
+    monkeypatch.setattr(crossval, "list_folds", lambda name: list(FOLDS))
+    settings = ["--config.num_epochs=1", "--config.batch_size=4", f"--config.data.dir={sounds}"]
+    command = ["crossval", "--config=configs/audio_only.py", "--seeds=0,1", "--folds=both"]
+    command += ["--together", f"--workdir={tmp_path}", *settings]
+    assert main(command) == 0
+    summary = json.loads((tmp_path / "crossval.json").read_text())
+    assert [(run["fold"], run["seed"]) for run in summary["runs"]] == [
+        (fold, seed) for fold in FOLDS for seed in SEEDS
+    ]
+    monkeypatch.setattr(together, "_train_epochs", pytest.fail)
+    monkeypatch.setattr(crossval, "train", pytest.fail)
+    first = capsys.readouterr().out
+    assert main(command) == 0
+    assert capsys.readouterr().out == first
