@@ -17,7 +17,7 @@ import optax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from avjax import cli
+from avjax import cli, hosts
 from avjax.checkpoints import ModelCard, RunCheckpoints, check_config, save_model
 from avjax.data.pipeline import Clips, PreparedDataset, open_dataset
 from avjax.data.ravdess import resolve_fold
@@ -25,11 +25,11 @@ from avjax.errors import InputError
 from avjax.evaluate import Evaluator, check_bands, evaluate_run, table
 from avjax.models.networks import Network, build_network, describe_network, learned_parameters
 from avjax.pretrained import initial_variables
-from avjax.runlog import RunLog, best_epoch
+from avjax.runlog import RunLog, SilentLog, best_epoch, open_log
 from avjax.training import metrics
 from avjax.training.modality_dropout import check_mask
 from avjax.training.optimizer import adamw, cosine_schedule, sgd, step_schedule
-from avjax.training.parallel import Parallel
+from avjax.training.parallel import Parallel, spread
 from avjax.training.sound_augment import SoundAugmentation
 from avjax.training.step import Recipe, TrainState, create_state, train_step
 from avjax.versions import versions
@@ -70,6 +70,8 @@ class Job(NamedTuple):
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Trains, validates after every epoch, then scores the test split with the best epoch.
 
+    All processes must call it, where there are several; the first keeps the run's folder.
+
     Args:
       config: see `configs/common.py`.
       workdir: where everything is written; a run found there is resumed.
@@ -80,15 +82,17 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Raises:
       InputError: a config or data that cannot be trained on, or a workdir of another config.
     """
-    job, variables = _build(config, workdir)
-    check_config(workdir, config.to_dict())
+    with hosts.all_or_none():
+        job, variables = _build(config, workdir)
+    hosts.from_first(lambda: check_config(workdir, config.to_dict()))
     start = Progress(create_state(variables, job.optimizer), metrics.zeros(job.net.num_classes))
+    start = jax.device_get(start)
     with RunCheckpoints(workdir) as checkpoints:
-        progress = checkpoints.restore(start) or start
+        progress = hosts.from_first(lambda: checkpoints.restore(start) or start)
         step = int(progress.state.step)
         first_epoch = step // job.steps_per_epoch + 1
         total = config.num_epochs * len(job.splits["train"])
-        with RunLog(workdir, total, first_epoch, job.clips_before(step)) as log:
+        with open_log(workdir, total, first_epoch, job.clips_before(step)) as log:
             _train_epochs(job, progress, first_epoch, checkpoints, log)
     return evaluate_run(workdir)
 
@@ -101,7 +105,7 @@ def _build(config: ConfigDict, workdir: Path) -> tuple[Job, dict[str, Any]]:
     net = build_network(network)
     splits = _splits(config, dataset, net)
     check_bands(net, dataset)
-    parallel = Parallel(config.batch_size)
+    parallel = spread(config.parallel, config.batch_size)
     _sound_augmentation(config, net, parallel)
     variables = initial_variables(
         net, config.seed, config.model.pretrained, dataset.metadata.profile
@@ -176,7 +180,11 @@ def _splits(config: ConfigDict, dataset: PreparedDataset, net: Network) -> dict[
 
 
 def _train_epochs(
-    job: Job, progress: Progress, first_epoch: int, checkpoints: RunCheckpoints, log: RunLog
+    job: Job,
+    progress: Progress,
+    first_epoch: int,
+    checkpoints: RunCheckpoints,
+    log: RunLog | SilentLog,
 ) -> None:
     """Trains and validates epoch by epoch; keeps the newest state and the best model."""
     profile = job.dataset.metadata.profile
@@ -191,7 +199,7 @@ def _train_epochs(
     step = job.parallel.compile_train_step(
         functools.partial(train_step, net=job.net, optimizer=job.optimizer, recipe=recipe)
     )
-    evaluator = Evaluator(job.net, profile)
+    evaluator = Evaluator(job.net, profile, job.parallel)
     progress = dataclasses.replace(progress, state=job.parallel.replicate(progress.state))
     with cli.StopRequest() as stop:
         for epoch in range(first_epoch, job.config.num_epochs + 1):
@@ -199,17 +207,32 @@ def _train_epochs(
             done = epoch * job.steps_per_epoch
             rate = float(job.schedule(done - 1))
             line = {"epoch": epoch, "split": "train", "step": done, "learning_rate": rate}
-            log.epoch({**line, **speed, **metrics.summarise(progress.sums)})
-            variables = progress.state.variables
-            scores = evaluator.clean(variables, job.splits["validation"])
-            improved = scores["accuracy"] > best_epoch(log.lines)[1]
-            log.epoch({"epoch": epoch, "split": "validation", "step": done, **scores})
-            if improved:
-                save_model(job.workdir / "best", variables, _card(job, epoch, scores))
+            line |= {**speed, **metrics.summarise(progress.sums)}
+            scores = evaluator.clean(progress.state.variables, job.splits["validation"])
             progress = dataclasses.replace(progress, sums=metrics.zeros(job.net.num_classes))
-            checkpoints.save(done, progress)
-            if stop.requested:
+            keep = functools.partial(_keep_epoch, job, progress, line, scores, checkpoints, log)
+            hosts.from_first(keep)
+            if hosts.any_process(stop.requested):
                 raise KeyboardInterrupt
+
+
+def _keep_epoch(
+    job: Job,
+    progress: Progress,
+    trained: dict[str, Any],
+    scores: dict[str, float],
+    checkpoints: RunCheckpoints,
+    log: RunLog | SilentLog,
+) -> None:
+    """Writes down a whole epoch: its figures, the newest state, the model where it is the best."""
+    epoch, step = trained["epoch"], trained["step"]
+    improved = scores["accuracy"] > best_epoch(log.lines)[1]
+    log.epoch(trained)
+    log.epoch({"epoch": epoch, "split": "validation", "step": step, **scores})
+    state = job.parallel.single(progress.state)
+    if improved:
+        save_model(job.workdir / "best", state.variables, _card(job, epoch, scores))
+    checkpoints.save(step, dataclasses.replace(progress, state=state))
 
 
 def _train_epoch(
@@ -218,36 +241,41 @@ def _train_epoch(
     progress: Progress,
     epoch: int,
     checkpoints: RunCheckpoints,
-    log: RunLog,
+    log: RunLog | SilentLog,
     stop: cli.StopRequest,
 ) -> tuple[Progress, dict[str, float]]:
     """Trains the rest of an epoch; saves now and then, and when asked to stop.
 
     Sums are fetched one step late, so that the device never waits for the host.
     """
-    key = jax.random.key(job.config.seed)
-    batch_size, clips = job.config.batch_size, job.splits["train"]
-    start = int(progress.state.step) % job.steps_per_epoch
+    parallel, batch_size, clips = job.parallel, job.config.batch_size, job.splits["train"]
+    key = parallel.replicate(jax.random.key(job.config.seed))
+    start = int(parallel.single(progress.state.step)) % job.steps_per_epoch
     state, sums, unread = progress.state, progress.sums, None
     began = saved = time.monotonic()
-    batches = clips.batches(batch_size, shuffle_key=job.config.seed, epoch=epoch, start=start)
+    batches = clips.batches(
+        batch_size, shuffle_key=job.config.seed, epoch=epoch, start=start, **parallel.share
+    )
     for done, batch in enumerate(batches, start=start + 1):
-        state, new = step(state, job.parallel.split(batch), key)
+        state, new = step(state, parallel.split(batch), key)
         if unread is not None:
-            sums = metrics.add(sums, unread)
+            sums = metrics.add(sums, parallel.single(unread))
         unread = new
         log.step(min(batch_size, len(clips) - (done - 1) * batch_size), epoch, sums)
+        if done == job.steps_per_epoch:  # the caller saves a whole epoch, with its validation
+            break
         due = time.monotonic() - saved > 60 * job.config.checkpoint_minutes
-        # A whole epoch is saved by the caller, with its validation.
-        if (stop.requested or due) and done < job.steps_per_epoch:
-            sums, unread = metrics.add(sums, unread), None
+        stopping, due = hosts.agree(done, stop.requested, due)
+        if stopping or due:
+            sums, unread = metrics.add(sums, parallel.single(unread)), None
+            newest = Progress(parallel.single(state), sums)
             step_number = (epoch - 1) * job.steps_per_epoch + done
-            checkpoints.save(step_number, Progress(state, sums))
+            hosts.from_first(functools.partial(checkpoints.save, step_number, newest))
             saved = time.monotonic()
-            if stop.requested:
-                raise KeyboardInterrupt
+        if stopping:
+            raise KeyboardInterrupt
     if unread is not None:
-        sums = metrics.add(sums, unread)
+        sums = metrics.add(sums, parallel.single(unread))
     seconds = time.monotonic() - began
     trained = len(clips) - start * batch_size
     return Progress(state, sums), {"seconds": seconds, "clips_per_second": trained / seconds}
@@ -300,19 +328,27 @@ def read_config_flag(values: flags.FlagValues) -> ConfigDict:
         raise InputError(f"the config file {file} cannot be read; name one of configs/") from error
 
 
+def _define_flags(argv: list[str], values: flags.FlagValues) -> None:
+    define_config_flags(argv, values)
+    hosts.define_flags(values)
+
+
 def _job(values: flags.FlagValues, positional: list[str]) -> None:
     if positional:
         raise InputError(f"unexpected argument {positional[0]!r}; see --help")
     config = read_config_flag(values)
     workdir = Path(values.workdir or f"runs/{config.name}")
-    print(table(train(config, workdir)))
-    print(f"report: {workdir / 'report.html'}")
+    with hosts.joined(values):
+        evaluation = train(config, workdir)
+        if hosts.is_first():
+            print(table(evaluation))
+            print(f"report: {workdir / 'report.html'}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
     argv = sys.argv if argv is None else argv
-    return cli.run(argv, functools.partial(define_config_flags, argv), _job, __doc__ or "")
+    return cli.run(argv, functools.partial(_define_flags, argv), _job, __doc__ or "")
 
 
 if __name__ == "__main__":

@@ -66,7 +66,8 @@ class Parallel:
 
     def replicate(self, tree: PyTree) -> PyTree:
         """Puts a copy of every array on every device; all processes pass the same values."""
-        return jax.tree.map(functools.partial(_replicated, sharding=self._whole), tree)
+        place = functools.partial(jax.make_array_from_process_local_data, self._whole)
+        return jax.tree.map(functools.partial(_from_host, place), tree)
 
     def split(self, batch: PyTree) -> PyTree:
         """Puts an equal share of the rows that this process read on each of its devices."""
@@ -112,27 +113,29 @@ class Parallel:
 class PmapParallel(Parallel):
     """As `Parallel`, by `pmap`: every array has a leading axis of this process's devices."""
 
+    @property
+    def _by_device(self) -> NamedSharding:
+        """The leading axis over this process's devices."""
+        return NamedSharding(Mesh(self.mesh.local_devices, (AXIS,)), PartitionSpec(AXIS))
+
     def replicate(self, tree: PyTree) -> PyTree:
         """Puts a copy of every array on every device of this process."""
         devices = len(self.mesh.local_devices)
-        return self._by_device(lambda x: jnp.broadcast_to(x, (devices, *jnp.shape(x))), tree)
+
+        def place(x: np.ndarray) -> jax.Array:
+            return jax.device_put(np.broadcast_to(x, (devices, *x.shape)), self._by_device)
+
+        return jax.tree.map(functools.partial(_from_host, place), tree)
 
     def split(self, batch: PyTree) -> PyTree:
         """Puts an equal share of the rows that this process read on each of its devices."""
         devices = len(self.mesh.local_devices)
-        return self._by_device(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+        rows = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+        return jax.device_put(rows, self._by_device)
 
     def single(self, tree: PyTree) -> PyTree:
         """One copy, in host memory, of what `replicate` or a step put on every device."""
-        return jax.tree.map(
-            lambda x: np.array(x.addressable_data(0)).reshape(x.shape[1:]), tree
-        )
-
-    def _by_device(self, reshape: Callable, tree: PyTree) -> PyTree:
-        mesh = Mesh(self.mesh.local_devices, (AXIS,))
-        return jax.device_put(
-            jax.tree.map(reshape, tree), NamedSharding(mesh, PartitionSpec(AXIS))
-        )
+        return jax.tree.map(lambda x: np.array(x.addressable_data(0)).reshape(x.shape[1:]), tree)
 
     def _compile(self, step: Callable, split: tuple[bool, ...], donate: bool) -> Callable:
         del split  # everything has the leading axis
@@ -158,9 +161,9 @@ def spread(mode: str, batch_size: int, devices: Sequence[jax.Device] | None = No
     return MODES[mode](batch_size, devices)
 
 
-def _replicated(x: Any, sharding: NamedSharding) -> jax.Array:
-    """An array on all devices of all processes, each of which has its value."""
+def _from_host(place: Callable[[np.ndarray], jax.Array], x: Any) -> jax.Array:
+    """Places the host's copy of an array; keys go as the numbers that they are made of."""
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        data = _replicated(jax.random.key_data(x), sharding)
+        data = place(np.asarray(jax.random.key_data(x)))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
-    return jax.make_array_from_process_local_data(sharding, np.asarray(x))
+    return place(np.asarray(x))

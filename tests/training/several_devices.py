@@ -35,6 +35,7 @@ def batch_of_eight(number, dtype):
     }
 
 
+@functools.cache
 def job(mask, dtype):
     """A network's variables, the step and the optimizer: plain descent, so that the first change of
     a parameter is its gradient.
@@ -51,6 +52,7 @@ def job(mask, dtype):
 def results(mode, devices, mask, dtype, steps):
     """Losses of all steps; gradients and statistics of the first."""
     variables, optimizer, step = job(mask, dtype)
+    before = jax.device_get(variables["params"])
     parallel = spread(mode, BATCH_SIZE, jax.local_devices()[:devices])
     step = parallel.compile_train_step(step)
     state, key = parallel.replicate((create_state(variables, optimizer), jax.random.key(1)))
@@ -61,7 +63,7 @@ def results(mode, devices, mask, dtype, steps):
         losses.append(sums.loss / sums.count)
         if number == 0:
             after = parallel.single(state)
-            changes = jax.tree.map(lambda a, b: (a - b) / 0.1, variables["params"], after.params)
+            changes = jax.tree.map(lambda a, b: (a - b) / 0.1, before, after.params)
             found |= {f"gradient{i}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(changes))}
             statistics = jax.tree.leaves(after.batch_stats)
             found |= {f"statistics{i}": x for i, x in enumerate(statistics)}
