@@ -188,7 +188,7 @@ class Clips:
         batches = self._order(batch_size, shuffle_key, epoch).reshape(-1, batch_size)
         share = batch_size // process_count
         shares = batches[start:, process_index * share : (process_index + 1) * share]
-        if not len(self._no_frames):
+        if not len(self._no_frames) and process_count == 1:  # else each reads its share alone
             for rows in shares:
                 yield {name: column[rows] for name, column in self._columns.items()}
             return

@@ -1,22 +1,24 @@
 """Trains a few steps on chosen numbers of devices and writes what came of it, for test_parallel.
 
 Run as a process of its own, for it needs more devices than the other tests:
-``python several_devices.py OUT.npz MASK DTYPE STEPS jit:1 jit:8 pmap:2 ...``.
+``python several_devices.py OUT.npz NETWORK MASK DTYPE jit:1 jit:8 pmap:2 ...``; the number of
+devices of this process, or ``all`` of all processes. One of several processes has three more
+arguments after ``--``: the coordinator, their number and its own.
 """
 
 import functools
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from avjax.models.audio_visual import AudioVisualNet, trained_parameters
+from avjax.models.audio_visual import AudioVisualNet
+from avjax.models.networks import build_network, learned_parameters
 from avjax.training.optimizer import sgd
 from avjax.training.parallel import spread
 from avjax.training.step import Recipe, create_state, init_variables, train_step
 
-BATCH_SIZE, PADDING = 8, 3
+BATCH_SIZE, PADDING, STEPS, RATE = 8, 3, 3, 0.1
 
 
 def batch_of_eight(number, dtype):
@@ -36,49 +38,70 @@ def batch_of_eight(number, dtype):
 
 
 @functools.cache
-def job(mask, dtype):
+def job(network, mask, dtype):
     """A network's variables, the step and the optimizer: plain descent, so that the first change of
     a parameter is its gradient.
     """
-    net = AudioVisualNet(3, "ia", 1, (1, 1, 1))
-    variables = jax.tree.map(lambda x: x.astype(dtype), init_variables(net, jax.random.key(0)))
-    trained = trained_parameters(variables["params"], "ia")
-    optimizer = sgd(0.1, momentum=0.0, dampening=0.0, weight_decay=0.0, trained=trained)
+    small = AudioVisualNet(3, "ia", 1, (1, 1, 1))
+    net = small if network == "audio_visual" else build_network({"kind": network, "num_classes": 3})
+    variables = init_variables(net, jax.random.key(0))
+    variables = jax.tree.map(lambda x: np.asarray(x, dtype), jax.device_get(variables))
+    trained = learned_parameters(variables["params"], net)
+    optimizer = sgd(RATE, momentum=0.0, dampening=0.0, weight_decay=0.0, trained=trained)
     recipe = Recipe(mask, "reference")
     step = functools.partial(train_step, net=net, optimizer=optimizer, recipe=recipe)
     return variables, optimizer, step
 
 
-def results(mode, devices, mask, dtype, steps):
+def results(mode, devices, network, mask, dtype):
     """Losses of all steps; gradients and statistics of the first."""
-    variables, optimizer, step = job(mask, dtype)
-    before = jax.device_get(variables["params"])
-    parallel = spread(mode, BATCH_SIZE, jax.local_devices()[:devices])
+    variables, optimizer, step = job(network, mask, dtype)
+    parallel = spread(mode, BATCH_SIZE, devices)
     step = parallel.compile_train_step(step)
     state, key = parallel.replicate((create_state(variables, optimizer), jax.random.key(1)))
-    found, losses = {}, []
-    for number in range(steps):
-        state, sums = step(state, parallel.split(batch_of_eight(number, dtype)), key)
+    losses, first = [], None
+    for number in range(STEPS):
+        state, sums = step(state, parallel.split(share(parallel, batch_of_eight(number, dtype))), key)
         sums = parallel.single(sums)
         losses.append(sums.loss / sums.count)
-        if number == 0:
-            after = parallel.single(state)
-            changes = jax.tree.map(lambda a, b: (a - b) / 0.1, before, after.params)
-            found |= {f"gradient{i}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(changes))}
-            statistics = jax.tree.leaves(after.batch_stats)
-            found |= {f"statistics{i}": x for i, x in enumerate(statistics)}
-    return found | {"losses": np.array(losses), "count": sums.count}
+        first = first or parallel.single(state)
+    gradients = jax.tree.map(lambda a, b: (a - b) / RATE, variables["params"], first.params)
+    return {
+        "losses": np.array(losses),
+        "count": sums.count,
+        "gradients": flat(gradients),
+        "statistics": flat(first.batch_stats),
+    }
 
 
-def main(out, mask, dtype, steps, *cases):
+def share(parallel, batch):
+    """The rows that this process would read."""
+    index, count = parallel.share.values()
+    rows = BATCH_SIZE // count
+    return {name: column[index * rows : (index + 1) * rows] for name, column in batch.items()}
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def main(arguments):
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    if arguments[end:]:
+        coordinator, count, index = arguments[end + 1 :]
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(coordinator, int(count), int(index))
+    out, network, mask, dtype, *cases = arguments[:end]
+    content = {}
     with jax.enable_x64(dtype == "float64"):
-        content = {}
         for case in cases:
-            mode, _, devices = case.partition(":")
-            found = results(mode, int(devices), mask, jnp.dtype(dtype), int(steps))
+            mode, _, number = case.partition(":")
+            devices = None if number == "all" else jax.local_devices()[: int(number)]
+            found = results(mode, devices, network, mask, np.dtype(dtype))
             content |= {f"{case}/{name}": value for name, value in found.items()}
-    np.savez(out, **content)
+    if jax.process_index() == 0:
+        np.savez(out, **content)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1:])
