@@ -61,7 +61,9 @@ def results(mode, devices, network, mask, dtype):
     state, key = parallel.replicate((create_state(variables, optimizer), jax.random.key(1)))
     losses, first = [], None
     for number in range(STEPS):
-        state, sums = step(state, parallel.split(share(parallel, batch_of_eight(number, dtype))), key)
+        state, sums = step(
+            state, parallel.split(share(parallel, batch_of_eight(number, dtype))), key
+        )
         sums = parallel.single(sums)
         losses.append(sums.loss / sums.count)
         first = first or parallel.single(state)
