@@ -130,7 +130,7 @@ class PmapParallel(Parallel):
     def split(self, batch: PyTree) -> PyTree:
         """Puts an equal share of the rows that this process read on each of its devices."""
         devices = len(self.mesh.local_devices)
-        rows = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+        rows = jax.tree.map(lambda x: x.reshape(devices, len(x) // devices, *x.shape[1:]), batch)
         return jax.device_put(rows, self._by_device)
 
     def single(self, tree: PyTree) -> PyTree:
