@@ -36,7 +36,7 @@ def get_config(
         config.sound_augment[change] = 0.0
     config.label_smoothing = 0.0  # share of a target spread evenly over all classes
     config.deduplicate = True  # compute repeated inputs of the enlarged batch once
-    config.parallel = "jit"
+    config.parallel = "jit"  # how steps are spread over devices: jit or pmap
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # or adamw, whose rate warms up, then falls by a cosine to 0
