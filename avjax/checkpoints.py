@@ -6,6 +6,7 @@ Every write is atomic: a run killed while saving keeps the checkpoint before. A 
 
 import dataclasses
 import errno
+import functools
 import json
 import os
 import shutil
@@ -148,17 +149,24 @@ def _restore_model(manager: Manager) -> Any:
 
 
 class RunCheckpoints:
-    """The newest training state of a run, below ``RUN/checkpoints``."""
+    """The newest training state of a run, below ``RUN/checkpoints``; opened on first use.
+
+    Of several processes one alone uses it, with a state in host memory.
+    """
 
     def __init__(self, workdir: Path) -> None:
         self._directory = workdir / CHECKPOINTS
-        self._manager = _open_manager(self._directory)
+
+    @functools.cached_property
+    def _manager(self) -> Manager:
+        return _open_manager(self._directory)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._manager.close()
+        if "_manager" in self.__dict__:
+            self._manager.close()
 
     def save(self, step: int, state: Any) -> None:
         """Writes the state of an update, then removes the one before.
@@ -170,7 +178,7 @@ class RunCheckpoints:
             self._manager.save(_number(self._manager, step), args=ocp.args.StandardSave(state))
 
     def restore(self, like: State) -> State | None:
-        """The newest state, with the structure, types and devices of ``like``; None without one."""
+        """The newest state, with the structure and types of ``like``; None without one."""
         step = self._manager.latest_step()
         if step is None:
             return None
@@ -271,11 +279,18 @@ def _number(manager: Manager, wished: int = 0) -> int:
 
 
 def _open_manager(directory: Path, *, model: bool = False, write: bool = True) -> Manager:
+    # Orbax then waits for no other process; it does not create the directory in this mode.
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(), active_processes={jax.process_index()}
+    )
+    if write:
+        directory.mkdir(parents=True, exist_ok=True)
     options = ocp.CheckpointManagerOptions(
         max_to_keep=1,
-        create=write,
+        create=False,
         cleanup_tmp_directories=write,  # left by a save that was killed
         enable_async_checkpointing=False,
+        multiprocessing_options=alone,
     )
     handlers = {
         "variables": ocp.StandardCheckpointHandler(),

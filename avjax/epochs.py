@@ -1,5 +1,6 @@
 """What runs are made of, alone or together: a step's call, an epoch, its end."""
 
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,14 +12,14 @@ import optax
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from avjax import cli
+from avjax import cli, hosts
 from avjax.checkpoints import ModelCard, RunCheckpoints, save_model
 from avjax.data.feed import Feed, take
 from avjax.data.pipeline import Clips, PreparedDataset
 from avjax.evaluate import Evaluator
 from avjax.models.networks import Network
-from avjax.runlog import RunLog, best_epoch
-from avjax.training import conditions, metrics
+from avjax.runlog import RunLog, SilentLog, best_epoch
+from avjax.training import metrics
 from avjax.training.parallel import Parallel
 from avjax.training.step import Recipe, TrainState
 from avjax.versions import versions
@@ -109,27 +110,33 @@ def train_epoch(
       The epoch's end; its ``seconds`` and ``input_share``, the share in which a batch was awaited.
     """
     size, several = job.config.steps_per_call, job.config.steps_per_call > 1
-    calls = [rows[i : i + size] if several else rows[i] for i in range(0, len(rows), size)]
-    place = job.parallel.split_steps if several else job.parallel.split
+    parallel, starts = job.parallel, range(0, len(rows), size)
+    calls = [rows[i : i + size] if several else rows[i] for i in starts]
+    own = parallel.own(rows)  # of this process
+    own_calls = [own[i : i + size] if several else own[i] for i in starts]
+    place = parallel.split_steps if several else parallel.split
     state, sums, unread = progress.state, progress.sums, None
     began = saved = time.monotonic()
-    with feed.batches(calls, place, gather=not several) as batches:
+    with feed.batches(own_calls, place, gather=not several) as batches:
         for done, (call, batch) in enumerate(zip(calls, batches, strict=True), start=1):
             state, new = step(state, batch, key)
             if unread is not None:
-                sums = metrics.add(sums, unread, steps=several)
+                sums = metrics.add(sums, parallel.single(unread), steps=several)
             unread = new
             show(int((call >= 0).sum()), epoch, sums)
+            if done == len(calls):  # the caller saves a whole epoch, with its validation
+                break
             due = time.monotonic() - saved > 60 * job.config.checkpoint_minutes
-            # A whole epoch is saved by the caller, with its validation.
-            if (stop.requested or due) and done < len(calls):
-                sums, unread = metrics.add(sums, unread, steps=several), None
-                save(Progress(state, sums))
+            stopping, due = hosts.agree(done, stop.requested, due)
+            if stopping or due:
+                sums = metrics.add(sums, parallel.single(unread), steps=several)
+                newest, unread = Progress(parallel.single(state), sums), None
+                hosts.from_first(functools.partial(save, newest))
                 saved = time.monotonic()
-                if stop.requested:
-                    raise KeyboardInterrupt
+            if stopping:
+                raise KeyboardInterrupt
         if unread is not None:
-            sums = metrics.add(sums, unread, steps=several)
+            sums = metrics.add(sums, parallel.single(unread), steps=several)
         seconds = time.monotonic() - began
     return Progress(state, sums), {
         "seconds": seconds,
@@ -146,23 +153,36 @@ def close_epoch(
     evaluator: Evaluator,
     feed: Feed,
     checkpoints: RunCheckpoints,
-    log: RunLog,
+    log: RunLog | SilentLog,
 ) -> None:
     """Validates an epoch's end; writes its lines, its state, and its model where it is the best."""
     done = epoch * job.steps_per_epoch
     rate = float(job.schedule(done - 1))
     line = {"epoch": epoch, "split": "train", "step": done, "learning_rate": rate}
-    log.epoch({**line, **speed, **metrics.summarise(progress.sums)})
-    variables = progress.state.variables
-    rows = feed.rows(job.splits["validation"], conditions.BATCH_SIZE)
-    with feed.batches(list(rows)) as batches:
-        scores = evaluator.clean(variables, batches)
+    line |= {**speed, **metrics.summarise(progress.sums)}
+    rows = job.parallel.own(feed.rows(job.splits["validation"], evaluator.batch_size))
+    with feed.batches(list(rows), job.parallel.split) as batches:
+        scores = evaluator.clean(progress.state.variables, batches)
+    hosts.from_first(functools.partial(_keep_epoch, job, progress, line, scores, checkpoints, log))
+
+
+def _keep_epoch(
+    job: Job,
+    progress: Progress,
+    trained: dict[str, Any],
+    scores: dict[str, float],
+    checkpoints: RunCheckpoints,
+    log: RunLog | SilentLog,
+) -> None:
+    """Writes down a whole epoch: its figures, the newest state, the model where it is the best."""
+    epoch, step = trained["epoch"], trained["step"]
     improved = scores["accuracy"] > best_epoch(log.lines)[1]
-    log.epoch({"epoch": epoch, "split": "validation", "step": done, **scores})
+    log.epoch(trained)
+    log.epoch({"epoch": epoch, "split": "validation", "step": step, **scores})
+    state = job.parallel.single(progress.state)
     if improved:
-        save_model(job.workdir / "best", variables, _card(job, epoch, scores))
-    zeros = metrics.zeros(job.net.num_classes)
-    checkpoints.save(done, Progress(progress.state, zeros))
+        save_model(job.workdir / "best", state.variables, _card(job, epoch, scores))
+    checkpoints.save(step, Progress(state, metrics.zeros(job.net.num_classes)))
 
 
 def _card(job: Job, epoch: int, scores: dict[str, float]) -> ModelCard:

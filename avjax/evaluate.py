@@ -1,8 +1,9 @@
 """Scores a model under every condition: ``python -m avjax.evaluate --workdir RUN``."""
 
 import functools
+import operator
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Int
 
-from avjax import cli
+from avjax import cli, hosts
 from avjax.checkpoints import ModelCard, load_model, read_config, write_json_atomically
 from avjax.data.pipeline import Clips, PreparedDataset, open_dataset
 from avjax.data.ravdess import resolve_fold
@@ -19,47 +20,78 @@ from avjax.errors import InputError
 from avjax.models.networks import Network, build_network
 from avjax.report import write_report
 from avjax.training import conditions, metrics
+from avjax.training.parallel import Parallel, spread
 
 EVALUATION_FILE = "evaluation.json"
 NOISE_SEED = 0  # noise is keyed by clip below this, so figures are the same on every run
 
 
 class Evaluator:
-    """Compiled evaluation of one network; compiles once for any number of epochs."""
+    """Compiled evaluation of one network; compiles once for any number of epochs.
 
-    def __init__(self, net: Network, profile: str) -> None:
-        """Evaluates ``net`` on frames of ``profile``."""
+    Each device scores whole batches of `conditions.BATCH_SIZE` clips in split order, and their sums
+    are added in that order, so figures do not depend on the number of devices.
+    """
+
+    def __init__(self, net: Network, profile: str, parallel: Parallel) -> None:
+        """Evaluates ``net`` on frames of ``profile``, on the devices of ``parallel``."""
         self._net = net
-        settings: dict[str, Any] = {"net": net, "profile": profile}
-        self._clean = jax.jit(functools.partial(conditions.eval_step, **settings))
-        self._all = jax.jit(functools.partial(conditions.eval_conditions_step, **settings))
+        self._parallel = parallel
 
-    def clean(self, variables: Mapping[str, Any], batches: Iterable[Any]) -> dict[str, float]:
-        """Loss, accuracy and macro F1 of undisturbed clips."""
-        total = metrics.zeros(self._net.num_classes)
+        def score_all(variables: Any, batch: Any) -> Any:
+            key = jax.random.key(NOISE_SEED)
+            return conditions.eval_conditions_step(variables, batch, key, net=net, profile=profile)
+
+        clean = functools.partial(conditions.eval_step, net=net, profile=profile)
+        self._clean = parallel.compile_eval_step(clean)
+        self._all = parallel.compile_eval_step(score_all)
+
+    @property
+    def batch_size(self) -> int:
+        """Clips of a batch over all devices."""
+        return self._parallel.mesh.size * conditions.BATCH_SIZE
+
+    def _scored(self, step: Callable, variables: Any, batches: Iterable[Any]) -> Iterator[Any]:
+        """What a step finds in each device's share, in split order; all processes get all of it."""
         for batch in batches:
-            total = metrics.add(total, self._clean(variables, batch))
+            found = step(variables, batch)
+            for device in range(self._parallel.mesh.size):
+                yield jax.tree.map(operator.itemgetter(device), found)
+
+    def clean(self, variables: Any, batches: Iterable[Any]) -> dict[str, float]:
+        """Loss, accuracy and macro F1 of undisturbed clips.
+
+        Args:
+          variables: replicated.
+          batches: of `batch_size` clips in split order, on the devices.
+        """
+        total = metrics.zeros(self._net.num_classes)
+        for sums in self._scored(self._clean, variables, batches):
+            total = metrics.add(total, sums)
         return metrics.summarise(total)
 
     def conditions(
-        self, variables: Mapping[str, Any], clips: Clips
+        self, variables: Any, clips: Clips
     ) -> tuple[dict[str, Any], Int[np.ndarray, "n"]]:
         """Scores of every condition that makes sense for the network.
+
+        Args:
+          variables: replicated.
+          clips: to score.
 
         Returns:
           Clips that count, loss, accuracy, macro F1 and confusion matrix by condition, without
           those in which no clip counts; and the class called for each undisturbed clip.
         """
-        key = jax.random.key(NOISE_SEED)
         totals = dict.fromkeys(
             conditions.conditions_of(self._net), metrics.zeros(self._net.num_classes)
         )
         called = []
-        for batch in clips.batches(conditions.BATCH_SIZE):
-            scored = self._all(variables, batch, key)
+        batches = clips.batches(self.batch_size, **self._parallel.share)
+        placed = map(self._parallel.split, batches)
+        for scored in self._scored(self._all, variables, placed):
             totals = {name: metrics.add(sums, scored[name].sums) for name, sums in totals.items()}
-            undisturbed = scored[next(iter(totals))]
-            called.append(np.asarray(undisturbed.called)[batch["weight"] > 0])
+            called.append(scored[next(iter(totals))].called)
         found = {
             name: {
                 "num_clips": int(sums.count),
@@ -69,7 +101,7 @@ class Evaluator:
             for name, sums in totals.items()
             if sums.count
         }
-        return found, np.concatenate(called)
+        return found, np.concatenate(called)[: len(clips)]
 
 
 def evaluate_checkpoint(
@@ -79,8 +111,9 @@ def evaluate_checkpoint(
     split: str = "test",
     *,
     video_only: bool = False,
+    mode: str = "jit",
 ) -> dict[str, Any]:
-    """Scores a checkpoint on one split of a fold.
+    """Scores a checkpoint on one split of a fold; all processes must call it.
 
     Args:
       path: a workdir (its best epoch) or a converted checkpoint.
@@ -88,6 +121,7 @@ def evaluate_checkpoint(
       fold: as ``config.data.fold``.
       split: `train`, `validation` or `test`.
       video_only: as ``config.data.video_only``.
+      mode: as ``config.parallel``.
 
     Returns:
       ``{"split", "num_clips", "conditions": {name: {"num_clips", "accuracy", "macro_f1", "loss",
@@ -98,7 +132,7 @@ def evaluate_checkpoint(
       InputError: the dataset's profile or classes are not the checkpoint's, an unknown split, no
         clips, no checkpoint.
     """
-    variables, card = load_model(path)
+    variables, card = hosts.from_first(lambda: load_model(path))
     dataset = open_dataset(data_dir)
     check_compatible(card, dataset.metadata, path, data_dir)
     filters = resolve_fold(fold)
@@ -113,7 +147,9 @@ def evaluate_checkpoint(
         sound=net.sound,
     )
     check_bands(net, dataset)
-    scores, called = Evaluator(net, card.profile).conditions(variables, clips)
+    parallel = spread(mode, conditions.BATCH_SIZE * jax.device_count())
+    evaluator = Evaluator(net, card.profile, parallel)
+    scores, called = evaluator.conditions(parallel.replicate(variables), clips)
     return {
         "split": split,
         "num_clips": len(clips),
@@ -163,18 +199,24 @@ def check_bands(net: Network, dataset: PreparedDataset) -> None:
 def evaluate_run(workdir: Path, split: str = "test") -> dict[str, Any]:
     """Scores a run's best epoch and writes the result, for `test` with the report.
 
-    The test split's figures are ``evaluation.json``; another split's are
-    ``evaluation_<split>.json``.
+    All processes must call it; the first one reads and writes the run's folder. The test split's
+    figures are ``evaluation.json``; another split's are ``evaluation_<split>.json``.
     """
-    config = read_config(workdir)
+    config = hosts.from_first(lambda: read_config(workdir))
     data = config["data"]
     evaluation = evaluate_checkpoint(
-        workdir, data["dir"], data["fold"], split, video_only=data.get("video_only", False)
+        workdir,
+        data["dir"],
+        data["fold"],
+        split,
+        video_only=data.get("video_only", False),
+        mode=config["parallel"],
     )
     name = EVALUATION_FILE if split == "test" else f"evaluation_{split}.json"
-    write_json_atomically(workdir / name, evaluation)
-    if split == "test":
-        write_report(workdir)
+    if hosts.is_first():
+        write_json_atomically(workdir / name, evaluation)
+        if split == "test":
+            write_report(workdir)
     return evaluation
 
 

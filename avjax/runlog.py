@@ -2,13 +2,14 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from avjax import hosts
 from avjax.checkpoints import append_jsonl
 from avjax.training import metrics
 
@@ -85,6 +86,29 @@ class RunLog:
         self._events.close()
 
 
+class SilentLog:
+    """Stands in for a `RunLog` in processes that write nothing."""
+
+    lines: tuple[dict[str, Any], ...] = ()
+
+    def step(self, clips: int, epoch: int, sums: metrics.Sums) -> None:
+        """Shows nothing."""
+
+    def epoch(self, line: Mapping[str, Any]) -> None:
+        """Writes nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Has nothing to close."""
+
+
+def open_log(*arguments: Any) -> RunLog | SilentLog:
+    """The log of a run in its first process, arguments as `RunLog`; silence in the others."""
+    return RunLog(*arguments) if hosts.is_first() else SilentLog()
+
+
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl; none where it does not exist.
 
@@ -102,7 +126,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def best_epoch(lines: list[dict[str, Any]]) -> tuple[int, float]:
+def best_epoch(lines: Sequence[dict[str, Any]]) -> tuple[int, float]:
     """Epoch and accuracy of the best validation; the earliest on ties, (0, -1) without any."""
     best = (0, -1.0)
     for line in lines:

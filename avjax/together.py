@@ -21,6 +21,7 @@ from avjax.checkpoints import RunCheckpoints, check_config
 from avjax.data.feed import Feed
 from avjax.data.pipeline import PreparedDataset, open_dataset
 from avjax.epochs import Job, Progress, close_epoch, compile_step, rows_left, train_epoch
+from avjax.errors import InputError
 from avjax.evaluate import Evaluator, evaluate_run
 from avjax.models.networks import learned_parameters
 from avjax.runlog import RunLog
@@ -78,6 +79,11 @@ def _open(
 ) -> Run:
     """A run where it stands."""
     job, start = build(config, workdir, dataset)
+    if "device" not in job.parallel.caches:
+        raise InputError(
+            f"--together needs config.parallel='jit' in a single process, not "
+            f"{config.parallel!r}; leave --together out"
+        )
     check_config(workdir, config.to_dict())
     checkpoints = opened.enter_context(RunCheckpoints(workdir))
     return Run(job, checkpoints.restore(start) or start, checkpoints)
@@ -102,7 +108,7 @@ def _train_epochs(runs: Sequence[Run], logs: Sequence[RunLog]) -> None:
         job.parallel,
     )
     step, members = _program(runs, feed)
-    evaluator = Evaluator(job.net, job.recipe.profile)
+    evaluator = Evaluator(job.net, job.recipe.profile, job.parallel)
     state = job.parallel.replicate(stack([run.progress.state for run in runs]))
     sums = _stacked([run.progress.sums for run in runs])
 

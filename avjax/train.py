@@ -14,7 +14,7 @@ import optax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from avjax import cli
+from avjax import cli, hosts
 from avjax.checkpoints import RunCheckpoints, check_config
 from avjax.data.feed import Feed, check_cache
 from avjax.data.pipeline import Clips, PreparedDataset, open_dataset
@@ -24,17 +24,19 @@ from avjax.errors import InputError
 from avjax.evaluate import Evaluator, check_bands, evaluate_run, table
 from avjax.models.networks import Network, build_network, describe_network, learned_parameters
 from avjax.pretrained import initial_variables
-from avjax.runlog import RunLog
+from avjax.runlog import RunLog, SilentLog, open_log
 from avjax.training import metrics
 from avjax.training.modality_dropout import check_mask
 from avjax.training.optimizer import adamw, cosine_schedule, sgd, step_schedule
-from avjax.training.parallel import Parallel
+from avjax.training.parallel import Parallel, spread
 from avjax.training.sound_augment import SoundAugmentation
 from avjax.training.step import Recipe, check_dtype, create_state, train_step
 
 
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Trains, validates after every epoch, then scores the test split with the best epoch.
+
+    All processes must call it, where there are several; the first keeps the run's folder.
 
     Args:
       config: see `configs/common.py`.
@@ -46,14 +48,16 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Raises:
       InputError: a config or data that cannot be trained on, or a workdir of another config.
     """
-    job, start = build(config, workdir)
-    check_config(workdir, config.to_dict())
+    with hosts.all_or_none():
+        job, start = build(config, workdir)
+    hosts.from_first(lambda: check_config(workdir, config.to_dict()))
+    start = jax.device_get(start)
     with RunCheckpoints(workdir) as checkpoints:
-        progress = checkpoints.restore(start) or start
+        progress = hosts.from_first(lambda: checkpoints.restore(start) or start)
         step = int(progress.state.step)
         first_epoch = step // job.steps_per_epoch + 1
         total = config.num_epochs * len(job.splits["train"])
-        with RunLog(workdir, total, first_epoch, job.clips_before(step)) as log:
+        with open_log(workdir, total, first_epoch, job.clips_before(step)) as log:
             _train_epochs(job, progress, first_epoch, checkpoints, log)
     return evaluate_run(workdir)
 
@@ -80,7 +84,12 @@ def build(
     net = build_network(network)
     splits = _splits(config, dataset, net)
     check_bands(net, dataset)
-    parallel = Parallel(config.batch_size)
+    parallel = spread(config.parallel, config.batch_size)
+    if config.steps_per_call > 1 and "device" not in parallel.caches:
+        raise InputError(
+            f"config.steps_per_call={config.steps_per_call} needs config.parallel='jit' in a "
+            "single process; set it to 1"
+        )
     recipe = Recipe(
         config.mask,
         dataset.metadata.profile,
@@ -172,7 +181,11 @@ def _splits(config: ConfigDict, dataset: PreparedDataset, net: Network) -> dict[
 
 
 def _train_epochs(
-    job: Job, progress: Progress, first_epoch: int, checkpoints: RunCheckpoints, log: RunLog
+    job: Job,
+    progress: Progress,
+    first_epoch: int,
+    checkpoints: RunCheckpoints,
+    log: RunLog | SilentLog,
 ) -> None:
     """Trains and validates epoch by epoch; keeps the newest state and the best model."""
     feed = Feed(list(job.splits.values())[:2], job.config.data.cache, job.parallel)
@@ -181,22 +194,23 @@ def _train_epochs(
         job,
         feed,
     )
-    evaluator = Evaluator(job.net, job.recipe.profile)
+    evaluator = Evaluator(job.net, job.recipe.profile, job.parallel)
     progress = dataclasses.replace(progress, state=job.parallel.replicate(progress.state))
-    key = jax.random.key(job.config.seed)
+    key = job.parallel.replicate(jax.random.key(job.config.seed))
 
     def save(progress: Progress) -> None:
         checkpoints.save(int(progress.state.step), progress)
 
     with cli.StopRequest() as stop:
         for epoch in range(first_epoch, job.config.num_epochs + 1):
-            rows = rows_left(job, feed, epoch, int(progress.state.step))
+            step_number = int(job.parallel.single(progress.state.step))
+            rows = rows_left(job, feed, epoch, step_number)
             progress, speed = train_epoch(
                 job, step, progress, key, feed, rows, epoch, log.step, save, stop
             )
             close_epoch(job, progress, epoch, speed, evaluator, feed, checkpoints, log)
             progress = dataclasses.replace(progress, sums=metrics.zeros(job.net.num_classes))
-            if stop.requested:
+            if hosts.any_process(stop.requested):
                 raise KeyboardInterrupt
 
 
@@ -230,19 +244,27 @@ def read_config_flag(values: flags.FlagValues) -> ConfigDict:
         raise InputError(f"the config file {file} cannot be read; name one of configs/") from error
 
 
+def _define_flags(argv: list[str], values: flags.FlagValues) -> None:
+    define_config_flags(argv, values)
+    hosts.define_flags(values)
+
+
 def _job(values: flags.FlagValues, positional: list[str]) -> None:
     if positional:
         raise InputError(f"unexpected argument {positional[0]!r}; see --help")
     config = read_config_flag(values)
     workdir = Path(values.workdir or f"runs/{config.name}")
-    print(table(train(config, workdir)))
-    print(f"report: {workdir / 'report.html'}")
+    with hosts.joined(values):
+        evaluation = train(config, workdir)
+        if hosts.is_first():
+            print(table(evaluation))
+            print(f"report: {workdir / 'report.html'}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line."""
     argv = sys.argv if argv is None else argv
-    return cli.run(argv, functools.partial(define_config_flags, argv), _job, __doc__ or "")
+    return cli.run(argv, functools.partial(_define_flags, argv), _job, __doc__ or "")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def get_config(
     config.label_smoothing = 0.0  # share of a target spread evenly over all classes
     config.dtype = "float32"  # or "bfloat16": what the network computes in; parameters stay float32
     config.deduplicate = True  # compute repeated inputs of the enlarged batch once
-    config.parallel = "jit"
+    config.parallel = "jit"  # how steps are spread over devices: jit or pmap
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # or adamw, whose rate warms up, then falls by a cosine to 0

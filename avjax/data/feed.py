@@ -33,7 +33,11 @@ def check_cache(cache: str) -> None:
 
 
 def choose_cache(
-    cache: str, nbytes: int, device_memory: int | None, host_memory: int | None
+    cache: str,
+    nbytes: int,
+    device_memory: int | None,
+    host_memory: int | None,
+    possible: Sequence[str] = CACHES,
 ) -> str:
     """Where clips are kept.
 
@@ -42,15 +46,22 @@ def choose_cache(
       nbytes: of all clips, decoded.
       device_memory: free bytes of the fullest device; None where that is not known, as on CPU.
       host_memory: free bytes of the machine; None where that is not known.
+      possible: places that the way of training allows.
 
     Raises:
       InputError: unknown name, or clips that cannot fit where they are wanted.
     """
     check_cache(cache)
     if cache == "auto":
-        if nbytes <= DEVICE_SHARE * (device_memory or 0):
+        if "device" in possible and nbytes <= DEVICE_SHARE * (device_memory or 0):
             return "device"
-        return "host" if nbytes <= HOST_SHARE * (host_memory or 0) else "none"
+        fits = "host" in possible and nbytes <= HOST_SHARE * (host_memory or 0)
+        return "host" if fits else "none"
+    if cache not in possible:
+        raise InputError(
+            f"config.data.cache={cache!r} needs a single process, and 'device' also "
+            f"config.parallel='jit'; choose auto or {' or '.join(possible)}"
+        )
     free = {"device": device_memory, "host": host_memory}.get(cache)
     if free is not None and nbytes > free:
         raise InputError(
@@ -135,7 +146,8 @@ class Feed:
           parallel: the devices.
         """
         self._all = selections[0].union(selections[1:])
-        self.cache = choose_cache(cache, self._all.nbytes, free_device_memory(), free_host_memory())
+        memory = free_device_memory(), free_host_memory()
+        self.cache = choose_cache(cache, self._all.nbytes, *memory, parallel.caches)
         self._parallel = parallel
         self._resident: Any = None
 
@@ -189,7 +201,8 @@ class Feed:
             return
         sizes = {rows.shape for rows in wanted}  # only the last may be of fewer steps
         for size in sorted(sizes, reverse=True):
-            yield from self._all.read(np.stack([rows for rows in wanted if rows.shape == size]))
+            same = np.stack([rows for rows in wanted if rows.shape == size])
+            yield from self._all.read(same, whole="host" in self._parallel.caches)
 
 
 def take(columns: Batch, rows: Any) -> Batch:

@@ -189,7 +189,8 @@ class Clips:
             )
         rows = self.order(batch_size, shuffle_key=shuffle_key, epoch=epoch)
         share = batch_size // process_count
-        yield from self.read(rows[start:, process_index * share : (process_index + 1) * share])
+        own = rows[start:, process_index * share : (process_index + 1) * share]
+        yield from self.read(own, whole=process_count == 1)
 
     def order(
         self, batch_size: int, *, shuffle_key: int | None = None, epoch: int = 0
@@ -201,13 +202,19 @@ class Clips:
         padding = -len(order) % batch_size
         return np.pad(order, (0, padding), constant_values=-1).reshape(-1, batch_size)
 
-    def read(self, batches: Int[np.ndarray, "steps *rows"]) -> Iterator[Batch]:
+    def read(
+        self, batches: Int[np.ndarray, "steps *rows"], *, whole: bool = True
+    ) -> Iterator[Batch]:
         """Batches of the clips at given positions, read ahead of their use; -1 is padding.
+
+        Args:
+          batches: positions.
+          whole: clips without frames may all be kept in memory; False reads the wanted ones alone.
 
         Yields:
           As `batches`; axes of ``rows`` stand in the place of ``b``.
         """
-        if not len(self._no_frames):
+        if whole and not len(self._no_frames):
             for rows in batches:
                 yield {name: column[rows] for name, column in self.columns.items()}
             return

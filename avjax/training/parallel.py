@@ -1,42 +1,55 @@
 """How steps are compiled and spread over devices; no other module knows.
 
-`jit` maps the step over a one-axis mesh with `shard_map`; the state is replicated, the batch is
-split. The step sees its own rows and an axis name, whatever the mode.
+A step sees its own rows and an axis name. `jit` maps it over a one-axis mesh with `shard_map`: the
+state is replicated, the batch split. `pmap` maps it over a leading device axis of both. Either way
+the axis runs over the devices of all processes, those of the first process first, so that a row's
+place in the global batch is the same in both modes and for any number of processes.
 """
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from avjax.errors import InputError
 
 AXIS = "batch"
-MODES = ("jit",)
 
 
 class Parallel:
-    """Compiles steps for a set of devices.
+    """Compiles steps for a set of devices, by `jit`; see `spread` for the other mode.
 
     Attributes:
       mesh: the devices, on one axis named `AXIS`.
     """
 
     def __init__(self, batch_size: int, devices: Sequence[jax.Device] | None = None) -> None:
-        """Uses ``devices`` (default: all local ones).
+        """Uses ``devices`` (default: all of all processes).
 
         Raises:
-          InputError: ``batch_size`` is not a multiple of the number of devices.
+          InputError: ``batch_size`` is not a multiple of the number of devices, or processes have
+            different numbers of devices.
         """
-        devices = jax.local_devices() if devices is None else list(devices)
-        if batch_size % len(devices):
+        chosen = jax.devices() if devices is None else devices
+        chosen = sorted(chosen, key=lambda device: device.process_index)
+        if batch_size % len(chosen):
             raise InputError(
-                f"batch_size={batch_size} cannot be split over {len(devices)} devices; use a "
-                f"multiple of {len(devices)}, or fewer devices"
+                f"batch_size={batch_size} cannot be split over {len(chosen)} devices; use a "
+                f"multiple of {len(chosen)}, or fewer devices"
             )
-        self.mesh = Mesh(devices, (AXIS,))
+        counts = Counter(device.process_index for device in chosen)
+        if len(set(counts.values())) > 1:
+            raise InputError(
+                f"the processes have {sorted(counts.values())} devices; give each the same number"
+            )
+        self.mesh = Mesh(chosen, (AXIS,))
         self._rows = NamedSharding(self.mesh, PartitionSpec(AXIS))
         self._rows_of_steps = NamedSharding(self.mesh, PartitionSpec(None, AXIS))
         self._whole = NamedSharding(self.mesh, PartitionSpec())
@@ -46,25 +59,54 @@ class Parallel:
         """The axis over which steps must sum; None on a single device."""
         return AXIS if self.mesh.size > 1 else None
 
-    def replicate(self, tree: Any) -> Any:
-        """Puts a copy of every array on every device."""
-        return jax.device_put(tree, self._whole)
+    @property
+    def share(self) -> dict[str, int]:
+        """Which rows of each global batch this process reads, as arguments of `Clips.batches`."""
+        processes = len({device.process_index for device in self.mesh.devices})
+        return {"process_index": jax.process_index(), "process_count": processes}
 
-    def split(self, batch: Any) -> Any:
-        """Puts an equal share of the batch's rows on every device."""
-        return jax.device_put(batch, self._rows)
+    @property
+    def caches(self) -> tuple[str, ...]:
+        """Where clips may be kept (`avjax.data.feed`); several processes read shares alone."""
+        return ("device", "host", "none") if self.share["process_count"] == 1 else ("none",)
+
+    def own(self, rows: np.ndarray) -> np.ndarray:
+        """This process's part of ``[steps, rows, ...]``."""
+        share = rows.shape[1] // self.share["process_count"]
+        first = self.share["process_index"] * share
+        return rows[:, first : first + share]
+
+    def replicate(self, tree: PyTree) -> PyTree:
+        """Puts a copy of every array on every device; all processes pass the same values."""
+        if self.share["process_count"] == 1:
+            return jax.device_put(tree, self._whole)
+        place = functools.partial(jax.make_array_from_process_local_data, self._whole)
+        return jax.tree.map(functools.partial(_from_host, place), tree)
+
+    def split(self, batch: PyTree) -> PyTree:
+        """Puts an equal share of the rows that this process read on each of its devices."""
+        if self.share["process_count"] == 1:
+            return jax.device_put(batch, self._rows)
+        return jax.make_array_from_process_local_data(self._rows, batch)
+
+    def single(self, tree: PyTree) -> PyTree:
+        """One copy, in host memory, of what `replicate` or a step put on every device."""
+        return jax.tree.map(lambda x: np.array(x.addressable_data(0)), tree)
 
     def split_steps(self, batches: Any) -> Any:
         """The same for the batches of several steps, ``[steps, rows, ...]``."""
         return jax.device_put(batches, self._rows_of_steps)
 
     def compile_train_step(self, step: Callable) -> Callable:
-        """Compiles ``step(state, batch, key, axis_name) -> (state, sums)``; donates the state."""
+        """Compiles ``step(state, batch, key, axis_name) -> (state, sums)``; donates the state.
+
+        State and key are replicated, the batch is split, and what is returned is replicated.
+        """
         rows = PartitionSpec(AXIS)
-        return self._compile(step, (PartitionSpec(), rows, PartitionSpec()))
+        return self._compile(step, (PartitionSpec(), rows, PartitionSpec()), donate=True)
 
     def compile_train_steps(self, step: Callable, batch_of: Callable) -> Callable:
-        """Compiles several steps as one scan; donates the state.
+        """Compiles several steps as one scan; donates the state. Only where `caches` has "device".
 
         Args:
           step: as of `compile_train_step`.
@@ -79,15 +121,95 @@ class Parallel:
             def one(state, part):
                 return step(state, batch_of(resident, part), key, axis_name=axis_name)
 
-            return jax.lax.scan(one, state, parts)
+            return lax.scan(one, state, parts)
 
         rows, whole = PartitionSpec(None, AXIS), PartitionSpec()
-        return self._compile(steps, (whole, rows, whole, whole))
+        return self._compile(steps, (whole, rows, whole, whole), donate=True)
 
-    def _compile(self, step: Callable, specs: tuple[PartitionSpec, ...]) -> Callable:
+    def compile_eval_step(self, step: Callable) -> Callable:
+        """Compiles ``step(variables, batch)``, run by each device on its own rows.
+
+        The compiled step takes replicated variables and a split batch, and returns, in host memory
+        of every process, each device's result below a leading axis of devices.
+        """
+
+        def gathered(variables: Any, batch: Any, axis_name: str | None) -> Any:
+            found = step(variables, batch)
+            if axis_name is None:
+                return jax.tree.map(lambda x: x[None], found)
+            return jax.tree.map(lambda x: lax.all_gather(x, axis_name), found)
+
+        compiled = self._compile(gathered, (PartitionSpec(), PartitionSpec(AXIS)), donate=False)
+        return lambda variables, batch: self.single(compiled(variables, batch))
+
+    def _compile(self, step: Callable, specs: tuple[PartitionSpec, ...], donate: bool) -> Callable:
         mapped = functools.partial(step, axis_name=self.axis_name)
         if self.axis_name is not None:
             mapped = jax.shard_map(
                 mapped, mesh=self.mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False
             )
-        return jax.jit(mapped, donate_argnums=(0,))
+        return jax.jit(mapped, donate_argnums=(0,) if donate else ())
+
+
+class PmapParallel(Parallel):
+    """As `Parallel`, by `pmap`: every array has a leading axis of this process's devices."""
+
+    @property
+    def caches(self) -> tuple[str, ...]:
+        """As of `Parallel`, but for the devices, from which a batch would have to be gathered."""
+        return tuple(place for place in super().caches if place != "device")
+
+    @property
+    def _by_device(self) -> NamedSharding:
+        """The leading axis over this process's devices."""
+        return NamedSharding(Mesh(self.mesh.local_devices, (AXIS,)), PartitionSpec(AXIS))
+
+    def replicate(self, tree: PyTree) -> PyTree:
+        """Puts a copy of every array on every device of this process."""
+        devices = len(self.mesh.local_devices)
+
+        def place(x: np.ndarray) -> jax.Array:
+            return jax.device_put(np.broadcast_to(x, (devices, *x.shape)), self._by_device)
+
+        return jax.tree.map(functools.partial(_from_host, place), tree)
+
+    def split(self, batch: PyTree) -> PyTree:
+        """Puts an equal share of the rows that this process read on each of its devices."""
+        devices = len(self.mesh.local_devices)
+        rows = jax.tree.map(lambda x: x.reshape(devices, len(x) // devices, *x.shape[1:]), batch)
+        return jax.device_put(rows, self._by_device)
+
+    def single(self, tree: PyTree) -> PyTree:
+        """One copy, in host memory, of what `replicate` or a step put on every device."""
+        return jax.tree.map(lambda x: np.array(x.addressable_data(0)).reshape(x.shape[1:]), tree)
+
+    def _compile(self, step: Callable, specs: tuple[PartitionSpec, ...], donate: bool) -> Callable:
+        del specs  # everything has the leading axis
+        return jax.pmap(
+            functools.partial(step, axis_name=self.axis_name),
+            axis_name=AXIS,
+            devices=list(self.mesh.devices),
+            donate_argnums=(0,) if donate else (),
+        )
+
+
+MODES = {"jit": Parallel, "pmap": PmapParallel}
+
+
+def spread(mode: str, batch_size: int, devices: Sequence[jax.Device] | None = None) -> Parallel:
+    """What compiles and spreads steps in the way that ``config.parallel`` names.
+
+    Raises:
+      InputError: an unknown mode, or as `Parallel`.
+    """
+    if mode not in MODES:
+        raise InputError(f"unknown parallel {mode!r}; choose one of {', '.join(MODES)}")
+    return MODES[mode](batch_size, devices)
+
+
+def _from_host(place: Callable[[np.ndarray], jax.Array], x: Any) -> jax.Array:
+    """Places the host's copy of an array; keys go as the numbers that they are made of."""
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        data = place(np.asarray(jax.random.key_data(x)))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    return place(np.asarray(x))

@@ -126,6 +126,25 @@ def test_processes_share_every_batch(clips, process_count):
             np.testing.assert_array_equal(np.concatenate([p[name] for p in parts]), array)
 
 
+@pytest.mark.parametrize("streams", [("audio", "video"), ("audio",)])
+def test_a_process_reads_its_share_alone(dataset, monkeypatch, streams):
+    clips = dataset.select(EVERYTHING, streams=streams)
+    read, former = [], dataset.read
+
+    def note(number):
+        read.append(number)
+        return former(number)
+
+    monkeypatch.setattr(dataset, "read", note)
+    shares = []
+    for process in range(2):
+        read.clear()
+        list(clips.batches(4, shuffle_key=3, process_index=process, process_count=2))
+        shares.append(set(read))
+    assert not shares[0] & shares[1]
+    assert len(shares[0] | shares[1]) == len(clips)
+
+
 def test_a_batch_that_processes_cannot_share_is_refused(clips):
     with pytest.raises(InputError, match=r"batch size 4 .* 3 processes"):
         next(clips.batches(4, process_count=3))

@@ -23,7 +23,7 @@ class Moments(NamedTuple):
 
     mean: Float[Array, "c"]
     variance: Float[Array, "c"]
-    count: Float[Array, ""]
+    count: Float[Array, ""]  # type: ignore[assignment]  # hides tuple.count
 
 
 def total(x: Any, axis_name: str | None) -> Any:
