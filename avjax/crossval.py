@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from avjax import cli
+from avjax import cli, machine
 from avjax.checkpoints import check_config, write_json_atomically
 from avjax.data.ravdess import list_folds
 from avjax.errors import InputError
@@ -192,6 +192,7 @@ def _job(values: flags.FlagValues, positional: list[str]) -> None:
     except ValueError as error:
         raise InputError(f"--seeds={','.join(values.seeds)} are not whole numbers") from error
     config = read_config_flag(values)
+    machine.set_up()
     workdir = Path(values.workdir or f"runs/{config.name}-{values.folds.replace('/', '-')}")
     summary = cross_validate(config, workdir, values.folds, seeds, together=values.together)
     print(table(summary))

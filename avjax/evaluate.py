@@ -12,7 +12,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Int
 
-from avjax import cli, hosts
+from avjax import cli, hosts, machine
 from avjax.checkpoints import ModelCard, load_model, read_config, write_json_atomically
 from avjax.data.pipeline import Clips, PreparedDataset, open_dataset
 from avjax.data.ravdess import resolve_fold
@@ -247,9 +247,12 @@ def _job(values: flags.FlagValues, positional: list[str]) -> None:
         raise InputError(f"unexpected argument {positional[0]!r}; see --help")
     if bool(values.workdir) == bool(values.checkpoint):
         raise InputError("give either --workdir RUN, or --checkpoint PATH with --data DATA")
+    if values.checkpoint and not values.data:
+        raise InputError("--checkpoint needs --data DATA, the prepared clips to score it on")
+    machine.set_up()
     if values.workdir:
         evaluation = evaluate_run(Path(values.workdir), values.split)
-    elif values.data:
+    else:
         evaluation = evaluate_checkpoint(
             Path(values.checkpoint),
             values.data,
@@ -257,8 +260,6 @@ def _job(values: flags.FlagValues, positional: list[str]) -> None:
             values.split,
             video_only=values.video_only,
         )
-    else:
-        raise InputError("--checkpoint needs --data DATA, the prepared clips to score it on")
     print(table(evaluation))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Array, Bool, Float, UInt8
 
-from avjax import cli
+from avjax import cli, machine
 from avjax.checkpoints import ModelCard, load_model
 from avjax.data.clip import Detector, PreparedClip, prepare_clip
 from avjax.data.faces import default_detector
@@ -264,6 +264,7 @@ def _job(values: flags.FlagValues, positional: list[str]) -> int:
         raise InputError("--checkpoint is missing; name a run or a converted checkpoint")
     if not positional:
         raise InputError("no clip given; name one or more video files")
+    machine.keep_compiled_programs()
     return predict_clips(Model.load(values.checkpoint), positional, values.json)
 
 

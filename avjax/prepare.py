@@ -7,7 +7,6 @@ once it is done: the same command again goes on where it stopped. On several mac
 
 import functools
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from avjax import cli
+from avjax import cli, machine
 from avjax.data import faces, media, shards, sources
 from avjax.data.clip import Detector, PreparedClip, check_profile, prepare_clip, sound_features
 from avjax.data.manifest import read_manifest
@@ -80,7 +79,7 @@ def prepare(
         skipped=skipped,
         settings=settings,
         make_detector=(make_detector or faces.default_detector) if import_crops is None else None,
-        workers=workers or available_cores(),
+        workers=workers or machine.available_cores(),
     )
     if shard is not None:
         with open_stage(shard.directory(out), settings) as stage:
@@ -111,13 +110,6 @@ def _check(settings: Settings) -> None:
             f"the reference profile has windows of {media.WINDOW_SECONDS} s; leave --seconds out, "
             "or choose the fixed profile"
         )
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def prepare_clips(
@@ -343,6 +335,7 @@ def _job(values: flags.FlagValues, positional: list[str]) -> int:
             "give one of --source FOLDER, --manifest FILE, and --merge, which takes the shards "
             "beside --out; see --help"
         )
+    machine.keep_compiled_programs()
     out = Path(values.out)
     if values.merge:
         if values.shard:

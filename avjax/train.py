@@ -14,7 +14,7 @@ import optax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from avjax import cli, hosts
+from avjax import cli, hosts, machine
 from avjax.checkpoints import RunCheckpoints, check_config
 from avjax.data.feed import Feed, check_cache
 from avjax.data.pipeline import Clips, PreparedDataset, open_dataset
@@ -255,6 +255,7 @@ def _job(values: flags.FlagValues, positional: list[str]) -> None:
     config = read_config_flag(values)
     workdir = Path(values.workdir or f"runs/{config.name}")
     with hosts.joined(values):
+        machine.set_up()
         evaluation = train(config, workdir)
         if hosts.is_first():
             print(table(evaluation))

@@ -1,23 +1,31 @@
 """Measures what the README says of speed: ``python tools/benchmark.py SUBJECT --help``.
 
-Subjects: prepare (raw clips to face crops).
+Subjects: step (a training step), forward (an evaluation pass), input (waiting for batches), startup
+(from the command to the first step's end), prepare (raw clips to face crops).
 """
 
+import importlib
 import sys
-from types import ModuleType
-
-from benchmarks import prepare
 
 from avjax import cli
 
-SUBJECTS: dict[str, ModuleType] = {"prepare": prepare}
+SUBJECTS = {
+    name: f"benchmarks.{module}"
+    for name, module in {
+        "step": "step",
+        "forward": "forward",
+        "input": "input_path",
+        "startup": "startup",
+        "prepare": "prepare",
+    }.items()
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line: a subject, then its flags."""
     program, *rest = sys.argv if argv is None else argv
     if rest and rest[0] in SUBJECTS:
-        subject = SUBJECTS[rest[0]]
+        subject = importlib.import_module(SUBJECTS[rest[0]])
         return cli.run([program, *rest[1:]], subject.define_flags, subject.job, subject.__doc__)
     print((__doc__ or "").strip())
     return 0 if rest in ([], ["--help"]) else cli.USAGE_STATUS

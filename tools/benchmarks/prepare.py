@@ -21,28 +21,30 @@ from statistics import median
 from typing import Any
 
 from absl import flags
+from benchmarks import sides
 
-from avjax.data import faces, media, sources
+from avjax.data import faces, media
+from avjax.data import sources as raw
 from avjax.data.clip import even_indices
 from avjax.data.stage import Settings, open_stage
 from avjax.errors import InputError
-from avjax.prepare import available_cores, prepare_clips
+from avjax.prepare import prepare_clips
 
 ROOT = Path(__file__).resolve().parents[2]
 PEER = ROOT / "tools" / "peers" / "extract_faces.py"
 SETTINGS = Settings("fixed", 15, 224, pair_video_only=False)
 
 
-def videos(source: Path) -> list[sources.Source]:
+def videos(source: Path) -> list[raw.Source]:
     """The folder's videos, without sound."""
-    found, _ = sources.find_raw(source, pair_video_only=False)
+    found, _ = raw.find_raw(source, pair_video_only=False)
     silent = [clip._replace(audio=None) for clip in found if clip.video is not None]
     if not silent:
         raise InputError(f"{source} holds no videos; name another folder")
     return silent
 
 
-def measure(clips: Sequence[sources.Source], threads: int) -> None:
+def measure(clips: Sequence[raw.Source], threads: int) -> None:
     """Prepares the clips cold, then warm, then only decodes; prints a line of JSON after each."""
     detector = None
     for temperature in ("cold", "warm"):
@@ -68,7 +70,7 @@ def measure(clips: Sequence[sources.Source], threads: int) -> None:
     _tell("decoding", began)
 
 
-def _decode(clip: sources.Source, indices: Sequence[int]) -> None:
+def _decode(clip: raw.Source, indices: Sequence[int]) -> None:
     assert clip.video is not None
     media.read_frames(clip.video, indices, threads=1)
 
@@ -97,7 +99,7 @@ def measure_apart(source: Path, threads: int) -> dict[str, dict[str, Any]]:
 
 
 def measure_reference(
-    python: str, clone: Path, clips: Sequence[sources.Source], threads: int
+    python: str, clone: Path, clips: Sequence[raw.Source], threads: int
 ) -> dict[str, float]:
     """Wall and processor seconds of the reference's script on the same clips."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -135,10 +137,7 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
     clips = videos(source)
     if values.once:
         return measure(clips, threads)
-    if threads > available_cores():
-        raise InputError(f"--threads={threads}, but there are {available_cores()} cores; give less")
-    if hasattr(os, "sched_setaffinity"):  # inherited by both sides
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    sides.bind(threads)  # inherited by both sides
     ours, theirs = [], []
     for number in range(values.rounds):
         ours.append(measure_apart(source, threads))

@@ -1,0 +1,70 @@
+"""The share of an epoch in which training waits for its input, and what each cache costs.
+
+python tools/benchmark.py input --data DATA [--config configs/ia_softhard.py] [--caches none,host]
+
+DATA is a prepared dataset. Each cache trains the same epochs in a process of its own, in turn; the
+share is `input_share` of metrics.jsonl, counted by the training loop itself. First epochs, which
+read clips and compile, stand apart.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+
+from absl import flags
+from benchmarks import sides
+
+from avjax.errors import InputError
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The subject's flags."""
+    flags.DEFINE_string("data", None, "Prepared dataset.", flag_values=values)
+    flags.DEFINE_string("config", "configs/ia_softhard.py", "Configuration.", flag_values=values)
+    flags.DEFINE_string("fold", "published", "Fold of the dataset.", flag_values=values)
+    flags.DEFINE_list("caches", ["none", "host"], "config.data.cache.", flag_values=values)
+    flags.DEFINE_integer("epochs", 3, "At least 2.", 2, flag_values=values)
+    flags.DEFINE_integer("batch", 8, "Clips of a batch.", 1, flag_values=values)
+    flags.DEFINE_integer("threads", 2, "Cores.", 1, flag_values=values)
+    flags.DEFINE_integer("rounds", 3, "Repetitions; medians are told.", 1, flag_values=values)
+
+
+def job(values: flags.FlagValues, positional: list[str]) -> None:
+    """Measures and prints."""
+    if positional or not values.data:
+        raise InputError("give --data, a prepared dataset, and no argument without a flag")
+    sides.bind(values.threads)
+    lines: dict[str, list[list[dict[str, float]]]] = {cache: [] for cache in values.caches}
+    for number in range(values.rounds):
+        for cache in values.caches:
+            lines[cache].append(_epochs(values, cache))
+        print(f"round {number + 1} of {values.rounds} done, load {os.getloadavg()[0]:.1f}")
+    print(f"{'cache':8}{'waiting':>9}{'range':>18}{'s/epoch':>9}{'first epoch waits':>19}")
+    for cache, runs in lines.items():
+        later = [line for run in runs for line in run[1:]]
+        shares = [line["input_share"] for line in later]
+        seconds = median(line["seconds"] for line in later)
+        first = median(run[0]["input_share"] for run in runs)
+        spread = f"{min(shares):.2%} to {max(shares):.2%}"
+        print(f"{cache:8}{median(shares):9.2%}{spread:>18}{seconds:9.2f}{first:19.2%}")
+
+
+def _epochs(values: flags.FlagValues, cache: str) -> list[dict[str, float]]:
+    """The training lines of a run's metrics."""
+    with tempfile.TemporaryDirectory() as scratch:
+        config = str((sides.ROOT / values.config).resolve())
+        command = [sys.executable, "-m", "avjax.train", f"--config={config}"]
+        command += [f"--workdir={scratch}", f"--config.data.dir={Path(values.data).resolve()}"]
+        command += [f"--config.num_epochs={values.epochs}", f"--config.data.cache={cache}"]
+        command += [f"--config.batch_size={values.batch}", f"--config.data.fold={values.fold}"]
+        environment = {**os.environ, "PYTHONPATH": str(sides.ROOT)}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if done.returncode:
+            raise InputError(f"{' '.join(command[3:])} failed: {done.stderr.strip()[-300:]}")
+        text = Path(scratch, "metrics.jsonl").read_text()
+    told = [json.loads(line) for line in text.splitlines()]
+    return [line for line in told if line["split"] == "train"]

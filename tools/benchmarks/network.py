@@ -1,0 +1,142 @@
+"""avjax's side of the subjects `step` and `forward`: one setting, measured in this process."""
+
+import functools
+import json
+import resource
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from avjax.errors import InputError
+from avjax.machine import keep_freed_memory
+from avjax.models.networks import build_network, learned_parameters
+from avjax.training.conditions import eval_step
+from avjax.training.optimizer import sgd
+from avjax.training.parallel import spread
+from avjax.training.step import Recipe, check_dtype, create_state, init_variables, train_step
+
+PRECISIONS = ("highest", "tf32")
+
+
+class Setting(NamedTuple):
+    """What is measured.
+
+    Attributes:
+      what: `step` or `forward`.
+      fusion: as ``config.model.fusion``.
+      mask: as ``config.mask``.
+      batch: clips.
+      frames: of each clip.
+      size: of a frame, pixels.
+      dtype: as ``config.dtype``.
+      precision: of float32 products on a GPU, `highest` or `tf32`.
+      threads: cores.
+      steps: timed ones; two come before them.
+      devices: parts of a CPU, or GPUs, over which the batch is spread.
+    """
+
+    what: str = "step"
+    fusion: str = "ia"
+    mask: str = "softhard"
+    batch: int = 8
+    frames: int = 15
+    size: int = 224
+    dtype: str = "float32"
+    precision: str = "highest"
+    threads: int = 2
+    steps: int = 5
+    devices: int = 1
+
+
+AUDIO_STEPS = 156
+
+
+def random_batch(setting: Setting) -> dict[str, np.ndarray]:
+    """Clips of noise, both streams present."""
+    rng, rows = np.random.default_rng(0), setting.batch
+    shape = (rows, setting.frames, setting.size, setting.size, 3)
+    return {
+        "frames": rng.integers(0, 256, shape).astype(np.uint8),
+        "mfcc": rng.standard_normal((rows, AUDIO_STEPS, 10)).astype(np.float32),
+        "label": rng.integers(0, 8, rows).astype(np.int32),
+        "has_audio": np.ones(rows, bool),
+        "has_video": np.ones(rows, bool),
+        "weight": np.ones(rows, np.float32),
+    }
+
+
+def measure(setting: Setting) -> None:
+    """Prints one line of JSON: seconds of each step, peak memory, time of the first step."""
+    check_dtype(setting.dtype)
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
+    elif setting.precision == "tf32":
+        jax.config.update("jax_default_matmul_precision", "tensorfloat32")
+    else:
+        jax.config.update("jax_default_matmul_precision", "highest")
+    began = time.perf_counter()
+    run = _train(setting) if setting.what == "step" else _forward(setting)
+    run()
+    first = time.perf_counter() - began
+    run()
+    times = []
+    for _ in range(setting.steps):
+        began = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - began)
+    told = {"seconds": times, "memory": peak_memory(), "first": first, "jax": jax.__version__}
+    print(json.dumps(told), flush=True)
+
+
+def _train(setting: Setting) -> Any:
+    network = {"kind": "audio_visual", "fusion": setting.fusion, "num_heads": 1, "num_classes": 8}
+    net = build_network(network)
+    variables = init_variables(net, jax.random.key(0))
+    trained = learned_parameters(variables["params"], net)
+    optimizer = sgd(1e-3, momentum=0.9, dampening=0.9, weight_decay=1e-3, trained=trained)
+    recipe = Recipe(setting.mask, "reference", augment=False, dtype=setting.dtype)
+    if setting.devices > jax.device_count():
+        raise InputError(f"{setting.devices} devices are wanted, {jax.device_count()} are there")
+    parallel = spread("jit", setting.batch, jax.devices()[: setting.devices])
+    step = parallel.compile_train_step(
+        functools.partial(train_step, net=net, optimizer=optimizer, recipe=recipe)
+    )
+    state = parallel.replicate(create_state(variables, optimizer))
+    batch, key = parallel.split(random_batch(setting)), parallel.replicate(jax.random.key(1))
+
+    def run() -> None:
+        nonlocal state
+        state, sums = step(state, batch, key)
+        jax.block_until_ready((state, sums))
+
+    return run
+
+
+def _forward(setting: Setting) -> Any:
+    network = {"kind": "audio_visual", "fusion": setting.fusion, "num_heads": 1, "num_classes": 8}
+    net = build_network(network)
+    variables = init_variables(net, jax.random.key(0))
+    batch = jax.device_put(random_batch(setting))
+    if setting.dtype != "float32":
+        raise InputError("avjax evaluates in float32; give --dtypes=float32")
+    step = jax.jit(functools.partial(eval_step, net=net, profile="reference"))
+    return lambda: jax.block_until_ready(step(variables, batch))
+
+
+def peak_memory() -> int:
+    """Bytes: of the device where it tells, else of the process."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def ceilings(dtype: str) -> None:
+    """Prints what the device reaches, as one line of JSON."""
+    from benchmarks import limits
+
+    reached = limits.measure_ceilings(jnp.dtype(dtype).name)
+    print(json.dumps(reached._asdict()), flush=True)

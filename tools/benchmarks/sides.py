@@ -1,0 +1,107 @@
+"""Sides of a comparison: each measured in a process of its own, one alive at a time, in turn."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from avjax.errors import InputError
+from avjax.machine import available_cores
+
+ROOT = Path(__file__).resolve().parents[2]
+Found = dict[str, Any]
+
+
+class Side(NamedTuple):
+    """A program to measure.
+
+    Attributes:
+      name: in tables.
+      command: prints one line of JSON, its last one.
+      environment: added to this process's.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str] = {}
+
+
+def bind(threads: int) -> None:
+    """Leaves this process, and those that it starts, so many cores.
+
+    Raises:
+      InputError: there are fewer.
+    """
+    if threads > available_cores():
+        raise InputError(f"--threads={threads}, but there are {available_cores()} cores; give less")
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+def measure(side: Side) -> Found:
+    """What a side tells; ``{"failed": why}`` where it dies."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **side.environment}
+    done = subprocess.run(side.command, capture_output=True, text=True, env=environment)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode == 0 and lines:
+        return dict(json.loads(lines[-1]))
+    if done.returncode in (-9, 137) or "RESOURCE_EXHAUSTED" in done.stderr:
+        return {"failed": "does not fit"}
+    told = [line for line in done.stderr.strip().splitlines() if line.strip()]
+    return {"failed": told[-1][:160] if told else f"status {done.returncode}"}
+
+
+def alternate(
+    sides: Sequence[Side], rounds: int, tell: Callable[[str], None] = print
+) -> dict[str, list[Found]]:
+    """Measures all sides in turn, round after round; one that failed is left out from then on."""
+    found: dict[str, list[Found]] = {side.name: [] for side in sides}
+    for number in range(rounds):
+        for side in sides:
+            if not any("failed" in told for told in found[side.name]):
+                found[side.name].append(measure(side))
+        tell(f"round {number + 1} of {rounds} done, load {os.getloadavg()[0]:.1f}")
+    return found
+
+
+def failure(told: Sequence[Found]) -> str | None:
+    """Why a side could not be measured."""
+    return next((one["failed"] for one in told if "failed" in one), None)
+
+
+def seconds(told: Sequence[Found]) -> list[float]:
+    """The median of each round."""
+    return [median(one["seconds"]) for one in told]
+
+
+def table(found: Mapping[str, Sequence[Found]], clips: int, unit: str = "step") -> list[str]:
+    """Lines of text: time, clips a second, memory, and ratios to the first side."""
+    lines = [f"{'':24}{f's/{unit}':>10}{'range':>18}{'clips/s':>10}{'peak GB':>9}{'ratio':>7}"]
+    lines[0] += f"{'memory':>8}"
+    own = next(iter(found.values()))
+    for name, told in found.items():
+        why = failure(told)
+        if why:
+            lines.append(f"{name:24}{why}")
+            continue
+        times = seconds(told)
+        middle, memory = median(times), median(one["memory"] for one in told)
+        spread = f"{min(times):.3f} to {max(times):.3f}"
+        line = f"{name:24}{middle:10.3f}{spread:>18}{clips / middle:10.2f}{memory / 1e9:9.2f}"
+        if told is not own and not failure(own):
+            line += f"{middle / median(seconds(own)):6.2f}x"
+            line += f"{median(one['memory'] for one in own) / memory:7.2f}x"
+        lines.append(line)
+    lines.append("ratio: time of that side over ours; memory: ours over that side's")
+    return lines
+
+
+def own_command(subject: str, setting: Mapping[str, Any]) -> list[str]:
+    """Measures avjax once."""
+    program = str(ROOT / "tools" / "benchmark.py")
+    return [sys.executable, program, subject, f"--once={json.dumps(setting)}"]

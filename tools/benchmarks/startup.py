@@ -1,0 +1,86 @@
+"""Seconds from the command to the end of the first training step, cold and with a warm cache.
+
+python tools/benchmark.py startup --data DATA [--config configs/ia_softhard.py]
+
+DATA is a prepared dataset; its clips give the step's shapes (15 frames of 224 x 224 pixels are the
+published ones). Each time is that of a process of its own, which is stopped once its first step is
+done. Cold means an empty compilation cache, warm the one that a cold start has left.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from absl import flags
+from benchmarks import sides
+
+from avjax.errors import InputError
+
+# Trains as the command does, and tells when the first step's sums are there.
+PROGRAM = """
+import sys
+from avjax import epochs, train
+import jax
+compiled = epochs.compile_step
+def compile_step(*arguments):
+    step = compiled(*arguments)
+    def run(*inputs):
+        found = jax.block_until_ready(step(*inputs))
+        print("first step done", flush=True)
+        return found
+    return run
+train.compile_step = compile_step
+sys.exit(train.main(sys.argv))
+"""
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The subject's flags."""
+    flags.DEFINE_string("data", None, "Prepared dataset.", flag_values=values)
+    flags.DEFINE_string("config", "configs/ia_softhard.py", "Configuration.", flag_values=values)
+    flags.DEFINE_string("fold", "published", "Fold of the dataset.", flag_values=values)
+    flags.DEFINE_integer("batch", 8, "Clips of a batch.", 1, flag_values=values)
+    flags.DEFINE_integer("threads", 2, "Cores.", 1, flag_values=values)
+    flags.DEFINE_integer("rounds", 3, "Repetitions; medians are told.", 1, flag_values=values)
+
+
+def job(values: flags.FlagValues, positional: list[str]) -> None:
+    """Measures and prints."""
+    if positional or not values.data:
+        raise InputError("give --data, a prepared dataset, and no argument without a flag")
+    sides.bind(values.threads)
+    times: dict[str, list[float]] = {"cold": [], "warm": []}
+    for number in range(values.rounds):
+        with tempfile.TemporaryDirectory() as scratch:
+            for kind in times:
+                times[kind].append(_first_step(values, Path(scratch), kind))
+        print(f"round {number + 1} of {values.rounds} done, load {os.getloadavg()[0]:.1f}")
+    for kind, seconds in times.items():
+        spread = f"({min(seconds):.1f} to {max(seconds):.1f})"
+        print(f"{kind} cache: {median(seconds):.1f} s to the end of the first step {spread}")
+
+
+def _first_step(values: flags.FlagValues, scratch: Path, kind: str) -> float:
+    config = str((sides.ROOT / values.config).resolve())
+    command = [sys.executable, "-c", PROGRAM, f"--config={config}"]
+    command += [f"--workdir={scratch / kind}", f"--config.data.dir={Path(values.data).resolve()}"]
+    command += [f"--config.batch_size={values.batch}", f"--config.data.fold={values.fold}"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(sides.ROOT),
+        "JAX_COMPILATION_CACHE_DIR": str(scratch / "cache"),
+    }
+    began = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        seconds = time.perf_counter() - began
+        process.send_signal(signal.SIGKILL)
+    if "first step done" not in line:
+        raise InputError(f"{' '.join(command[3:])} ended before its first step; see above")
+    return seconds

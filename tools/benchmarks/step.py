@@ -1,0 +1,176 @@
+"""Seconds of a training step or an evaluation forward pass, beside the reference's in PyTorch.
+
+python tools/benchmark.py step --reference CLONE --reference_python PYTHON --batches 8,4,2
+python tools/benchmark.py forward --reference CLONE --reference_python PYTHON
+
+Random clips lie in memory on both sides: no loading, no augmentation. Without --reference avjax is
+measured alone. The reference runs as it is, and at its best: channels_last, torch.compile where it
+works, autocast where --dtypes asks for bfloat16. On a GPU both sides' float32 products are those of
+--precision. Each side runs in a process of its own, in turn, for --rounds rounds; a round's figure
+is the median of its steps, and the median of rounds is told, with their range. The limit is the
+time that no program for this network can beat (benchmarks/limits.py). --json keeps the figures,
+and --plot draws them against batch size, frames or devices, whichever varies.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from absl import flags
+from benchmarks import limits, network, sides
+
+from avjax.errors import InputError
+from avjax.training.modality_dropout import check_mask
+from avjax.training.step import check_dtype
+
+PEER = sides.ROOT / "tools" / "peers" / "reference_step.py"
+EPOCH_CLIPS, EPOCHS = 1920, 100
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    """The subject's flags, but for what is measured."""
+
+    def text(name: str, default: str | None, help_: str) -> None:
+        flags.DEFINE_string(name, default, help_, flag_values=values)
+
+    def listed(name: str, default: Sequence[str], help_: str) -> None:
+        flags.DEFINE_list(name, default, help_, flag_values=values)
+
+    usual = network.Setting()
+    text("reference", None, "A clone of the reference's repository.")
+    text("reference_python", None, "The Python that runs it (default: this one).")
+    text("fusion", usual.fusion, "ia, it or lt.")
+    text("precision", usual.precision, "Of float32 products on a GPU: highest or tf32.")
+    text("json", None, "File for the figures.")
+    text("plot", None, "Image file for a plot.")
+    text("once", None, "A setting: measure avjax once, in this process.")
+    text("ceilings", None, "A dtype: measure the device's ceilings, in this process.")
+    listed("masks", [usual.mask], "softhard, noise, nodropout; for steps.")
+    listed("batches", [str(usual.batch)], "Clips of a batch.")
+    listed("frames", [str(usual.frames)], "Frames of a clip.")
+    listed("devices", [str(usual.devices)], "Devices; on CPU, parts of it.")
+    listed("dtypes", [usual.dtype], "float32, bfloat16.")
+    whole = {"size": "Pixels a side.", "threads": "Cores.", "steps": "Timed steps a round."}
+    for name, help_ in whole.items():
+        flags.DEFINE_integer(name, getattr(usual, name), help_, 1, flag_values=values)
+    flags.DEFINE_integer("rounds", 3, "Repetitions, at least.", 1, flag_values=values)
+
+
+def job(values: flags.FlagValues, positional: list[str], what: str = "step") -> None:
+    """Measures and prints."""
+    if positional:
+        raise InputError(f"unexpected argument {positional[0]!r}; see --help")
+    if values.once:
+        return network.measure(network.Setting(**json.loads(values.once)))
+    if values.ceilings:
+        return network.ceilings(values.ceilings)
+    settings = _settings(values, what)
+    sides.bind(values.threads)
+    figures = [measure(setting, values) for setting in settings]
+    if values.json:
+        Path(values.json).write_text(json.dumps(figures, indent=1))
+    if values.plot:
+        from benchmarks import plot
+
+        plot.draw(figures, Path(values.plot))
+
+
+def _settings(values: flags.FlagValues, what: str) -> list[network.Setting]:
+    """Every combination that the flags name."""
+    if values.precision not in network.PRECISIONS:
+        raise InputError(f"unknown --precision={values.precision}; choose highest or tf32")
+    try:
+        numbers = {
+            name: [int(n) for n in values[name].value] for name in ("batches", "frames", "devices")
+        }
+    except ValueError as error:
+        raise InputError("--batches, --frames and --devices are whole numbers") from error
+    masks = [check_mask(mask) for mask in values.masks] if what == "step" else ["nodropout"]
+    common = {name: values[name].value for name in ("fusion", "precision", "size", "threads")}
+    return [
+        network.Setting(
+            what=what,
+            mask=mask,
+            batch=batch,
+            frames=frames,
+            dtype=check_dtype(dtype),
+            devices=devices,
+            steps=values.steps,
+            **common,
+        )
+        for mask in masks
+        for dtype in values.dtypes
+        for devices in numbers["devices"]
+        for frames in numbers["frames"]
+        for batch in numbers["batches"]
+    ]
+
+
+def measure(setting: network.Setting, values: flags.FlagValues) -> dict[str, Any]:
+    """All sides of one setting; prints their table."""
+    asked = setting._asdict()
+    environment = {}
+    if setting.devices > 1:
+        count = f"--xla_force_host_platform_device_count={setting.devices}"
+        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}".strip()
+    all_sides = [sides.Side("avjax", sides.own_command(setting.what, asked), environment)]
+    if values.reference:
+        python = values.reference_python or sys.executable
+        clone = str(Path(values.reference).resolve())
+        all_sides += [
+            sides.Side(f"reference, {form}", [python, str(PEER), clone, json.dumps(asked), form])
+            for form in ("as_is", "best")
+        ]
+    shown = ", ".join(f"{name} {value}" for name, value in asked.items() if name != "what")
+    print(f"\n{setting.what}: {shown}", flush=True)
+    found = sides.alternate(all_sides, values.rounds, lambda line: print(line, flush=True))
+    print("\n".join(sides.table(found, setting.batch, setting.what)))
+    for name, told in found.items():
+        notes = {one["note"] for one in told if one.get("note")}
+        notes |= {"compiled by torch.compile" for one in told if one.get("compiled")}
+        if notes:
+            print(f"{name}: {'; '.join(sorted(notes))}")
+    limit = _limit(setting)
+    own = found["avjax"]
+    if not sides.failure(own):
+        _print_own(setting, own, limit)
+    return {"setting": asked, "found": found, "limit": limit}
+
+
+def _limit(setting: network.Setting) -> dict[str, float]:
+    """The least time that the counted operations and bytes take on this device."""
+    train = setting.what == "step"
+    shape = (setting.batch, setting.frames, setting.size, network.AUDIO_STEPS)
+    operations, moved = limits.step_cost(setting.mask, *shape, train)
+    command = [*sides.own_command(setting.what, {})[:-1], f"--ceilings={setting.dtype}"]
+    told = sides.measure(sides.Side("ceilings", command))
+    if "failed" in told:
+        raise InputError(f"the ceilings cannot be measured: {told['failed']}")
+    reached = limits.Ceilings(**told)
+    least = limits.limit_seconds(operations, moved, setting.dtype, reached)
+    return {
+        "operations": operations,
+        "moved": moved,
+        "seconds": least,
+        "peak": reached.operations,
+        "bandwidth": reached.bandwidth,
+    }
+
+
+def _print_own(
+    setting: network.Setting, own: Sequence[sides.Found], limit: dict[str, float]
+) -> None:
+    middle = median(sides.seconds(own))
+    print(
+        f"limit {limit['seconds']:.4f} s ({limit['operations'] / 1e9:.1f} GFLOP at "
+        f"{limit['peak'] / 1e9:.0f} GFLOP/s, {limit['moved'] / 1e9:.2f} G numbers at "
+        f"{limit['bandwidth'] / 1e9:.1f} GB/s): "
+        f"avjax reaches {limit['seconds'] / middle:.0%} of it"
+    )
+    if setting.what == "step":
+        minutes = middle * -(-EPOCH_CLIPS // setting.batch) * EPOCHS / 60
+        print(f"{EPOCHS} epochs of {EPOCH_CLIPS} such clips: {minutes:.1f} minutes of steps")
