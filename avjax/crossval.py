@@ -192,7 +192,7 @@ def _job(values: flags.FlagValues, positional: list[str]) -> None:
     except ValueError as error:
         raise InputError(f"--seeds={','.join(values.seeds)} are not whole numbers") from error
     config = read_config_flag(values)
-    machine.set_up()
+    machine.keep_compiled_programs()
     workdir = Path(values.workdir or f"runs/{config.name}-{values.folds.replace('/', '-')}")
     summary = cross_validate(config, workdir, values.folds, seeds, together=values.together)
     print(table(summary))

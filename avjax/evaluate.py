@@ -249,7 +249,7 @@ def _job(values: flags.FlagValues, positional: list[str]) -> None:
         raise InputError("give either --workdir RUN, or --checkpoint PATH with --data DATA")
     if values.checkpoint and not values.data:
         raise InputError("--checkpoint needs --data DATA, the prepared clips to score it on")
-    machine.set_up()
+    machine.keep_compiled_programs()
     if values.workdir:
         evaluation = evaluate_run(Path(values.workdir), values.split)
     else:

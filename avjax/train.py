@@ -255,7 +255,7 @@ def _job(values: flags.FlagValues, positional: list[str]) -> None:
     config = read_config_flag(values)
     workdir = Path(values.workdir or f"runs/{config.name}")
     with hosts.joined(values):
-        machine.set_up()
+        machine.keep_compiled_programs()
         evaluation = train(config, workdir)
         if hosts.is_first():
             print(table(evaluation))

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from avjax.errors import InputError
-from avjax.machine import keep_freed_memory
 from avjax.models.networks import build_network, learned_parameters
 from avjax.training.conditions import eval_step
 from avjax.training.optimizer import sgd
@@ -71,12 +70,9 @@ def random_batch(setting: Setting) -> dict[str, np.ndarray]:
 def measure(setting: Setting) -> None:
     """Prints one line of JSON: seconds of each step, peak memory, time of the first step."""
     check_dtype(setting.dtype)
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()
-    elif setting.precision == "tf32":
-        jax.config.update("jax_default_matmul_precision", "tensorfloat32")
-    else:
-        jax.config.update("jax_default_matmul_precision", "highest")
+    precise = {"tf32": "tensorfloat32", "highest": "highest"}[setting.precision]
+    if jax.default_backend() != "cpu":
+        jax.config.update("jax_default_matmul_precision", precise)
     began = time.perf_counter()
     run = _train(setting) if setting.what == "step" else _forward(setting)
     run()

@@ -5,11 +5,12 @@ python tools/benchmark.py forward --reference CLONE --reference_python PYTHON
 
 Random clips lie in memory on both sides: no loading, no augmentation. Without --reference avjax is
 measured alone. The reference runs as it is, and at its best: channels_last, torch.compile where it
-works, autocast where --dtypes asks for bfloat16. On a GPU both sides' float32 products are those of
---precision. Each side runs in a process of its own, in turn, for --rounds rounds; a round's figure
-is the median of its steps, and the median of rounds is told, with their range. The limit is the
-time that no program for this network can beat (benchmarks/limits.py). --json keeps the figures,
-and --plot draws them against batch size, frames or devices, whichever varies.
+works, autocast where --dtypes asks for bfloat16, and huge pages, which avjax has too. On a GPU both
+sides' float32 products are those of --precision. Each side runs in a process of its own, in turn,
+for --rounds rounds; a round's figure is the median of its steps, and the median of rounds is told,
+with their range. The limit is the time that no program for this network can beat
+(benchmarks/limits.py). --json keeps the figures, and --plot draws them against batch size, frames
+or devices, whichever varies.
 """
 
 import json
@@ -29,6 +30,7 @@ from avjax.training.step import check_dtype
 
 PEER = sides.ROOT / "tools" / "peers" / "reference_step.py"
 EPOCH_CLIPS, EPOCHS = 1920, 100
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # as the Makefile sets
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -113,7 +115,7 @@ def _settings(values: flags.FlagValues, what: str) -> list[network.Setting]:
 def measure(setting: network.Setting, values: flags.FlagValues) -> dict[str, Any]:
     """All sides of one setting; prints their table."""
     asked = setting._asdict()
-    environment = {}
+    environment = dict(HUGE_PAGES)
     if setting.devices > 1:
         count = f"--xla_force_host_platform_device_count={setting.devices}"
         environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}".strip()
@@ -122,8 +124,10 @@ def measure(setting: network.Setting, values: flags.FlagValues) -> dict[str, Any
         python = values.reference_python or sys.executable
         clone = str(Path(values.reference).resolve())
         all_sides += [
-            sides.Side(f"reference, {form}", [python, str(PEER), clone, json.dumps(asked), form])
-            for form in ("as_is", "best")
+            sides.Side(
+                f"reference, {form}", [python, str(PEER), clone, json.dumps(asked), form], set_
+            )
+            for form, set_ in (("as_is", {}), ("best", HUGE_PAGES))
         ]
     shown = ", ".join(f"{name} {value}" for name, value in asked.items() if name != "what")
     print(f"\n{setting.what}: {shown}", flush=True)
