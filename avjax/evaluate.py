@@ -210,7 +210,7 @@ def evaluate_run(workdir: Path, split: str = "test") -> dict[str, Any]:
         data["fold"],
         split,
         video_only=data.get("video_only", False),
-        mode=config["parallel"],
+        mode=config.get("parallel", "jit"),
     )
     name = EVALUATION_FILE if split == "test" else f"evaluation_{split}.json"
     if hosts.is_first():

@@ -5,6 +5,7 @@ All processes must come to every function here that says so, in the same order. 
 each of them is next to nothing.
 """
 
+import itertools
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from absl import flags
 from jax.experimental import multihost_utils
 
@@ -22,6 +24,9 @@ T = TypeVar("T")
 _BY_HAND = ("coordinator", "num_processes", "process_id")
 _STEPS_BETWEEN_AGREEMENTS = 8  # each makes the host wait for the devices
 _PATIENCE = 60  # seconds that an ending process waits for the others
+_MEETING_HOURS = 2  # that the others wait for the slowest process, such as one that saves
+
+_meetings = itertools.count()
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -124,6 +129,7 @@ def any_process(wish: bool) -> bool:
     """Whether any process wishes; all must come here."""
     if jax.process_count() == 1:
         return wish
+    _meet()
     return bool(np.any(multihost_utils.process_allgather(np.array(wish))))
 
 
@@ -168,6 +174,7 @@ def from_first(find: Callable[[], T]) -> T:
             found = jax.device_get(find())
         except InputError as error:
             found = error
+    _meet()
     content = np.frombuffer(pickle.dumps(found), np.uint8)
     size = multihost_utils.broadcast_one_to_all(np.array(content.size, np.int32))
     padded = np.zeros(int(size), np.uint8)
@@ -176,3 +183,9 @@ def from_first(find: Callable[[], T]) -> T:
     if isinstance(found, InputError):
         raise found
     return found
+
+
+def _meet() -> None:
+    """Waits for all processes on the host: devices that wait for one another soon give up."""
+    wait = ocp.multihost.get_barrier_sync_fn()
+    wait(key=f"avjax {next(_meetings)}", timeout_ms=_MEETING_HOURS * 3600 * 1000)

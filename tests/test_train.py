@@ -151,6 +151,8 @@ def test_another_config_in_the_same_workdir_is_refused(finished, data_dir):
     ("key", "value", "message"),
     [
         ("mask", "softhrd", "unknown mask 'softhrd'"),
+        ("parallel", "pjit", "unknown parallel 'pjit'; choose one of jit, pmap"),
+        ("batch_size", 5, "batch_size=5 cannot be split over 2 devices"),
         ("data.fold", "publishd", "unknown fold 'publishd'"),
         ("data.fold", "train: actor=1; validation: actor=2; test: actor=9", "no clip of"),
         ("data.dir", "/nowhere", "there is no dataset at /nowhere; prepare one"),

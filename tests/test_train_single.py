@@ -13,11 +13,14 @@ import avjax
 from avjax import evaluate, predict, train
 from avjax.checkpoints import load_model
 from avjax.data.clip import PreparedClip
+from avjax.data.pipeline import open_dataset
+from avjax.data.ravdess import resolve_fold
 from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.single_modality import VideoNet
 from avjax.runlog import RunLog, read_metrics
+from avjax.training.parallel import spread
 from configs import common, video_only
 from tests.clips import tone, write_sound, write_video
 from tests.single import CLIPS, audio_config, write_sounds
@@ -146,6 +149,25 @@ def test_its_card_tells_that_it_takes_no_frames(heard):
     assert card.network == {"kind": "audio", "num_classes": 2}
     assert card.num_frames == 0
     assert set(variables["params"]) == {"audio_model"}
+
+
+def test_figures_do_not_depend_on_the_number_of_devices(heard, sounds):
+    """Disturbed ones among them, whose statistics are of a batch; 12 clips, so some rows pad."""
+    variables, card = load_model(heard)
+    clips = open_dataset(sounds).select(resolve_fold("published")["test"], streams=("audio",))
+    found = []
+    for mode, devices in (("jit", 1), ("jit", 2), ("pmap", 2)):
+        parallel = spread(mode, 8 * devices, jax.local_devices()[:devices])
+        evaluator = evaluate.Evaluator(evaluate.build_network(card.network), "reference", parallel)
+        replicated = parallel.replicate(variables)
+        scores, called = evaluator.conditions(replicated, clips)
+        scores["clean"] = evaluator.clean(replicated, clips)
+        losses = [figures.pop("loss") for figures in scores.values()]
+        found.append((scores, called.tolist(), losses))
+    assert len(found[0][1]) == len(clips)
+    for other in found[1:]:
+        assert other[:2] == found[0][:2]
+        np.testing.assert_allclose(other[2], found[0][2], rtol=1e-6)
 
 
 def test_a_sound_model_judges_files_by_their_sound(heard, tmp_path, monkeypatch):

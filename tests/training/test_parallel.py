@@ -62,7 +62,7 @@ def check_alike(content, cases, loss=1e-8, first=1e-9):
     [
         ("audio", "softhard", ALL),  # compiled in a fraction of the time
         ("audio", "noise", ["jit:1", "jit:4", "pmap:8"]),
-        ("audio_visual", "softhard", ["jit:1", "jit:8", "pmap:2"]),
+        ("audio_visual", "softhard", ["jit:1", "pmap:8"]),
         *(
             pytest.param("audio_visual", mask, ALL, marks=pytest.mark.slow, id=f"all-{mask}")
             for mask in MASKS
@@ -78,15 +78,22 @@ def test_devices_in_both_modes_train_alike(root_dir, tmp_path, network, mask, ca
     check_alike(np.load(out), cases)
 
 
-@pytest.mark.slow
-def test_devices_train_alike_in_float32(root_dir, tmp_path):
+@pytest.mark.parametrize(
+    ("network", "cases", "loss", "first"),
+    [
+        ("audio", ["jit:1", "jit:8", "pmap:2"], 1e-5, 1e-5),
+        # Rounding grows through EfficientFace: gradients of one device are as far from float64's.
+        pytest.param("audio_visual", ALL, 1e-4, 5e-2, marks=pytest.mark.slow),
+    ],
+)
+def test_devices_train_alike_in_float32(root_dir, tmp_path, network, cases, loss, first):
     """The first step alone: rounding grows from step to step."""
     out = tmp_path / "out.npz"
-    finish(start(root_dir, [out, "audio_visual", "softhard", "float32", *ALL], 8, True))
+    finish(start(root_dir, [out, network, "softhard", "float32", *cases], 8, True))
     content = dict(np.load(out))
-    for case in ALL:
+    for case in cases:
         content[f"{case}/losses"] = content[f"{case}/losses"][:1]
-    check_alike(content, ALL, 1e-5, 1e-4)
+    check_alike(content, cases, loss, first)
 
 
 @pytest.mark.parametrize("network", ["audio", pytest.param("audio_visual", marks=pytest.mark.slow)])
