@@ -14,7 +14,7 @@ from avjax.data.pipeline import open_dataset
 from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
 from avjax.errors import InputError
 from avjax.runlog import RunLog
-from configs import audio_only, audio_only_strong
+from configs import audio_log_mel, audio_only
 from tests.clips import tone, write_sound
 from tests.single import ACTORS, CLIPS, write_sounds
 
@@ -38,7 +38,7 @@ def spectra(tmp_path_factory):
 
 
 def mel_config(data_dir):
-    config = audio_only_strong.get_config()
+    config = audio_log_mel.get_config()
     config.data.dir = str(data_dir)
     config.model.num_mels = MELS
     config.num_epochs, config.batch_size = 8, 4

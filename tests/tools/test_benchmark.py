@@ -1,10 +1,17 @@
 """The benchmark: what it measures with and what it makes of figures. Nothing here is timed."""
 
 import json
+import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from benchmarks import limits, network, plot, sides
 from benchmarks import prepare as subject
 
+from avjax.models.efficientface import EfficientFace
+from avjax.models.layers import INFERENCE
 from tests.clips import WholeFrame, tone, write_video
 from tools import benchmark
 
@@ -49,8 +56,13 @@ def test_figures_are_medians_of_rounds(capsys):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        ([], 0, "Subjects: prepare"),
-        (["knitting"], 2, "Subjects: prepare"),
+        ([], 0, "Subjects: step"),
+        (["knitting"], 2, "Subjects: step"),
+        (["step", "--masks=hard"], 1, "unknown mask 'hard'"),
+        (["step", "--batches=few"], 1, "are whole numbers"),
+        (["forward", "--precision=low"], 1, "unknown --precision=low"),
+        (["startup"], 1, "give --data"),
+        (["input"], 1, "give --data"),
         (["prepare"], 1, "give --source"),
         (["prepare", "--source=gone"], 1, "there is no folder gone"),
     ],
@@ -59,3 +71,83 @@ def test_wrong_arguments(capsys, arguments, status, message):
     assert run(*arguments) == status
     captured = capsys.readouterr()
     assert message in captured.out + captured.err
+
+
+def test_a_step_and_a_forward_pass_are_measured(capsys):
+    small = {"size": 64, "frames": 2, "batch": 2, "steps": 2, "mask": "nodropout"}
+    for what in ("step", "forward"):
+        assert run(what, f"--once={json.dumps({**small, 'what': what})}") == 0
+        told = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert len(told["seconds"]) == 2
+        assert min(told["seconds"]) > 0
+        assert told["memory"] > 1e8
+
+
+def test_sides_take_turns_and_a_failing_one_is_left_out(monkeypatch):
+    ours = sides.Side("ours", [sys.executable, "-c", "print('noise'); print('{\"seconds\": [1]}')"])
+    theirs = sides.Side("theirs", [sys.executable, "-c", "raise SystemExit('it broke')"])
+    order = []
+    measure = sides.measure
+    monkeypatch.setattr(sides, "measure", lambda side: order.append(side.name) or measure(side))
+    found = sides.alternate([ours, theirs], 3, lambda line: None)
+    assert order == ["ours", "theirs", "ours", "ours"]
+    assert found["ours"] == [{"seconds": [1]}] * 3
+    assert sides.failure(found["theirs"]) == "it broke"
+    killed = sides.Side("killed", [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
+    assert sides.measure(killed) == {"failed": "does not fit"}
+
+
+def test_a_table_tells_medians_and_ratios():
+    def told(*rounds, memory):
+        return [{"seconds": list(seconds), "memory": memory} for seconds in rounds]
+
+    found = {
+        "avjax": told((1.0, 2.0, 9.0), (4.0, 4.0, 4.0), (2.5, 2.5, 2.5), memory=2e9),
+        "reference": told((5.0, 5.0, 5.0), memory=8e9),
+        "other": [{"failed": "does not fit"}],
+    }
+    lines = sides.table(found, clips=5)
+    assert lines[1].split() == ["avjax", "2.500", "2.000", "to", "4.000", "2.00", "2.00"]
+    assert lines[2].split()[-2:] == ["2.00x", "0.25x"]
+    assert lines[3].split(maxsplit=1) == ["other", "does not fit"]
+
+
+def test_the_limit_counts_what_the_network_computes():
+    """Against operations counted by XLA, and weights against the published number."""
+    weights = sum(layer.weights for layer in limits.image_layers(224))
+    biases = 116 + 5 * 7 + 1  # the gates' dense layers; the rest has none
+    assert weights == 1_268_118 - biases
+    net = EfficientFace(8)
+    frames = jax.ShapeDtypeStruct((2, 224, 224, 3), np.float32)
+    variables = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 1, 64, 64, 3)))
+
+    def features(variables, frames):
+        return net.apply(variables, frames, INFERENCE, method="frame_features")
+
+    counted = jax.jit(features).lower(variables, frames).cost_analysis()["flops"] / 2
+    ours = sum(layer.operations for layer in limits.image_layers(224))
+    assert ours == pytest.approx(counted, rel=0.25)
+
+
+def test_the_limit_of_a_step_follows_from_its_distinct_inputs():
+    train, evaluation = (
+        limits.step_cost("nodropout", 4, 15, 224, 156, train) for train in (True, False)
+    )
+    assert train == pytest.approx([3 * value for value in evaluation])
+    softhard = limits.step_cost("softhard", 4, 15, 224, 156, True)
+    assert softhard[0] / train[0] == pytest.approx(121 / 60, rel=0.05)  # images: 2 * 60 + 1
+    ceilings = limits.Ceilings(operations=10.0, bandwidth=8.0)
+    assert limits.limit_seconds(100, 1, "float32", ceilings) == 10
+    assert limits.limit_seconds(1, 100, "bfloat16", ceilings) == 25
+
+
+def test_a_plot_shows_what_varies(tmp_path):
+    def figure(batch, seconds):
+        told = {"avjax": [{"seconds": [seconds]}], "reference": [{"failed": "does not fit"}]}
+        setting = network.Setting(batch=batch)._asdict()
+        return {"setting": setting, "found": told, "limit": {"seconds": seconds / 4}}
+
+    figures = [figure(2, 1.0), figure(8, 3.2)]
+    assert plot._lines(figures, "batch")["avjax"] == [(2, 0.5), (8, 0.4)]
+    plot.draw(figures, tmp_path / "cost.png")
+    assert (tmp_path / "cost.png").stat().st_size > 1000

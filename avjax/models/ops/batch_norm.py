@@ -53,8 +53,8 @@ def batch_norm_train(
       axis_name: mapped axis over which statistics are summed, or None.
 
     Returns:
-      ``(y, moments, source)``: y of the type of ``x``, what it was computed from, and the
-      statistics; no gradient flows through the last two.
+      ``(y, moments, source)``: y of the type of ``x``, the statistics, and what y can be computed
+      from again; no gradient flows through the last two.
     """
     return _forward(x, scale, bias, weight, relu, epsilon, axis_name)[0]
 

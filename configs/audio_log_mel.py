@@ -1,4 +1,6 @@
-"""Sound alone by our own recipe: log-mel spectra, three small networks that vote, augmentation.
+"""Sound alone over log-mel spectra: three small networks that vote, augmentation, AdamW.
+
+Not better than `audio_only.py` so far (README, Figures).
 
 Needs a dataset with spectra: ``python -m avjax.prepare ... --log_mels 64``.
 """
@@ -8,7 +10,7 @@ from configs import common
 
 def get_config():
     """Small residual CNNs over log-mel spectra, with AdamW and changed, mixed spectra."""
-    config = common.get_config("audio_only_strong", kind="log_mel")
+    config = common.get_config("audio_log_mel", kind="log_mel")
     config.num_epochs = 40
     config.batch_size = 32
     config.label_smoothing = 0.1
