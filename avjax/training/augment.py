@@ -4,12 +4,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from avjax.errors import InputError
 from avjax.training.randomness import per_row, row_keys
 
 MAX_ANGLE = 10  # degrees, reference `transforms.py`
+_SHARE_BITS = 15  # of a neighbour's share in a pixel; a product of two fits into 32 bits
 
 
 class Normalisation(NamedTuple):
@@ -69,33 +71,55 @@ def flip_and_rotate(
 
     Pillow's arithmetic (`Image.rotate`, bilinear): output pixel centres are mapped back; outside
     the image the result is 0; neighbours past the edge repeat it; the mean is truncated. Pillow
-    computes in float64, this in float32 about the centre: up to one level apart on few pixels.
+    computes in float64, this in whole numbers: up to one level apart on few pixels. Floating-point
+    sums would be rounded otherwise in a program for another number of devices.
     """
     n, height, width, channels = frames.shape
-    radians = jnp.deg2rad(degrees.astype(jnp.float32))
-    cos, sin = jnp.cos(radians), jnp.sin(radians)
-    y, x = jnp.mgrid[:height, :width]
-    y, x = y + 0.5 - height / 2, x + 0.5 - width / 2
-    source_x = cos * x - sin * y + width / 2
-    source_y = sin * x + cos * y + height / 2
-    inside = (source_x >= 0) & (source_x < width) & (source_y >= 0) & (source_y < height)
-    left, top = jnp.floor(source_x - 0.5), jnp.floor(source_y - 0.5)
-    right_share, bottom_share = source_x - 0.5 - left, source_y - 0.5 - top
-    columns = [jnp.clip(left + i, 0, width - 1).astype(jnp.int32) for i in (0, 1)]
+    source_x, source_y, bits = _sources(height, width, degrees)
+    one = 1 << bits  # a pixel
+    inside = (source_x >= 0) & (source_x < width * one)
+    inside &= (source_y >= 0) & (source_y < height * one)
+    left, top = (source_x - one // 2) >> bits, (source_y - one // 2) >> bits
+    right = _share(source_x - one // 2 - left * one, bits)
+    bottom = _share(source_y - one // 2 - top * one, bits)
+    columns = [jnp.clip(left + i, 0, width - 1) for i in (0, 1)]
     columns = [jnp.where(flip, width - 1 - column, column) for column in columns]
-    rows = [jnp.clip(top + i, 0, height - 1).astype(jnp.int32) for i in (0, 1)]
+    rows = [jnp.clip(top + i, 0, height - 1) for i in (0, 1)]
 
     # Frames share the map: gather whole pixels of all frames at once, [h*w, n*c].
     pixels = frames.transpose(1, 2, 0, 3).reshape(height * width, n * channels)
-
-    def sample(row, column):
-        return pixels[(row * width + column).ravel()].astype(jnp.float32)
-
-    right_share, bottom_share = right_share.reshape(-1, 1), bottom_share.reshape(-1, 1)
-    upper, lower = (
-        a + (b - a) * right_share
-        for a, b in ((sample(row, columns[0]), sample(row, columns[1])) for row in rows)
-    )
-    value = jnp.where(inside.reshape(-1, 1), upper + (lower - upper) * bottom_share, 0)
+    whole = 1 << _SHARE_BITS
+    high = low = jnp.zeros((), jnp.int32)  # of the mean, so that products fit into 32 bits
+    for row, of_row in zip(rows, (whole - bottom, bottom), strict=True):
+        for column, of_column in zip(columns, (whole - right, right), strict=True):
+            pixel = pixels[(row * width + column).ravel()].astype(jnp.int32)
+            weight = (of_row * of_column).reshape(-1, 1)
+            high += pixel * (weight >> _SHARE_BITS)
+            low += pixel * (weight & (whole - 1))
+    value = (high + (low >> _SHARE_BITS)) >> _SHARE_BITS
+    value = jnp.where(inside.reshape(-1, 1), value, 0)
     turned = value.astype(jnp.uint8).reshape(height, width, n, channels)
     return turned.transpose(2, 0, 1, 3)
+
+
+def _sources(
+    height: int, width: int, degrees: Int[Array, ""]
+) -> tuple[Int[Array, "h w"], Int[Array, "h w"], int]:
+    """Where output pixels come from, x and y in parts of a pixel, and how many bits a part has."""
+    bits = 30 - (height + width).bit_length()  # the longest way stays within 32 bits
+    angles = np.deg2rad(np.arange(-MAX_ANGLE, MAX_ANGLE + 1))
+    cos, sin = (
+        jnp.asarray(np.rint(f(angles) * (1 << bits)), jnp.int32)[degrees + MAX_ANGLE]
+        for f in (np.cos, np.sin)
+    )
+    y, x = jnp.mgrid[:height, :width].astype(jnp.int32)
+    y, x = 2 * y + 1 - height, 2 * x + 1 - width  # from the centre, in halves of a pixel
+    source_x = ((cos * x - sin * y) >> 1) + (width << bits) // 2
+    source_y = ((sin * x + cos * y) >> 1) + (height << bits) // 2
+    return source_x, source_y, bits
+
+
+def _share(part: Int[Array, "h w"], bits: int) -> Int[Array, "h w"]:
+    """A part of a pixel, rounded to `_SHARE_BITS`."""
+    spare = bits - _SHARE_BITS
+    return (part + (1 << spare >> 1)) >> spare
