@@ -44,7 +44,7 @@ def test_sound_alone_is_a_dataset_without_frames(tmp_path, monkeypatch, capsys):
 
 
 def test_log_mel_spectra_are_stored_when_asked_for(tmp_path):
-    path = write_sound(tmp_path / "sound" / f"03-{ANGRY}.wav", tone(0.7))
+    path = write_sound(tmp_path / "sound" / "Actor_07" / f"03-{ANGRY}.wav", tone(0.7))
     settings = Settings("fixed", 4, 32, pair_video_only=False, log_mels=20)
     prepare(tmp_path / "sound", tmp_path / "DATA", settings)
     dataset = open_dataset(tmp_path / "DATA")

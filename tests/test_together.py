@@ -86,7 +86,7 @@ def names(workdir):
     return {path.name.split(".out.")[0] for path in workdir.iterdir()}
 
 
-def assert_same_runs(ours, theirs, tolerance=2e-3):  # float32, whose roundings grow
+def assert_same_runs(ours, theirs, tolerance=2e-2):  # float32, whose roundings grow
     """What two folders hold is equal, but for the order of sums."""
     found = sorted(path.name for path in theirs.iterdir())
     assert sorted(path.name for path in ours.iterdir()) == found

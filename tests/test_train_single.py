@@ -161,7 +161,8 @@ def test_figures_do_not_depend_on_the_number_of_devices(heard, sounds):
         evaluator = evaluate.Evaluator(evaluate.build_network(card.network), "reference", parallel)
         replicated = parallel.replicate(variables)
         scores, called = evaluator.conditions(replicated, clips)
-        scores["clean"] = evaluator.clean(replicated, clips)
+        batches = clips.batches(evaluator.batch_size, **parallel.share)
+        scores["clean"] = evaluator.clean(replicated, map(parallel.split, batches))
         losses = [figures.pop("loss") for figures in scores.values()]
         found.append((scores, called.tolist(), losses))
     assert len(found[0][1]) == len(clips)

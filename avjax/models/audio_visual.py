@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from avjax.errors import InputError
 from avjax.models.attention import AttentionBlock, CrossAttention
 from avjax.models.audio_cnn import N_MFCC, AudioCNN
-from avjax.models.efficientface import STAGE_REPEATS, EfficientFace
+from avjax.models.efficientface import STAGE_REPEATS, Dimmed, EfficientFace
 from avjax.models.layers import Dense, Statistics
 
 FUSIONS = ("ia", "it", "lt")
@@ -24,10 +24,11 @@ class Pairing(NamedTuple):
 
     Attributes:
       audio_rows: ``[p]`` row of ``mfcc`` that pair p takes (static NumPy indices).
-      video_rows: ``[p]`` row of ``frames`` that pair p takes; one past the end is the black clip.
+      video_rows: ``[p]`` row of the video clips that pair p takes: those of ``frames``, then those
+        of ``dimmed``, the black one last.
       audio_weight: ``[a]`` multiplicity of each audio row.
-      video_weight: ``[v]`` multiplicity of each video row.
-      blank_weight: multiplicity of the black clip, or None where it does not occur.
+      video_weight: ``[v]`` multiplicity of each video row but the black one.
+      dimmed: video clips that follow from ``frames``, or None where there are none.
       pair_weight: ``[p]`` 1 for a real pair, 0 for padding.
     """
 
@@ -35,7 +36,7 @@ class Pairing(NamedTuple):
     video_rows: Int[np.ndarray, "p"]
     audio_weight: Float[Array, "a"]
     video_weight: Float[Array, "v"]
-    blank_weight: Float[Array, ""] | None
+    dimmed: Dimmed | None
     pair_weight: Float[Array, "p"]
 
 
@@ -101,7 +102,7 @@ class AudioVisualNet(nn.Module):
         else:
             audio = self.encode_audio(mfcc, stats._replace(weight=pairing.audio_weight))
             video_stats = stats._replace(weight=pairing.video_weight)
-            video = self.encode_video(frames, video_stats, pairing.blank_weight)
+            video = self.encode_video(frames, video_stats, pairing.dimmed)
             audio = jnp.take(audio, pairing.audio_rows, axis=0)
             video = jnp.take(video, pairing.video_rows, axis=0)
             stats = stats._replace(weight=pairing.pair_weight)
@@ -122,12 +123,12 @@ class AudioVisualNet(nn.Module):
         self,
         frames: Float[Array, "v n h w 3"],
         stats: Statistics = Statistics(),
-        blank_weight: Float[Array, ""] | None = None,
+        dimmed: Dimmed | None = None,
     ) -> Float[Array, "v n c"]:
-        """The video stream up to where it meets the other; the black clip, if any, comes last."""
-        x = self.visual_model.clip_features(frames, stats, blank_weight)
-        if blank_weight is not None and stats.weight is not None:
-            stats = stats._replace(weight=jnp.append(stats.weight, blank_weight))
+        """The video stream up to where it meets the other, with the dimmed clips, if any."""
+        x = self.visual_model.clip_features(frames, stats, dimmed)
+        if dimmed is not None and stats.weight is not None:
+            stats = stats._replace(weight=jnp.append(stats.weight, dimmed.blank_weight))
         x = self.visual_model.temporal_stage1(x, stats)
         return self.visual_model.temporal_stage2(x, stats) if self.fusion == "lt" else x
 

@@ -1,6 +1,7 @@
 """EfficientFace (AAAI 2021) and its temporal head (reference `EfficientFaceTemporal`)."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,6 +20,18 @@ STAGE_FEATURES = (116, 232, 464)
 FRAME_FEATURES = 1024
 GATE_REDUCTION = 16
 SIZE_MULTIPLE, MIN_SIZE = 32, 64
+
+
+class Dimmed(NamedTuple):
+    """Clips that follow from the given ones: each once more, dimmed, and at the end a black clip.
+
+    Attributes:
+      factor: ``[b]`` what each clip is multiplied by.
+      blank_weight: multiplicity of the black clip.
+    """
+
+    factor: Float[Array, "b"]
+    blank_weight: Float[Array, ""]
 
 
 def channel_shuffle(first: Array, second: Array) -> Array:
@@ -130,17 +143,21 @@ class EfficientFace(nn.Module):
         self.conv1d_3 = ConvBlock(128, padding=1)
         self.classifier_1 = Dense(self.num_classes)
 
-    def frame_features(
-        self, images: Float[Array, "b h w 3"], stats: Statistics
-    ) -> Float[Array, "b 1024"]:
-        """The backbone: one feature vector per normalised image."""
+    def stem(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h/2 w/2 29"]:
+        """The first convolution. It is linear, and has no bias."""
         height, width = images.shape[1:3]
         if min(height, width) < MIN_SIZE or height % SIZE_MULTIPLE or width % SIZE_MULTIPLE:
             raise InputError(
                 f"frames of {height}x{width} pixels do not fit EfficientFace: height and width "
                 f"must be multiples of {SIZE_MULTIPLE}, from {MIN_SIZE}"
             )
-        x = ops.max_pool3x3_stride2(self.conv1_bn.normalised(self.conv1(images), stats))
+        return self.conv1(images)
+
+    def frame_features(
+        self, x: Float[Array, "b h/2 w/2 29"], stats: Statistics
+    ) -> Float[Array, "b 1024"]:
+        """The backbone behind its stem: one feature vector per image."""
+        x = ops.max_pool3x3_stride2(self.conv1_bn.normalised(x, stats))
         local = self.local(x, stats)
         for unit in self.stage2:
             x = unit(x, stats)
@@ -153,28 +170,30 @@ class EfficientFace(nn.Module):
         self,
         frames: Float[Array, "b n h w 3"],
         stats: Statistics,
-        blank_weight: Float[Array, ""] | None = None,
+        dimmed: Dimmed | None = None,
     ) -> Float[Array, "b n 1024"]:
         """Frame features of clips.
 
         Args:
-          frames: normalised clips; their rows' multiplicities are ``stats.weight``.
-          stats: of the clips.
-          blank_weight: where given, one more clip of black (zero) frames is appended to the
-            result, standing for that many clips. All its frames are one image, computed once.
+          frames: normalised clips.
+          stats: of the clips and, where there are such, of the dimmed ones after them.
+          dimmed: where given, twice as many clips and a black one are returned. The black one's
+            frames are one image, computed once, and the stem sees neither it nor dimmed images.
         """
         clips, length = frames.shape[:2]
         images = frames.reshape(-1, *frames.shape[2:])
         image_stats = stats.repeat(length)
-        if blank_weight is None:
-            return self.frame_features(images, image_stats).reshape(clips, length, -1)
-        images = jnp.concatenate([images, jnp.zeros_like(images[:1])])
+        x = self.stem(images)
+        if dimmed is None:
+            return self.frame_features(x, image_stats).reshape(clips, length, -1)
+        factor = jnp.repeat(dimmed.factor, length)[:, None, None, None].astype(x.dtype)
+        x = jnp.concatenate([x, x * factor, jnp.zeros_like(x[:1])])
         if image_stats.weight is not None:
-            weight = jnp.append(image_stats.weight, blank_weight * length)
+            weight = jnp.append(image_stats.weight, dimmed.blank_weight * length)
             image_stats = image_stats._replace(weight=weight)
-        features = self.frame_features(images, image_stats)
+        features = self.frame_features(x, image_stats)
         blank = jnp.broadcast_to(features[-1], (1, length, features.shape[-1]))
-        return jnp.concatenate([features[:-1].reshape(clips, length, -1), blank])
+        return jnp.concatenate([features[:-1].reshape(2 * clips, length, -1), blank])
 
     def temporal_stage1(
         self, x: Float[Array, "b n 1024"], stats: Statistics

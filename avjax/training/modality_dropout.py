@@ -3,9 +3,9 @@
 `softhard` turns a batch of B clips (a, v) into the pairs (a, v), (c*a, (1-c)*v), (0, v), (a, 0);
 `noise` into (a, v), (N, v), (a, N). Where a clip lacks a stream, zeros stand for it from the start.
 
-Such a batch repeats itself: of softhard's 4B videos only 2B differ, and the B black ones are a
-single clip of a single image. The distinct inputs and their multiplicities give the same loss,
-gradients and running statistics at half the cost.
+Such a batch repeats itself: of softhard's 4B videos only 2B differ, of which B are multiples of
+the others, and the B black ones are a single clip of a single image. The distinct inputs and their
+multiplicities give the same loss, gradients and running statistics at half the cost.
 """
 
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from avjax.errors import InputError
 from avjax.models.audio_visual import Pairing
+from avjax.models.efficientface import Dimmed
 from avjax.training.randomness import per_row, row_keys
 
 COPIES = {"softhard": 4, "noise": 3, "nodropout": 1}
@@ -35,8 +36,8 @@ class Enlarged(NamedTuple):
     """What the network receives in a training step.
 
     Attributes:
-      mfcc: ``[a, t, 10]`` distinct audio inputs, or all of them where ``pairing`` is None.
-      frames: ``[v, n, h, w, 3]`` likewise.
+      mfcc: ``[a, t, 10]`` distinct audio inputs.
+      frames: ``[v, n, h, w, 3]`` distinct video inputs but those that ``pairing.dimmed`` makes.
       pairing: how they make up the enlarged batch; pairs come block by block.
       copies: blocks in the enlarged batch.
     """
@@ -140,13 +141,12 @@ def gaussian_inputs(keys: Array, mfcc: Array, frames: Array) -> tuple[Array, Arr
 def _softhard(
     coefficients: Float[Array, "b"], mfcc: Array, frames: Array, present: Present
 ) -> Enlarged:
-    """Audio rows: a, c*a, one of zeros. Video rows: v, (1-c)*v, and the black clip."""
+    """Audio rows: a, c*a, one of zeros. Video rows: v and, made by the network, (1-c)*v and 0."""
     rows = np.arange(mfcc.shape[0])
     whole, scaled = rows, len(rows) + rows
     missing = np.full_like(rows, 2 * len(rows))
     c = coefficients.astype(mfcc.dtype)
     soft_audio = mfcc * c[:, None, None]
-    soft_video = frames * (1 - c)[:, None, None, None, None]
     silence = jnp.zeros_like(mfcc[:1])
     clip, heard, seen = present
     pairing = Pairing(
@@ -154,11 +154,11 @@ def _softhard(
         video_rows=np.concatenate([whole, scaled, whole, missing]),
         audio_weight=jnp.concatenate([clip + heard, clip, seen.sum()[None]]),
         video_weight=jnp.concatenate([clip + seen, clip]),
-        blank_weight=heard.sum(),
+        dimmed=Dimmed((1 - c).astype(frames.dtype), heard.sum()),
         pair_weight=jnp.concatenate([clip, clip, seen, heard]),
     )
     audio = jnp.concatenate([mfcc, soft_audio, silence])
-    return Enlarged(audio, jnp.concatenate([frames, soft_video]), pairing, 4)
+    return Enlarged(audio, frames, pairing, 4)
 
 
 def _noise(
@@ -173,7 +173,7 @@ def _noise(
         video_rows=np.concatenate([clean, clean, noisy]),
         audio_weight=jnp.concatenate([clip + heard, seen]),
         video_weight=jnp.concatenate([clip + seen, heard]),
-        blank_weight=None,
+        dimmed=None,
         pair_weight=jnp.concatenate([clip, seen, heard]),
     )
     mfcc = jnp.concatenate([mfcc, audio_noise])
@@ -183,8 +183,9 @@ def _noise(
 def spell_out(enlarged: Enlarged) -> Enlarged:
     """The same enlarged batch with every pair's inputs in rows of their own."""
     mfcc, frames, pairing, copies = enlarged
-    if pairing.blank_weight is not None:
-        frames = jnp.concatenate([frames, jnp.zeros_like(frames[:1])])
+    if pairing.dimmed is not None:
+        soft = frames * pairing.dimmed.factor[:, None, None, None, None]
+        frames = jnp.concatenate([frames, soft, jnp.zeros_like(frames[:1])])
     weight = pairing.pair_weight
     rows = np.arange(len(pairing.audio_rows))
     naive = Pairing(rows, rows, weight, weight, None, weight)

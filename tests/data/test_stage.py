@@ -29,7 +29,7 @@ def test_a_clip_comes_back(tmp_path):
         back = load_clip(stage.path(NAME))
     np.testing.assert_array_equal(back.frames, clip().frames)
     np.testing.assert_array_equal(back.mfcc, clip().mfcc)
-    assert back[2:] == (True, True, 1)
+    assert back[2:] == (True, True, 1, None)
     assert load_facts(stage.path(NAME)) == {"has_audio": True, "has_video": True, "faceless": 1}
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet, trained_parameters
+from avjax.models.efficientface import Dimmed
 
 COUNTS = {"ia": 1_854_766, "it": 1_938_414, "lt": 2_045_550}
 SMALL = {"stage_repeats": (1, 1, 1)}
@@ -43,17 +44,20 @@ def test_any_length_frame_count_and_size(fusion, steps, frames, size):
     assert count(abstract_init(net, steps, frames, size)) == count(variables)
 
 
-def test_a_black_clip_computed_once_equals_one_spelled_out():
+def test_dimmed_and_black_clips_equal_those_spelled_out():
     net = AudioVisualNet(**SMALL)
     rng = np.random.default_rng(0)
-    frames = jnp.asarray(rng.random((2, 3, 64, 64, 3)), jnp.float32).at[1].set(0)
-    variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 13, 10)), frames[:1])
+    frames = jnp.asarray(rng.random((2, 3, 64, 64, 3)), jnp.float32)
+    factor = jnp.array([0.3, 1.0])
+    variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 13, 10)), frames)
 
-    def encode(frames, blank):
-        return net.apply(variables, frames, blank_weight=blank, method="encode_video")
+    def encode(frames, dimmed=None):
+        return net.apply(variables, frames, dimmed=dimmed, method="encode_video")
 
-    spelled_out = encode(frames, None)
-    np.testing.assert_allclose(encode(frames[:1], 1.0), spelled_out, rtol=1e-4, atol=1e-5)
+    soft = frames * factor[:, None, None, None, None]
+    spelled_out = encode(jnp.concatenate([frames, soft, jnp.zeros_like(frames[:1])]))
+    made = encode(frames, Dimmed(factor, jnp.array(1.0)))
+    np.testing.assert_allclose(made, spelled_out, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("fusion", COUNTS)

@@ -115,14 +115,14 @@ def test_a_table_tells_medians_and_ratios():
 def test_the_limit_counts_what_the_network_computes():
     """Against operations counted by XLA, and weights against the published number."""
     weights = sum(layer.weights for layer in limits.image_layers(224))
-    biases = 116 + 5 * 7 + 1  # the gates' dense layers; the rest has none
+    biases = 116 + 4 * 7 + 1  # the modulator's; the rest has none
     assert weights == 1_268_118 - biases
     net = EfficientFace(8)
-    frames = jax.ShapeDtypeStruct((2, 224, 224, 3), np.float32)
+    frames = jax.ShapeDtypeStruct((1, 2, 224, 224, 3), np.float32)
     variables = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 1, 64, 64, 3)))
 
     def features(variables, frames):
-        return net.apply(variables, frames, INFERENCE, method="frame_features")
+        return net.apply(variables, frames, INFERENCE, method="clip_features")
 
     counted = jax.jit(features).lower(variables, frames).cost_analysis()["flops"] / 2
     ours = sum(layer.operations for layer in limits.image_layers(224))

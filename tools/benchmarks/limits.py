@@ -74,9 +74,11 @@ def image_layers(size: int) -> Iterator[Cost]:
     yield Cost(2 * 27 * half**2 * stem, 3 * size**2 + half**2 * stem, 27 * stem)
     yield norm(half**2, stem)
     yield Cost(9 * quarter**2 * stem, (half**2 + quarter**2) * stem)  # max-pooling
-    yield depthwise(eighth**2, first, quarter**2 * stem)  # local, four quarters together
-    yield from (norm(eighth**2, first), depthwise(eighth**2, first, eighth**2 * first))
-    yield norm(eighth**2, first)
+    for _ in range(4):  # local: quarters of the map, each with weights of its own
+        positions = (eighth // 2) ** 2
+        yield depthwise(positions, first, (quarter // 2) ** 2 * stem)
+        yield from (norm(positions, first), depthwise(positions, first, positions * first))
+        yield norm(positions, first)
     inputs, side = stem, eighth
     for outputs, repeats in zip(face.STAGE_FEATURES, face.STAGE_REPEATS, strict=True):
         for number in range(repeats):
@@ -92,7 +94,7 @@ def image_layers(size: int) -> Iterator[Cost]:
 def _modulator(side: int, channels: int) -> Iterator[Cost]:
     gate, positions = channels // face.GATE_REDUCTION, side**2
     yield Cost(positions * channels, positions * channels)  # mean
-    yield from (dense(1, channels, gate), dense(1, gate, channels))
+    yield from (dense(1, channels, gate), norm(1, gate), dense(1, gate, channels))
     yield from (dense(positions, channels, gate), norm(positions, gate))
     for _ in range(2):
         yield from (dense(positions, gate, gate, 9), norm(positions, gate))
