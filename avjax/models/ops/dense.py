@@ -5,7 +5,6 @@ and TPUs have convolutions of their own.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -16,10 +15,6 @@ from jaxtyping import Array, Float
 
 from avjax.models.ops.normalised import Map, Source, as_normalised, keep, recall
 from avjax.models.ops.platform import by_platform
-
-# Positions of a row from which its own product is worth more than one product of all rows, for
-# which XLA's CPU compiler first transposes a whole operand through memory.
-_ROW_POSITIONS = 128
 
 
 def channel_matmul(x: Map, kernel: Float[Array, "i o"]) -> Float[Array, "b *space o"]:
@@ -45,25 +40,24 @@ def _matmul_forward(value, source, kernel, relu):
 def _matmul_backward(relu, residuals, dy):
     kept, kernel = residuals
     x = recall(kept, relu, dy)
-    gradient = by_platform(x, dy, cpu=_kernel_gradient_by_rows, other=_kernel_gradient_at_once)
+    gradient = _kernel_gradient(x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]))
     return dy @ kernel.astype(dy.dtype).T, None, gradient.astype(kernel.dtype)
 
 
 _matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
-def _kernel_gradient_at_once(x: Array, dy: Array) -> Float[Array, "i o"]:
-    axes = tuple(range(x.ndim - 1))
+def _kernel_gradient(x: Float[Array, "n i"], dy: Float[Array, "n o"]) -> Float[Array, "i o"]:
+    """The product of two matrices: contracting several axes, XLA transposes through memory."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    return jnp.tensordot(dy, x, (axes, axes), preferred_element_type=wide).T
 
+    def widened(x, dy):  # CPUs multiply bfloat16 to bfloat16 only
+        return x.astype(wide).T @ dy.astype(wide)
 
-def _kernel_gradient_by_rows(x: Array, dy: Array) -> Float[Array, "i o"]:
-    """Adds up the rows' products: each row is transposed while it is in cache."""
-    if math.prod(x.shape[1:-1]) < _ROW_POSITIONS:
-        wide = jnp.promote_types(x.dtype, jnp.float32)  # CPUs multiply bfloat16 to bfloat16 only
-        return _kernel_gradient_at_once(x.astype(wide), dy.astype(wide))
-    return _sum_rows(lambda row: row, x, dy)
+    def widening(x, dy):
+        return jnp.matmul(x.T, dy, preferred_element_type=wide)
+
+    return by_platform(x, dy, cpu=widened, other=widening)
 
 
 def _sum_rows(patches: Callable[[Array], Array], x: Array, dy: Array) -> Float[Array, "i o"]:
