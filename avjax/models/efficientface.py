@@ -1,5 +1,6 @@
 """EfficientFace (AAAI 2021) and its temporal head (reference `EfficientFaceTemporal`)."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from avjax.errors import InputError
 from avjax.models import ops
 from avjax.models.audio_cnn import ConvBlock
 from avjax.models.layers import INFERENCE, BatchNorm, Conv2d, Dense, DepthwiseConv, Statistics
+from avjax.models.ops.platform import by_platform
 
 STAGE_REPEATS = (4, 8, 4)
 STEM_FEATURES = 29
@@ -20,6 +22,9 @@ STAGE_FEATURES = (116, 232, 464)
 FRAME_FEATURES = 1024
 GATE_REDUCTION = 16
 SIZE_MULTIPLE, MIN_SIZE = 32, 64
+# Images that a CPU takes through the backbone together where no statistics tie them to the others:
+# few enough for its caches, enough for its cores.
+IMAGES_AT_ONCE = 16
 
 
 class Dimmed(NamedTuple):
@@ -183,6 +188,8 @@ class EfficientFace(nn.Module):
         clips, length = frames.shape[:2]
         images = frames.reshape(-1, *frames.shape[2:])
         image_stats = stats.repeat(length)
+        if not (stats.train or dimmed or self.is_initializing()):
+            return self._infer(images).reshape(clips, length, -1)
         x = self.stem(images)
         if dimmed is None:
             return self.frame_features(x, image_stats).reshape(clips, length, -1)
@@ -194,6 +201,23 @@ class EfficientFace(nn.Module):
         features = self.frame_features(x, image_stats)
         blank = jnp.broadcast_to(features[-1], (1, length, features.shape[-1]))
         return jnp.concatenate([features[:-1].reshape(2 * clips, length, -1), blank])
+
+    def backbone(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b 1024"]:
+        """Features of normalised images by the running statistics."""
+        return self.frame_features(self.stem(images), INFERENCE)
+
+    def _infer(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b 1024"]:
+        """`backbone`; on CPU some images after the others."""
+        net, variables = self.unbind()
+        backbone = functools.partial(net.apply, variables, method="backbone")
+        count = len(images)
+        together = max(n for n in range(1, IMAGES_AT_ONCE + 1) if count % n == 0)
+
+        def in_parts(images):
+            parts = images.reshape(count // together, together, *images.shape[1:])
+            return lax.map(backbone, parts).reshape(count, -1)
+
+        return by_platform(images, cpu=in_parts, other=backbone)
 
     def temporal_stage1(
         self, x: Float[Array, "b n 1024"], stats: Statistics
