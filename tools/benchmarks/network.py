@@ -2,13 +2,13 @@
 
 import functools
 import json
-import resource
 import time
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from peers import peak_memory
 
 from avjax.errors import InputError
 from avjax.models.networks import build_network, learned_parameters
@@ -78,12 +78,13 @@ def measure(setting: Setting) -> None:
     run()
     first = time.perf_counter() - began
     run()
+    peak_memory.start()
     times = []
     for _ in range(setting.steps):
         began = time.perf_counter()
         run()
         times.append(time.perf_counter() - began)
-    told = {"seconds": times, "memory": peak_memory(), "first": first, "jax": jax.__version__}
+    told = {"seconds": times, "memory": _peak(), "first": first, "jax": jax.__version__}
     print(json.dumps(told), flush=True)
 
 
@@ -122,12 +123,12 @@ def _forward(setting: Setting) -> Any:
     return lambda: jax.block_until_ready(step(variables, batch))
 
 
-def peak_memory() -> int:
-    """Bytes: of the device where it tells, else of the process."""
+def _peak() -> int:
+    """Bytes: of the device where it tells, else of the process since its first steps."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"]
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_memory.bytes_since_start()
 
 
 def ceilings(dtype: str) -> None:

@@ -10,10 +10,10 @@ loads or augments. Prints one line of JSON.
 """
 
 import json
-import resource
 import sys
 import time
 
+import peak_memory
 import torch
 
 
@@ -97,12 +97,13 @@ def main(clone: str, text: str, form: str) -> None:
             run, note = model, f"torch.compile: {type(error).__name__}"
     step()
     step()
+    peak_memory.start()
     times = []
     for _ in range(setting["steps"]):
         began = time.perf_counter()
         step()
         times.append(time.perf_counter() - began)
-    memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = peak_memory.bytes_since_start()
     if device == "cuda":
         memory = torch.cuda.max_memory_allocated()
     told = {"seconds": times, "memory": memory, "compiled": compiled, "note": note}
