@@ -1,8 +1,6 @@
 """Runs trained as one program leave what runs trained alone do."""
 
 import json
-import os
-import signal
 
 import jax
 import numpy as np
@@ -13,9 +11,10 @@ from avjax.checkpoints import RunCheckpoints, load_model
 from avjax.crossval import main
 from avjax.data.clip import PreparedClip
 from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
-from avjax.runlog import RunLog, read_metrics
+from avjax.runlog import read_metrics
 from avjax.together import train_together
 from configs import audio_only
+from tests.runs import lines, stopped_at
 
 # Two folds: 6 and 5 steps an epoch, the last ones of fewer clips.
 FOLDS = (
@@ -24,7 +23,6 @@ FOLDS = (
 )
 CLIPS = {1: 11, 2: 11, 3: 6, 4: 8}
 SEEDS = (0, 1)
-CLOCK = ("seconds", "clips_per_second", "input_share")
 
 
 def write_clips(directory):
@@ -78,10 +76,6 @@ def joined(tmp_path_factory, sounds):
     return folder
 
 
-def lines(workdir):
-    return [{k: v for k, v in line.items() if k not in CLOCK} for line in read_metrics(workdir)]
-
-
 def names(workdir):
     return {path.name.split(".out.")[0] for path in workdir.iterdir()}
 
@@ -121,23 +115,10 @@ def test_a_run_that_trained_with_others_goes_on_alone(joined, sounds):
 
 
 @pytest.mark.parametrize("stop_after", [3, 6, 9])
-def test_interrupted_runs_go_on_to_the_same_digits(
-    joined, sounds, tmp_path, monkeypatch, stop_after
-):
+def test_interrupted_runs_go_on_to_the_same_digits(joined, sounds, tmp_path, stop_after):
     """Stopped within the first epoch, at its end (of the longer fold), and within the second."""
-    count, former_step = 0, RunLog.step
-
-    def step_then_stop(*arguments):
-        nonlocal count
-        count += 1
-        if count == stop_after:
-            os.kill(os.getpid(), signal.SIGTERM)
-        former_step(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunLog, "step", step_then_stop)
-        with pytest.raises(KeyboardInterrupt):
-            train_together(four_runs(sounds, tmp_path))
+    with stopped_at(stop_after):
+        train_together(four_runs(sounds, tmp_path))
     train_together(four_runs(sounds, tmp_path))
     assert_same_runs(tmp_path, joined, tolerance=0)
 

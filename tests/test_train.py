@@ -1,8 +1,6 @@
 """Training end to end on a small dataset: figures, resuming, refusals."""
 
 import json
-import os
-import signal
 
 import jax
 import numpy as np
@@ -14,9 +12,9 @@ from avjax.data.clip import PreparedClip
 from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet
-from avjax.runlog import RunLog
 from avjax.training.conditions import CONDITIONS
 from configs import common
+from tests.runs import lines, stopped_at
 
 CLASSES = ("low", "high")
 EPOCHS = 5
@@ -69,16 +67,6 @@ def finished(tmp_path_factory, data_dir):
     return workdir
 
 
-def lines(workdir):
-    """The metrics, without what the clock says."""
-    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    for line in found:
-        line.pop("seconds", None)
-        line.pop("clips_per_second", None)
-        line.pop("input_share", None)
-    return found
-
-
 def test_a_run_leaves_what_it_promises(finished):
     splits = [(line["epoch"], line["split"]) for line in lines(finished)]
     assert splits == [(e, split) for e in range(1, EPOCHS + 1) for split in ("train", "validation")]
@@ -111,23 +99,10 @@ def test_the_best_model_is_of_the_earliest_best_validation(finished):
 
 
 @pytest.mark.parametrize("stop_after", [2, 3])
-def test_an_interrupted_run_resumes_to_the_same_digits(
-    finished, data_dir, tmp_path, monkeypatch, stop_after
-):
+def test_an_interrupted_run_resumes_to_the_same_digits(finished, data_dir, tmp_path, stop_after):
     """Stopped within the first epoch, and at its last step."""
-    count, former_step = 0, RunLog.step
-
-    def step_then_stop(*arguments):
-        nonlocal count
-        count += 1
-        if count == stop_after:
-            os.kill(os.getpid(), signal.SIGTERM)
-        former_step(*arguments)
-
-    monkeypatch.setattr(RunLog, "step", step_then_stop)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_at(stop_after):
         train.train(small_config(data_dir), tmp_path)
-    monkeypatch.setattr(RunLog, "step", former_step)
     train.train(small_config(data_dir), tmp_path)
     assert lines(tmp_path) == lines(finished)
     ours, theirs = (load_model(workdir)[0] for workdir in (tmp_path, finished))

@@ -16,6 +16,7 @@ from avjax.errors import InputError
 from avjax.runlog import RunLog
 from configs import audio_log_mel, audio_only
 from tests.clips import tone, write_sound
+from tests.runs import lines
 from tests.single import ACTORS, CLIPS, write_sounds
 
 MELS = 12
@@ -51,12 +52,6 @@ def finished(tmp_path_factory, spectra):
     workdir = tmp_path_factory.mktemp("run")
     train.train(mel_config(spectra), workdir)
     return workdir
-
-
-def lines(workdir):
-    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    clock = ("seconds", "clips_per_second", "input_share")
-    return [{name: line[name] for name in line if name not in clock} for line in found]
 
 
 def test_it_learns_and_is_scored(finished):

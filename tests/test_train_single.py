@@ -1,9 +1,7 @@
 """Training on one stream alone, from a dataset to a prediction."""
 
 import json
-import os
 import re
-import signal
 
 import jax
 import numpy as np
@@ -19,10 +17,11 @@ from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, writ
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.single_modality import VideoNet
-from avjax.runlog import RunLog, read_metrics
+from avjax.runlog import read_metrics
 from avjax.training.parallel import spread
 from configs import common, video_only
 from tests.clips import tone, write_sound, write_video
+from tests.runs import stopped_at
 from tests.single import CLIPS, audio_config, write_sounds
 
 
@@ -87,22 +86,14 @@ def test_where_clips_are_kept_and_steps_a_call_change_nothing(
             assert 0 <= ours["input_share"] <= 1
 
 
-def test_a_run_is_stopped_between_calls_and_goes_on(heard, sounds, tmp_path, monkeypatch):
+def test_a_run_is_stopped_between_calls_and_goes_on(heard, sounds, tmp_path):
     """Epochs of 3 steps in calls of 2 and 1; stopped after the first call."""
     config = audio_config(sounds)
     config.batch_size, config.steps_per_call = 2, 2
     whole = tmp_path / "whole"
     train.train(config, whole)
-    former_step = RunLog.step
-
-    def step_then_stop(*arguments):
-        os.kill(os.getpid(), signal.SIGTERM)
-        former_step(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunLog, "step", step_then_stop)
-        with pytest.raises(KeyboardInterrupt):
-            train.train(config, tmp_path / "stopped")
+    with stopped_at(1):
+        train.train(config, tmp_path / "stopped")
     assert not read_metrics(tmp_path / "stopped")
     train.train(config, tmp_path / "stopped")
     losses = [[line["loss"] for line in read_metrics(tmp_path / x)] for x in ("whole", "stopped")]

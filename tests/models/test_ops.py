@@ -124,13 +124,12 @@ def test_forms_of_dense_convolution_agree(window):
     np.testing.assert_allclose(by_rows, at_once, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("side", [4, 16])  # fewer and more positions than a row's own product needs
-def test_forms_of_the_matrix_gradient_agree(side):
-    x, dy = normal(5, side, side, 3), normal(5, side, side, 4)
-    by_rows, at_once = (
-        form(x, dy) for form in (dense._kernel_gradient_by_rows, dense._kernel_gradient_at_once)
-    )
-    np.testing.assert_allclose(by_rows, at_once, rtol=1e-4, atol=1e-4)
+def test_the_matrix_gradient_of_bfloat16_maps_is_summed_in_float32():
+    x, dy, kernel = normal(5, 16, 16, 3), normal(5, 16, 16, 4), normal(3, 4)
+    x, dy = x.astype(jnp.bfloat16), dy.astype(jnp.bfloat16)
+    gradient = jax.vjp(lambda kernel: ops.channel_matmul(x, kernel), kernel)[1](dy)[0]
+    exact = np.einsum("bhwi,bhwo->io", *(np.asarray(a, np.float64) for a in (x, dy)))
+    np.testing.assert_allclose(gradient, exact, rtol=1e-4, atol=1e-4)
 
 
 def test_forms_of_max_pooling_agree():

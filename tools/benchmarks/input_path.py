@@ -23,21 +23,14 @@ from avjax.errors import InputError
 
 def define_flags(values: flags.FlagValues) -> None:
     """The subject's flags."""
-    flags.DEFINE_string("data", None, "Prepared dataset.", flag_values=values)
-    flags.DEFINE_string("config", "configs/ia_softhard.py", "Configuration.", flag_values=values)
-    flags.DEFINE_string("fold", "published", "Fold of the dataset.", flag_values=values)
+    sides.define_run_flags(values)
     flags.DEFINE_list("caches", ["none", "host"], "config.data.cache.", flag_values=values)
     flags.DEFINE_integer("epochs", 3, "At least 2.", 2, flag_values=values)
-    flags.DEFINE_integer("batch", 8, "Clips of a batch.", 1, flag_values=values)
-    flags.DEFINE_integer("threads", 2, "Cores.", 1, flag_values=values)
-    flags.DEFINE_integer("rounds", 3, "Repetitions; medians are told.", 1, flag_values=values)
 
 
 def job(values: flags.FlagValues, positional: list[str]) -> None:
     """Measures and prints."""
-    if positional or not values.data:
-        raise InputError("give --data, a prepared dataset, and no argument without a flag")
-    sides.bind(values.threads)
+    sides.begin_run(values, positional)
     lines: dict[str, list[list[dict[str, float]]]] = {cache: [] for cache in values.caches}
     for number in range(values.rounds):
         for cache in values.caches:
@@ -56,11 +49,8 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
 def _epochs(values: flags.FlagValues, cache: str) -> list[dict[str, float]]:
     """The training lines of a run's metrics."""
     with tempfile.TemporaryDirectory() as scratch:
-        config = str((sides.ROOT / values.config).resolve())
-        command = [sys.executable, "-m", "avjax.train", f"--config={config}"]
-        command += [f"--workdir={scratch}", f"--config.data.dir={Path(values.data).resolve()}"]
+        command = [sys.executable, "-m", "avjax.train", *sides.run_flags(values, Path(scratch))]
         command += [f"--config.num_epochs={values.epochs}", f"--config.data.cache={cache}"]
-        command += [f"--config.batch_size={values.batch}", f"--config.data.fold={values.fold}"]
         environment = {**os.environ, "PYTHONPATH": str(sides.ROOT)}
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         if done.returncode:

@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from absl import flags
+
 from avjax.errors import InputError
 from avjax.machine import available_cores
 
@@ -105,3 +107,35 @@ def own_command(subject: str, setting: Mapping[str, Any]) -> list[str]:
     """Measures avjax once."""
     program = str(ROOT / "tools" / "benchmark.py")
     return [sys.executable, program, subject, f"--once={json.dumps(setting)}"]
+
+
+def define_run_flags(values: flags.FlagValues) -> None:
+    """Flags of subjects that train on a prepared dataset."""
+    flags.DEFINE_string("data", None, "Prepared dataset.", flag_values=values)
+    flags.DEFINE_string("config", "configs/ia_softhard.py", "Configuration.", flag_values=values)
+    flags.DEFINE_string("fold", "published", "Fold of the dataset.", flag_values=values)
+    flags.DEFINE_integer("batch", 8, "Clips of a batch.", 1, flag_values=values)
+    flags.DEFINE_integer("threads", 2, "Cores.", 1, flag_values=values)
+    flags.DEFINE_integer("rounds", 3, "Repetitions; medians are told.", 1, flag_values=values)
+
+
+def begin_run(values: flags.FlagValues, positional: Sequence[str]) -> None:
+    """Checks those flags and binds the cores.
+
+    Raises:
+      InputError: no dataset is given, or arguments without a flag are.
+    """
+    if positional or not values.data:
+        raise InputError("give --data, a prepared dataset, and no argument without a flag")
+    bind(values.threads)
+
+
+def run_flags(values: flags.FlagValues, workdir: Path) -> list[str]:
+    """Flags of `avjax.train` for one run of a subject."""
+    return [
+        f"--config={(ROOT / values.config).resolve()}",
+        f"--workdir={workdir}",
+        f"--config.data.dir={Path(values.data).resolve()}",
+        f"--config.batch_size={values.batch}",
+        f"--config.data.fold={values.fold}",
+    ]

@@ -39,21 +39,12 @@ sys.exit(train.main(sys.argv))
 """
 
 
-def define_flags(values: flags.FlagValues) -> None:
-    """The subject's flags."""
-    flags.DEFINE_string("data", None, "Prepared dataset.", flag_values=values)
-    flags.DEFINE_string("config", "configs/ia_softhard.py", "Configuration.", flag_values=values)
-    flags.DEFINE_string("fold", "published", "Fold of the dataset.", flag_values=values)
-    flags.DEFINE_integer("batch", 8, "Clips of a batch.", 1, flag_values=values)
-    flags.DEFINE_integer("threads", 2, "Cores.", 1, flag_values=values)
-    flags.DEFINE_integer("rounds", 3, "Repetitions; medians are told.", 1, flag_values=values)
+define_flags = sides.define_run_flags
 
 
 def job(values: flags.FlagValues, positional: list[str]) -> None:
     """Measures and prints."""
-    if positional or not values.data:
-        raise InputError("give --data, a prepared dataset, and no argument without a flag")
-    sides.bind(values.threads)
+    sides.begin_run(values, positional)
     times: dict[str, list[float]] = {"cold": [], "warm": []}
     for number in range(values.rounds):
         with tempfile.TemporaryDirectory() as scratch:
@@ -66,10 +57,7 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
 
 
 def _first_step(values: flags.FlagValues, scratch: Path, kind: str) -> float:
-    config = str((sides.ROOT / values.config).resolve())
-    command = [sys.executable, "-c", PROGRAM, f"--config={config}"]
-    command += [f"--workdir={scratch / kind}", f"--config.data.dir={Path(values.data).resolve()}"]
-    command += [f"--config.batch_size={values.batch}", f"--config.data.fold={values.fold}"]
+    command = [sys.executable, "-c", PROGRAM, *sides.run_flags(values, scratch / kind)]
     environment = {
         **os.environ,
         "PYTHONPATH": str(sides.ROOT),
