@@ -127,8 +127,8 @@ class AudioVisualNet(nn.Module):
     ) -> Float[Array, "v n c"]:
         """The video stream up to where it meets the other, with the dimmed clips, if any."""
         x = self.visual_model.clip_features(frames, stats, dimmed)
-        if dimmed is not None and stats.weight is not None:
-            stats = stats._replace(weight=jnp.append(stats.weight, dimmed.blank_weight))
+        if dimmed is not None:
+            stats = stats.append(dimmed.blank_weight)
         x = self.visual_model.temporal_stage1(x, stats)
         return self.visual_model.temporal_stage2(x, stats) if self.fusion == "lt" else x
 

@@ -195,10 +195,7 @@ class EfficientFace(nn.Module):
             return self.frame_features(x, image_stats).reshape(clips, length, -1)
         factor = jnp.repeat(dimmed.factor, length)[:, None, None, None].astype(x.dtype)
         x = jnp.concatenate([x, x * factor, jnp.zeros_like(x[:1])])
-        if image_stats.weight is not None:
-            weight = jnp.append(image_stats.weight, dimmed.blank_weight * length)
-            image_stats = image_stats._replace(weight=weight)
-        features = self.frame_features(x, image_stats)
+        features = self.frame_features(x, image_stats.append(dimmed.blank_weight * length))
         blank = jnp.broadcast_to(features[-1], (1, length, features.shape[-1]))
         return jnp.concatenate([features[:-1].reshape(2 * clips, length, -1), blank])
 

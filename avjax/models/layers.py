@@ -37,6 +37,12 @@ class Statistics(NamedTuple):
         weight = None if self.weight is None else jnp.repeat(self.weight, times)
         return self._replace(weight=weight)
 
+    def append(self, weight: Float[Array, ""]) -> "Statistics":
+        """The statistics with one more row of multiplicity ``weight`` at the end."""
+        return self._replace(
+            weight=None if self.weight is None else jnp.append(self.weight, weight)
+        )
+
 
 INFERENCE = Statistics()
 

@@ -124,6 +124,14 @@ def test_forms_of_dense_convolution_agree(window):
     np.testing.assert_allclose(by_rows, at_once, rtol=1e-4, atol=1e-4)
 
 
+def test_forms_of_the_matrix_gradient_agree():
+    x, dy = normal(80, 3), normal(80, 4)
+    widened, widening = (
+        form(x, dy) for form in (dense._product_of_widened, dense._widening_product)
+    )
+    np.testing.assert_allclose(widened, widening, rtol=1e-4, atol=1e-4)
+
+
 def test_the_matrix_gradient_of_bfloat16_maps_is_summed_in_float32():
     x, dy, kernel = normal(5, 16, 16, 3), normal(5, 16, 16, 4), normal(3, 4)
     x, dy = x.astype(jnp.bfloat16), dy.astype(jnp.bfloat16)

@@ -29,9 +29,7 @@ def batch_of_four(rng):
     }
 
 
-@pytest.mark.parametrize(
-    "fusion", ["ia", *(pytest.param(fusion, marks=pytest.mark.slow) for fusion in ("it", "lt"))]
-)
+@pytest.mark.parametrize("fusion", ["ia", "it", "lt"])
 def test_bfloat16_computes_in_it_and_keeps_the_rest_in_float32(fusion):
     net = AudioVisualNet(3, fusion, 1, (1, 1, 1))
     state = create_state(init_variables(net, jax.random.key(0)), optimizer := _Plain())

@@ -125,9 +125,9 @@ def measure(setting: network.Setting, values: flags.FlagValues) -> dict[str, Any
         clone = str(Path(values.reference).resolve())
         all_sides += [
             sides.Side(
-                f"reference, {form}", [python, str(PEER), clone, json.dumps(asked), form], set_
+                f"reference, {form}", [python, str(PEER), clone, json.dumps(asked), form], added
             )
-            for form, set_ in (("as_is", {}), ("best", HUGE_PAGES))
+            for form, added in (("as_is", {}), ("best", HUGE_PAGES))
         ]
     shown = ", ".join(f"{name} {value}" for name, value in asked.items() if name != "what")
     print(f"\n{setting.what}: {shown}", flush=True)

@@ -40,24 +40,25 @@ def _matmul_forward(value, source, kernel, relu):
 def _matmul_backward(relu, residuals, dy):
     kept, kernel = residuals
     x = recall(kept, relu, dy)
-    gradient = _kernel_gradient(x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]))
+    # As two matrices: where several axes are contracted, XLA transposes one through memory.
+    rows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    gradient = by_platform(*rows, cpu=_product_of_widened, other=_widening_product)
     return dy @ kernel.astype(dy.dtype).T, None, gradient.astype(kernel.dtype)
 
 
 _matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
-def _kernel_gradient(x: Float[Array, "n i"], dy: Float[Array, "n o"]) -> Float[Array, "i o"]:
-    """The product of two matrices: contracting several axes, XLA transposes through memory."""
+def _product_of_widened(x: Float[Array, "n i"], dy: Float[Array, "n o"]) -> Float[Array, "i o"]:
+    """``x^T dy`` in float32 at least; CPUs multiply bfloat16 to bfloat16 only."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
+    return x.astype(wide).T @ dy.astype(wide)
 
-    def widened(x, dy):  # CPUs multiply bfloat16 to bfloat16 only
-        return x.astype(wide).T @ dy.astype(wide)
 
-    def widening(x, dy):
-        return jnp.matmul(x.T, dy, preferred_element_type=wide)
-
-    return by_platform(x, dy, cpu=widened, other=widening)
+def _widening_product(x: Float[Array, "n i"], dy: Float[Array, "n o"]) -> Float[Array, "i o"]:
+    """The same, widened as it is summed up."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return jnp.matmul(x.T, dy, preferred_element_type=wide)
 
 
 def _sum_rows(patches: Callable[[Array], Array], x: Array, dy: Array) -> Float[Array, "i o"]:
