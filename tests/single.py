@@ -10,18 +10,24 @@ ACTORS = (1, 11, 5, 10)  # training, validation and two test actors of the publi
 CLIPS = 6  # of each actor
 
 
-def write_sounds(directory):
-    """Clips of four actors; MFCC that tell their class, no frames."""
+def write_sounds(directory, clips_of=None, log_mels=0):
+    """So many clips of each actor; MFCC, spectra if asked for, that tell the class; no frames."""
+    clips_of = clips_of or dict.fromkeys(ACTORS, CLIPS)
     rng = np.random.default_rng(0)
-    records, clips = [], []
-    for number in range(CLIPS * len(ACTORS)):
-        actor, label = ACTORS[number // CLIPS], number % 2
-        name, split = f"clip-{number:02d}", f"actor_{actor:02d}"
-        records.append(ClipRecord(name, split, label, actor, 1, 1, 1, "x", has_video=False))
-        mfcc = rng.normal(4 * label, 1, (16, 10)).astype(np.float32)
-        clips.append(PreparedClip(np.zeros((0, 64, 64, 3), np.uint8), mfcc, True, False))
-    metadata = DatasetMetadata("reference", ("low", "high"), 0, 64, 16, {})
-    return write_dataset(directory, metadata, records, clips)
+    records, prepared = [], []
+    for actor, count in clips_of.items():
+        for number in range(count):
+            label, name = number % 2, f"clip-{actor:02d}-{number:02d}"
+            split = f"actor_{actor:02d}"
+            records.append(ClipRecord(name, split, label, actor, 1, 1, 1, "x", has_video=False))
+            mfcc = rng.normal(4 * label, 1, (16, 10)).astype(np.float32)
+            blank, spectrum = np.zeros((0, 64, 64, 3), np.uint8), None
+            if log_mels:
+                loud = 2 * np.arange(log_mels) // log_mels == label  # low bands, or high ones
+                spectrum = np.float32(rng.uniform(0, 1, (16, log_mels)) + 4 * loud)
+            prepared.append(PreparedClip(blank, mfcc, True, False, 0, spectrum))
+    metadata = DatasetMetadata("reference", ("low", "high"), 0, 64, 16, {}, log_mels=log_mels)
+    return write_dataset(directory, metadata, records, prepared)
 
 
 def audio_config(data_dir):

@@ -9,12 +9,10 @@ import pytest
 from avjax import crossval, together, train
 from avjax.checkpoints import RunCheckpoints, load_model
 from avjax.crossval import main
-from avjax.data.clip import PreparedClip
-from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
 from avjax.runlog import read_metrics
 from avjax.together import train_together
-from configs import audio_only
 from tests.runs import lines, stopped_at
+from tests.single import audio_config, write_sounds
 
 # Two folds: 6 and 5 steps an epoch, the last ones of fewer clips.
 FOLDS = (
@@ -25,25 +23,9 @@ CLIPS = {1: 11, 2: 11, 3: 6, 4: 8}
 SEEDS = (0, 1)
 
 
-def write_clips(directory):
-    """Sound of four actors that tells the class."""
-    rng = np.random.default_rng(0)
-    records, clips = [], []
-    for actor, count in CLIPS.items():
-        for number in range(count):
-            label, name = number % 2, f"clip-{actor}-{number:02d}"
-            split = f"actor_{actor:02d}"
-            records.append(ClipRecord(name, split, label, actor, 1, 1, 1, "x", has_video=False))
-            mfcc = rng.normal(4 * label, 1, (16, 10)).astype(np.float32)
-            clips.append(PreparedClip(np.zeros((0, 64, 64, 3), np.uint8), mfcc, True, False))
-    metadata = DatasetMetadata("reference", ("low", "high"), 0, 64, 16, {})
-    return write_dataset(directory, metadata, records, clips)
-
-
 def config_of(data_dir, fold, seed):
-    config = audio_only.get_config()
-    config.data.dir, config.data.fold, config.seed = str(data_dir), fold, seed
-    config.num_epochs, config.batch_size = 2, 4
+    config = audio_config(data_dir)
+    config.data.fold, config.seed, config.num_epochs = fold, seed, 2
     config.optimizer.milestones = (2,)
     return config
 
@@ -58,7 +40,7 @@ def four_runs(data_dir, folder):
 
 @pytest.fixture(scope="module")
 def sounds(tmp_path_factory):
-    return write_clips(tmp_path_factory.mktemp("sounds"))
+    return write_sounds(tmp_path_factory.mktemp("sounds"), CLIPS)
 
 
 @pytest.fixture(scope="module")

@@ -11,31 +11,19 @@ from avjax import train
 from avjax.checkpoints import load_model
 from avjax.data.clip import PreparedClip
 from avjax.data.pipeline import open_dataset
-from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
 from avjax.errors import InputError
 from avjax.runlog import RunLog
 from configs import audio_log_mel, audio_only
 from tests.clips import tone, write_sound
 from tests.runs import lines
-from tests.single import ACTORS, CLIPS, write_sounds
+from tests.single import write_sounds
 
 MELS = 12
 
 
 @pytest.fixture(scope="module")
 def spectra(tmp_path_factory):
-    """Clips of four actors; their low or their high bands are loud."""
-    rng = np.random.default_rng(0)
-    records, clips = [], []
-    for number in range(CLIPS * len(ACTORS)):
-        actor, label = ACTORS[number // CLIPS], number % 2
-        name, split = f"clip-{number:02d}", f"actor_{actor:02d}"
-        records.append(ClipRecord(name, split, label, actor, 1, 1, 1, "x", has_video=False))
-        log_mel = rng.uniform(0, 1, (16, MELS)) + 4 * (np.arange(MELS) // 6 == label)
-        frames, mfcc = np.zeros((0, 64, 64, 3), np.uint8), np.zeros((16, 10), np.float32)
-        clips.append(PreparedClip(frames, mfcc, True, False, 0, np.float32(log_mel)))
-    metadata = DatasetMetadata("reference", ("low", "high"), 0, 64, 16, {}, log_mels=MELS)
-    return write_dataset(tmp_path_factory.mktemp("spectra"), metadata, records, clips)
+    return write_sounds(tmp_path_factory.mktemp("spectra"), log_mels=MELS)
 
 
 def mel_config(data_dir):
