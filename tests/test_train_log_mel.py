@@ -1,4 +1,4 @@
-"""Training on log-mel spectra, from a dataset to a prediction."""
+"""Training the strong recipe for sound, from a dataset to a prediction."""
 
 import json
 
@@ -13,7 +13,7 @@ from avjax.data.clip import PreparedClip
 from avjax.data.pipeline import open_dataset
 from avjax.errors import InputError
 from avjax.runlog import RunLog
-from configs import audio_log_mel, audio_only
+from configs import audio_only, audio_only_strong
 from tests.clips import tone, write_sound
 from tests.runs import lines
 from tests.single import write_sounds
@@ -27,9 +27,9 @@ def spectra(tmp_path_factory):
 
 
 def mel_config(data_dir):
-    config = audio_log_mel.get_config()
+    config = audio_only_strong.get_config()
     config.data.dir = str(data_dir)
-    config.model.num_mels = MELS
+    config.model.num_mels, config.model.coefficients = MELS, (4, 12)
     config.num_epochs, config.batch_size = 8, 4
     config.optimizer.warmup_epochs = 1
     return config
@@ -49,7 +49,13 @@ def test_it_learns_and_is_scored(finished):
     assert list(evaluation["conditions"]) == ["audio_only/zeros", "video_only/addnoise"]
     assert evaluation["conditions"]["audio_only/zeros"]["accuracy"] >= 0.8
     _, card = load_model(finished)
-    assert card.network == {"kind": "log_mel", "num_classes": 2, "num_mels": MELS, "dropout": 0.3}
+    assert card.network == {
+        "kind": "log_mel",
+        "num_classes": 2,
+        "num_mels": MELS,
+        "coefficients": [4, 12],
+        "dropout": 0.0,
+    }
 
 
 def test_an_interrupted_run_ends_the_same(finished, spectra, tmp_path, monkeypatch):
@@ -91,11 +97,12 @@ def test_what_does_not_fit_is_refused(spectra, tmp_path):
             train.train(config, tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
-    refused(mel_config(write_sounds(tmp_path / "sounds")), "again with --log_mels=64")
+    refused(mel_config(write_sounds(tmp_path / "sounds")), "again with --log_mels=128")
     config = mel_config(spectra)
     config.model.num_mels = 64
     refused(config, "holds 12 mel bands and the network reads 64")
     config = mel_config(spectra)
+    config.sound_augment.mixup = 0.2
     config.batch_size = 3 * jax.local_device_count()
     refused(config, "mixup pairs neighbours")
     config = mel_config(spectra)

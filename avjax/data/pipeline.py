@@ -74,7 +74,7 @@ class PreparedDataset:
         if sound == "log_mel" and not self.metadata.log_mels:
             raise InputError(
                 f"{self.directory} holds no log-mel spectra, which the network reads; prepare the "
-                "clips again with --log_mels=64"
+                "clips again with --log_mels=128"
             )
         matching = [i for i, r in enumerate(self.records) if chosen.matches(r.features())]
         picked = [i for i in matching if _usable(self.records[i], video_only, streams)]

@@ -1,83 +1,51 @@
-"""A network of sound alone that reads log-mel spectra: a few small residual CNNs that vote.
+"""A network of sound alone that reads log-mel spectra: small CNNs of MFCCs that vote.
 
-Members differ in their initial values and dropout only. Each learns from its own loss; their mean
-log probability is the network's answer.
+Each member takes cepstral coefficients of its own number from the spectrum: few of them tell the
+coarse shape of the vocal tract, many of them pitch as well, and networks that see different things
+err differently. Each learns from its own loss; their mean log probability is the network's answer.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import jax.scipy.fft
 from jaxtyping import Array, Float
 
 from avjax.errors import InputError
-from avjax.models import ops
+from avjax.models.audio_cnn import ConvBlock
 from avjax.models.audio_visual import Pairing
 from avjax.models.layers import BatchNorm, Dense, Statistics
 
 MIN_STEPS = 8  # halved three times, one is left
-WIDTHS = (64, 80, 96)
-MEMBERS = 3
-_VARIANCE = 1e-5  # keeps the deviation's gradient finite where a feature is constant
+WIDTHS = (32, 64, 128, 64)
 
 
-def _he_normal(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
-    """Normal with variance 2 / fan-in, which keeps the signal's size through ReLU."""
-    fan_in = shape[0] * shape[1]
-    return jax.random.normal(key, shape, dtype) * jnp.asarray((2 / fan_in) ** 0.5, dtype)
+class CepstralCNN(nn.Module):
+    """One member: standardised MFCCs, four convolutions, time halved between them and averaged.
 
-
-class MelConv(nn.Module):
-    """1-D convolution of odd size without bias, time kept, then BatchNorm and maybe ReLU."""
-
-    features: int
-    size: int = 3
-    relu: bool = True
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b t i"], stats: Statistics) -> Float[Array, "b t o"]:
-        shape = (self.size, x.shape[-1], self.features)
-        kernel = self.param("kernel", _he_normal, shape)
-        x = ops.conv1d(x, kernel, padding=self.size // 2)
-        return BatchNorm(relu=self.relu, name="bn")(x, stats)
-
-
-class ResidualBlock(nn.Module):
-    """Two convolutions around which the input passes, by a 1x1 convolution where widths differ."""
-
-    features: int
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b t i"], stats: Statistics) -> Float[Array, "b t o"]:
-        bypass = x
-        if x.shape[-1] != self.features:
-            bypass = MelConv(self.features, 1, relu=False, name="bypass")(x, stats)
-        y = MelConv(self.features, name="conv_0")(x, stats)
-        y = MelConv(self.features, relu=False, name="conv_1")(y, stats)
-        return nn.relu(bypass + y)
-
-
-class MelCNN(nn.Module):
-    """One member: two steps at once, then residual blocks; mean and deviation over time."""
+    Attributes:
+      num_classes: number of emotions.
+      coefficients: how many MFCCs are read, from the first one.
+      dropout: share of the pooled features that a training step leaves out.
+    """
 
     num_classes: int
+    coefficients: int
     dropout: float
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b t m"], stats: Statistics, keys: Array | None
+        self, mfcc: Float[Array, "b t m"], stats: Statistics, keys: Array | None
     ) -> Float[Array, "b k"]:
-        x = BatchNorm(name="standardise")(x, stats)
-        x = x[:, : x.shape[1] // 2 * 2].reshape(x.shape[0], x.shape[1] // 2, -1)
-        x = MelConv(WIDTHS[0], name="stem")(x, stats)
+        x = BatchNorm(name="standardise")(mfcc[..., : self.coefficients], stats)
         for number, width in enumerate(WIDTHS):
-            if number < 2:
+            x = ConvBlock(width, padding=1, name=f"conv1d_{number}")(x, stats)
+            if number < len(WIDTHS) - 1:
                 x = _halve_time(x)
-            x = ResidualBlock(width, name=f"block_{number}")(x, stats)
-        mean = x.mean(1)
-        variance = jnp.square(x - mean[:, None]).mean(1)
-        pooled = jnp.concatenate([mean, jnp.sqrt(variance + _VARIANCE)], axis=-1)
+        pooled = x.mean(1)
         if keys is not None:
             kept = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - self.dropout, pooled.shape[1:]))
             pooled = jnp.where(kept(keys), pooled / (1 - self.dropout), 0)
@@ -101,12 +69,14 @@ class MelNet(nn.Module):
     Attributes:
       num_classes: number of emotions.
       num_mels: bands of the spectra.
+      coefficients: number of MFCCs of each member.
       dropout: share of the pooled features that a training step leaves out.
     """
 
     num_classes: int = 8
-    num_mels: int = 64
-    dropout: float = 0.3
+    num_mels: int = 128
+    coefficients: Sequence[int] = (10, 40)
+    dropout: float = 0.0
     streams: ClassVar = ("audio",)
     sound: ClassVar = "log_mel"
 
@@ -116,7 +86,9 @@ class MelNet(nn.Module):
         return self.num_mels
 
     def setup(self) -> None:
-        self.members = [MelCNN(self.num_classes, self.dropout) for _ in range(MEMBERS)]
+        self.members = [
+            CepstralCNN(self.num_classes, number, self.dropout) for number in self.coefficients
+        ]
 
     def __call__(
         self,
@@ -167,5 +139,7 @@ class MelNet(nn.Module):
         own: list[Array | None] = [None] * len(self.members)
         if keys is not None:
             own = [jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in range(len(own))]
-        logits = [member(x, stats, k) for member, k in zip(self.members, own, strict=True)]
+        basis = jax.scipy.fft.dct(jnp.eye(x.shape[-1]), norm="ortho")  # of type 2, as MFCCs are
+        mfcc = x @ basis.astype(x.dtype)
+        logits = [member(mfcc, stats, k) for member, k in zip(self.members, own, strict=True)]
         return jnp.stack(logits, axis=1)

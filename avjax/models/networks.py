@@ -18,7 +18,10 @@ from avjax.models.single_modality import AudioNet, VideoNet
 
 Network: TypeAlias = AudioVisualNet | AudioNet | VideoNet | MelNet
 KINDS = ("audio_visual", "audio", "video", "log_mel")
-_SETTINGS = {"audio_visual": ("fusion", "num_heads"), "log_mel": ("num_mels", "dropout")}
+_SETTINGS = {
+    "audio_visual": ("fusion", "num_heads"),
+    "log_mel": ("num_mels", "coefficients", "dropout"),
+}
 
 
 def describe_network(model: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
@@ -26,11 +29,12 @@ def describe_network(model: Mapping[str, Any], num_classes: int) -> dict[str, An
 
     Args:
       model: the config's part ``model``: ``kind``, and for "audio_visual" ``fusion``,
-        ``num_heads``, for "log_mel" ``num_mels``, ``dropout``.
+        ``num_heads``, for "log_mel" ``num_mels``, ``coefficients``, ``dropout``.
       num_classes: number of emotions.
     """
     named = _SETTINGS.get(model["kind"], ())
-    return {name: model[name] for name in ("kind", *named)} | {"num_classes": num_classes}
+    settings = {name: model[name] for name in ("kind", *named)} | {"num_classes": num_classes}
+    return {name: list(x) if isinstance(x, tuple) else x for name, x in settings.items()}
 
 
 def build_network(network: Mapping[str, Any]) -> Network:
@@ -38,19 +42,17 @@ def build_network(network: Mapping[str, Any]) -> Network:
 
     Args:
       network: ``kind``, one of `KINDS`; ``num_classes``; for "audio_visual" ``fusion`` and
-        ``num_heads``, for "log_mel" ``num_mels`` and ``dropout``.
+        ``num_heads``, for "log_mel" ``num_mels``, ``coefficients`` and ``dropout``.
 
     Raises:
-      InputError: unknown kind or fusion, heads that do not divide the width, a dropout of 1.
+      InputError: unknown kind or fusion, heads that do not divide the width, MFCCs that the bands do
+        not give, a dropout of 1.
     """
     kind, num_classes = network.get("kind", "audio_visual"), int(network["num_classes"])
     if kind not in KINDS:
         raise InputError(f"unknown network kind {kind!r}; choose one of {', '.join(KINDS)}")
     if kind == "log_mel":
-        dropout = float(network["dropout"])
-        if not 0 <= dropout < 1:
-            raise InputError(f"config.model.dropout={dropout} is no share; choose one below 1")
-        return MelNet(num_classes, int(network["num_mels"]), dropout)
+        return _mel_net(network, num_classes)
     if kind != "audio_visual":
         return AudioNet(num_classes) if kind == "audio" else VideoNet(num_classes)
     net = AudioVisualNet(num_classes, network["fusion"], int(network["num_heads"]))
@@ -63,6 +65,19 @@ def build_network(network: Mapping[str, Any]) -> Network:
             f"{net.fusion!r}; choose 1, 2, 4, 8, 16, 32 or 64"
         )
     return net
+
+
+def _mel_net(network: Mapping[str, Any], num_classes: int) -> MelNet:
+    mels, coefficients = int(network["num_mels"]), tuple(network["coefficients"])
+    if not coefficients or not all(1 <= number <= mels for number in coefficients):
+        raise InputError(
+            f"config.model.coefficients={coefficients} for {mels} mel bands; name a number of "
+            f"MFCCs from 1 to {mels} for every member"
+        )
+    dropout = float(network["dropout"])
+    if not 0 <= dropout < 1:
+        raise InputError(f"config.model.dropout={dropout} is no share; choose one below 1")
+    return MelNet(num_classes, mels, coefficients, dropout)
 
 
 def learned_parameters(params: Mapping[str, Any], net: Network) -> dict[str, Any]:

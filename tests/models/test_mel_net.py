@@ -1,17 +1,20 @@
-"""The voting networks of log-mel spectra."""
+"""The voting networks of MFCCs."""
 
 import jax
 import jax.numpy as jnp
+import librosa
 import numpy as np
 import pytest
+import scipy.fft
 
 from avjax.errors import InputError
 from avjax.models.audio_visual import Pairing
-from avjax.models.mel_net import MEMBERS, MelNet
-from avjax.models.single_modality import AudioNet
+from avjax.models.mel_net import MelNet
+from avjax.models.networks import build_network, describe_network
 from avjax.training.step import init_variables, variable_shapes
+from configs import audio_only, audio_only_strong
 
-NET = MelNet(num_classes=5, num_mels=6, dropout=0.5)
+NET = MelNet(num_classes=5, num_mels=6, coefficients=(2, 5, 5), dropout=0.5)
 SPECTRA = np.random.default_rng(0).uniform(0, 9, (4, 25, 6)).astype(np.float32)
 FRAMES = np.zeros((4, 0, 64, 64, 3), np.float32)
 
@@ -31,17 +34,34 @@ def train_logits(variables, spectra, keys=None, weight=None):
     return NET.apply(variables, spectra, frames, True, **arguments)[0]
 
 
-def test_it_is_at_most_three_times_the_reference():
-    def size(net):
+def test_the_strong_recipe_is_at_most_three_times_the_reference():
+    def size(config):
+        net = build_network(describe_network(config.model, 8))
         return sum(x.size for x in jax.tree.leaves(variable_shapes(net)["params"]))
 
-    assert size(MelNet(8)) == 450_936
-    assert size(MelNet(8)) <= 3 * size(AudioNet(8))
+    assert size(audio_only_strong.get_config()) <= 3 * size(audio_only.get_config())
+
+
+@pytest.mark.parametrize("coefficients", [(), (10, 0), (10, 7)])
+def test_members_that_the_bands_cannot_give_are_refused(coefficients):
+    described = {"kind": "log_mel", "num_mels": 6, "dropout": 0.0, "num_classes": 5}
+    with pytest.raises(InputError, match="a number of MFCCs from 1 to 6 for every member"):
+        build_network(described | {"coefficients": coefficients})
+
+
+def test_a_member_sees_its_own_mfccs_only(variables):
+    """As librosa's: the DCT of the spectrum, the first so many of it."""
+    mfcc = librosa.feature.mfcc(S=SPECTRA.swapaxes(1, 2), n_mfcc=6).swapaxes(1, 2)
+    mfcc[..., 2:] += 1  # what the first member does not read
+    changed = scipy.fft.idct(mfcc, norm="ortho")
+    before, after = (NET.apply(variables, x, method="encode_audio") for x in (SPECTRA, changed))
+    np.testing.assert_allclose(after[:, 0], before[:, 0], atol=1e-5)
+    assert (np.abs(after - before)[:, 1:].max(-1) > 1e-3).all()
 
 
 def test_the_answer_is_the_members_mean_log_probability(variables):
     members = NET.apply(variables, SPECTRA, method="encode_audio")
-    assert members.shape == (4, MEMBERS, 5)
+    assert members.shape == (4, 3, 5)
     assert np.ptp(np.asarray(members), axis=1).min() > 0  # no two members alike
     expected = np.log(np.exp(members) / np.exp(members).sum(-1, keepdims=True)).mean(1)
     np.testing.assert_allclose(NET.apply(variables, SPECTRA, FRAMES), expected, rtol=1e-4)

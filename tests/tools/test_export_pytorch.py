@@ -69,6 +69,6 @@ def test_without_torch_the_remedy_is_named(converted, tmp_path, capsys):
 
 
 def test_a_network_that_the_reference_lacks_is_refused():
-    network = {"kind": "log_mel", "num_classes": 8, "num_mels": 64, "dropout": 0.3}
+    network = {"kind": "log_mel", "num_classes": 8}
     with pytest.raises(InputError, match="has no network of log-mel spectra"):
         export_pytorch.tensors({}, network)

@@ -21,7 +21,7 @@ CLASSES, ROWS, STEPS = 3, 4, 3
 NETWORKS = {
     "audio_visual": AudioVisualNet(CLASSES, "ia", 1, (1, 1, 1)),
     "audio": AudioNet(CLASSES),
-    "log_mel": MelNet(CLASSES, 16, 0.3),
+    "log_mel": MelNet(CLASSES, 16, (4, 16), 0.3),
 }
 CHANGES = SoundAugmentation(0.1, 2.0, 0.1, 0.3, 3.0, 2.0, 0.4)
 RECIPES = {

@@ -13,7 +13,7 @@ from avjax.training.parallel import Parallel
 from avjax.training.sound_augment import SoundAugmentation
 from avjax.training.step import Recipe, create_state, init_variables, train_step
 
-NET = MelNet(num_classes=3, num_mels=6, dropout=0.3)
+NET = MelNet(num_classes=3, num_mels=6, coefficients=(3, 6), dropout=0.3)
 SGD = optax.sgd(1.0)
 PLAIN = Recipe("nodropout", "reference")
 FULL = PLAIN._replace(
