@@ -45,8 +45,8 @@ def build_network(network: Mapping[str, Any]) -> Network:
         ``num_heads``, for "log_mel" ``num_mels``, ``coefficients`` and ``dropout``.
 
     Raises:
-      InputError: unknown kind or fusion, heads that do not divide the width, MFCCs that the bands do
-        not give, a dropout of 1.
+      InputError: unknown kind or fusion, heads that do not divide the width, MFCCs that the bands
+        do not give, a dropout of 1.
     """
     kind, num_classes = network.get("kind", "audio_visual"), int(network["num_classes"])
     if kind not in KINDS:
