@@ -59,6 +59,7 @@ def batch_norm_train(
     return _forward(x, scale, bias, weight, relu, epsilon, axis_name)[0]
 
 
+@functools.partial(jax.jit, static_argnums=(4, 5, 6))
 def _forward(x, scale, bias, weight, relu, epsilon, axis_name):
     space = tuple(range(1, x.ndim - 1))
     wide = jnp.promote_types(x.dtype, jnp.float32)
@@ -75,6 +76,7 @@ def _forward(x, scale, bias, weight, relu, epsilon, axis_name):
     return (normalise(source, relu), Moments(mean, variance, count), source), residuals
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _backward(relu, epsilon, axis_name, residuals, cotangents):
     """Row i gets ``scale/sigma * (dy_i - m_i/N * (sum dy + xhat_i * sum dy*xhat))``.
 

@@ -37,6 +37,7 @@ def _matmul_forward(value, source, kernel, relu):
     return _matmul(value, source, kernel, relu), (keep(value, source), kernel)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _matmul_backward(relu, residuals, dy):
     kept, kernel = residuals
     x = recall(kept, relu, dy)

@@ -40,6 +40,7 @@ def _repeated(x: Array, kernel: Array) -> Array:
     return x if times == 1 else jnp.repeat(x, times, axis=-1)
 
 
+@functools.partial(jax.jit, static_argnums=2)
 def _correlate(x: Array, kernel: Array, stride: int) -> Array:
     windows = taps(_pad_one(x), x.shape[1] // stride, x.shape[2] // stride, stride)
     weights = kernel.reshape(9, -1)
@@ -57,6 +58,7 @@ def _forward(value, source, kernel, stride, relu):
     return _conv(value, source, kernel, stride, relu), (keep(value, source), kernel)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _backward(stride, relu, residuals, dy):
     kept, kernel = residuals
     x, dy = recall(kept, relu, dy), lax.optimization_barrier(dy)
