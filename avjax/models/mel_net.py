@@ -1,7 +1,6 @@
-"""A network of sound alone that reads log-mel spectra: small CNNs of MFCCs that vote.
+"""A network of sound alone that reads log-mel spectra: small CNNs that vote.
 
-Each member takes cepstral coefficients of its own number from the spectrum: few of them tell the
-coarse shape of the vocal tract, many of them pitch as well, and networks that see different things
+Each member sees the voice's pitch, and MFCCs of its own number: networks that see different things
 err differently. Each learns from its own loss; their mean log probability is the network's answer.
 """
 
@@ -12,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import jax.scipy.fft
+import librosa
+import numpy as np
 from jaxtyping import Array, Float
 
 from avjax.errors import InputError
@@ -21,10 +22,40 @@ from avjax.models.layers import BatchNorm, Dense, Statistics
 
 MIN_STEPS = 8  # halved three times, one is left
 WIDTHS = (32, 64, 128, 64)
+HIGHEST_HZ = 11025.0  # of the spectra: half the sample rate
+PITCHES_HZ = np.geomspace(80.0, 550.0, 64)
+HARMONICS_BELOW_HZ = 2000.0  # further up the bands are wider than harmonics are apart
+VOICED_SCORE = 7.0  # of `harmonic_combs`: about 13 in voiced sound, 2 elsewhere
+
+
+def harmonic_combs(bands: int) -> Float[np.ndarray, "bands pitches"]:
+    """What a log-mel spectrum is projected on to see how well each of `PITCHES_HZ` explains it.
+
+    A comb has its teeth at a pitch's multiples, weaker with frequency, sums to 0 and has length 1.
+    """
+    hertz = librosa.mel_frequencies(bands + 2, fmin=0.0, fmax=HIGHEST_HZ)[1:-1, None]
+    used = hertz < HARMONICS_BELOW_HZ
+    combs = np.cos(2 * np.pi * hertz / PITCHES_HZ) * np.exp(-hertz / 1000)
+    combs *= used & (hertz > PITCHES_HZ / 2)
+    combs -= used * combs.sum(0) / max(used.sum(), 1)
+    return combs / np.maximum(np.linalg.norm(combs, axis=0), 1e-6)
+
+
+def pitch(spectra: Float[Array, "b t m"]) -> Float[Array, "b t 2"]:
+    """The voice's pitch in octaves about the clip's mean, 0 where there is none, and its presence.
+
+    Presence lies between 0 and 1. Relative pitch tells how a sentence moves, not who speaks.
+    """
+    x = spectra.astype(jnp.promote_types(spectra.dtype, jnp.float32))
+    scores = x @ jnp.asarray(harmonic_combs(x.shape[-1]), x.dtype)
+    octaves = jax.nn.softmax(2 * scores) @ jnp.asarray(np.log2(PITCHES_HZ), x.dtype)
+    voice = jax.nn.sigmoid(scores.max(-1) - VOICED_SCORE)
+    mean = (voice * octaves).sum(1, keepdims=True) / (voice.sum(1, keepdims=True) + 1e-3)
+    return jnp.stack([voice * (octaves - mean), voice], axis=-1).astype(spectra.dtype)
 
 
 class CepstralCNN(nn.Module):
-    """One member: standardised MFCCs, four convolutions, time halved between them and averaged.
+    """One member: four convolutions, time halved between them and averaged at the end.
 
     Attributes:
       num_classes: number of emotions.
@@ -38,9 +69,14 @@ class CepstralCNN(nn.Module):
 
     @nn.compact
     def __call__(
-        self, mfcc: Float[Array, "b t m"], stats: Statistics, keys: Array | None
+        self,
+        mfcc: Float[Array, "b t m"],
+        voice: Float[Array, "b t 2"],
+        stats: Statistics,
+        keys: Array | None,
     ) -> Float[Array, "b k"]:
-        x = BatchNorm(name="standardise")(mfcc[..., : self.coefficients], stats)
+        x = jnp.concatenate([mfcc[..., : self.coefficients], voice], axis=-1)
+        x = BatchNorm(name="standardise")(x, stats)
         for number, width in enumerate(WIDTHS):
             x = ConvBlock(width, padding=1, name=f"conv1d_{number}")(x, stats)
             if number < len(WIDTHS) - 1:
@@ -140,6 +176,6 @@ class MelNet(nn.Module):
         if keys is not None:
             own = [jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in range(len(own))]
         basis = jax.scipy.fft.dct(jnp.eye(x.shape[-1]), norm="ortho")  # of type 2, as MFCCs are
-        mfcc = x @ basis.astype(x.dtype)
-        logits = [member(mfcc, stats, k) for member, k in zip(self.members, own, strict=True)]
+        inputs = x @ basis.astype(x.dtype), pitch(x)
+        logits = [member(*inputs, stats, k) for member, k in zip(self.members, own, strict=True)]
         return jnp.stack(logits, axis=1)

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import scipy.fft
 
+from avjax.data import media
 from avjax.errors import InputError
+from avjax.models import mel_net
 from avjax.models.audio_visual import Pairing
 from avjax.models.mel_net import MelNet
 from avjax.models.networks import build_network, describe_network
@@ -49,14 +51,32 @@ def test_members_that_the_bands_cannot_give_are_refused(coefficients):
         build_network(described | {"coefficients": coefficients})
 
 
-def test_a_member_sees_its_own_mfccs_only(variables):
-    """As librosa's: the DCT of the spectrum, the first so many of it."""
+def test_a_member_sees_its_own_mfccs_only(variables, monkeypatch):
+    """As librosa's: the DCT of the spectrum, the first so many of it; pitch set aside."""
+    monkeypatch.setattr(mel_net, "pitch", lambda x: jnp.zeros((*x.shape[:2], 2), x.dtype))
     mfcc = librosa.feature.mfcc(S=SPECTRA.swapaxes(1, 2), n_mfcc=6).swapaxes(1, 2)
     mfcc[..., 2:] += 1  # what the first member does not read
     changed = scipy.fft.idct(mfcc, norm="ortho")
     before, after = (NET.apply(variables, x, method="encode_audio") for x in (SPECTRA, changed))
     np.testing.assert_allclose(after[:, 0], before[:, 0], atol=1e-5)
     assert (np.abs(after - before)[:, 1:].max(-1) > 1e-3).all()
+
+
+def test_pitch_follows_a_voice_and_is_silent_without_one():
+    rate, seconds = media.SAMPLE_RATE, 2.0
+    time = np.arange(int(rate * seconds)) / rate
+    octave = time / seconds  # from 120 Hz up to 240 Hz
+    phase = 2 * np.pi * np.cumsum(120 * 2**octave) / rate
+    voice = sum(np.sin(n * phase) / n for n in range(1, 20)).astype(np.float32) / 4
+    noise = np.random.default_rng(0).normal(0, 0.01, len(time)).astype(np.float32)
+    spectra = np.stack([media.log_mel(x, 128) for x in (voice, voice / 10, noise, 0 * noise)])
+    found = np.asarray(mel_net.pitch(spectra))[:, 4:-4]  # frames that the window fills
+    expected = np.linspace(0, 1, spectra.shape[1])[4:-4] - 0.5
+    for heard in found[:2]:
+        assert heard[:, 1].min() > 0.9
+        np.testing.assert_allclose(heard[:, 0], expected, atol=0.12)
+    assert found[2:, :, 1].mean(1).max() < 0.1
+    assert np.isfinite(mel_net.harmonic_combs(2)).all()
 
 
 def test_the_answer_is_the_members_mean_log_probability(variables):
