@@ -1,4 +1,4 @@
-"""Sound alone, better than `audio_only`: small CNNs over different numbers of MFCCs that vote.
+"""Sound alone, better than `audio_only`: small CNNs of pitch and MFCCs that vote.
 
 Needs a dataset with spectra: ``python -m avjax.prepare ... --log_mels 128``.
 """
