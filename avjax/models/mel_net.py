@@ -11,7 +11,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import jax.scipy.fft
-import librosa
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -28,12 +27,20 @@ HARMONICS_BELOW_HZ = 2000.0  # further up the bands are wider than harmonics are
 VOICED_SCORE = 7.0  # of `harmonic_combs`: about 13 in voiced sound, 2 elsewhere
 
 
+def band_centres(bands: int) -> Float[np.ndarray, "bands"]:
+    """Hertz of the spectra's mel bands: Slaney's scale, linear up to 1 kHz, then logarithmic."""
+    below, step = 15, np.log(6.4) / 27  # mels up to 1 kHz; a mel's share of an e-fold above
+    highest = below + np.log(HIGHEST_HZ / 1000) / step
+    mels = np.linspace(0, highest, bands + 2)[1:-1]
+    return np.where(mels < below, mels * 1000 / below, 1000 * np.exp((mels - below) * step))
+
+
 def harmonic_combs(bands: int) -> Float[np.ndarray, "bands pitches"]:
     """What a log-mel spectrum is projected on to see how well each of `PITCHES_HZ` explains it.
 
     A comb has its teeth at a pitch's multiples, weaker with frequency, sums to 0 and has length 1.
     """
-    hertz = librosa.mel_frequencies(bands + 2, fmin=0.0, fmax=HIGHEST_HZ)[1:-1, None]
+    hertz = band_centres(bands)[:, None]
     used = hertz < HARMONICS_BELOW_HZ
     combs = np.cos(2 * np.pi * hertz / PITCHES_HZ) * np.exp(-hertz / 1000)
     combs *= used & (hertz > PITCHES_HZ / 2)

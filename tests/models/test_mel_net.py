@@ -62,6 +62,12 @@ def test_a_member_sees_its_own_mfccs_only(variables, monkeypatch):
     assert (np.abs(after - before)[:, 1:].max(-1) > 1e-3).all()
 
 
+@pytest.mark.parametrize("bands", [2, 64, 128])
+def test_band_centres_are_those_of_the_spectra(bands):
+    expected = librosa.mel_frequencies(bands + 2, fmin=0, fmax=media.SAMPLE_RATE / 2)[1:-1]
+    np.testing.assert_allclose(mel_net.band_centres(bands), expected, rtol=1e-12)
+
+
 def test_pitch_follows_a_voice_and_is_silent_without_one():
     rate, seconds = media.SAMPLE_RATE, 2.0
     time = np.arange(int(rate * seconds)) / rate
