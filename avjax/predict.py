@@ -21,7 +21,6 @@ from avjax.data.faces import default_detector
 from avjax.data.media import SOUND_SUFFIXES
 from avjax.errors import InputError
 from avjax.models.networks import Network, build_network
-from avjax.training.augment import normalise
 from avjax.training.step import present_streams
 
 
@@ -222,8 +221,8 @@ def _logits(
     profile: str,
 ) -> Array:
     """Logits of stored inputs; of the module, so that every model of a network shares it."""
-    seen = normalise(frames, profile, mfcc.dtype)
-    return net.apply(variables, *present_streams(mfcc, seen, dict(present)))
+    batch = {"mfcc": mfcc, "frames": frames, **present}
+    return net.apply(variables, *present_streams(batch, profile))
 
 
 def predict_clips(model: Model, paths: list[str], as_json: bool = False) -> int:

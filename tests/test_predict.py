@@ -12,7 +12,7 @@ from avjax.checkpoints import ModelCard, save_model
 from avjax.data.clip import PreparedClip
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet
-from avjax.training.augment import normalise
+from avjax.models.frames import normalise
 from tests.clips import tone, write_video
 
 CLASSES = ["calm", "angry", "happy"]

@@ -13,6 +13,7 @@ from avjax.errors import InputError
 from avjax.models.attention import AttentionBlock, CrossAttention
 from avjax.models.audio_cnn import N_MFCC, AudioCNN
 from avjax.models.efficientface import STAGE_REPEATS, Dimmed, EfficientFace
+from avjax.models.frames import Frames
 from avjax.models.layers import Dense, Statistics
 
 FUSIONS = ("ia", "it", "lt")
@@ -77,7 +78,7 @@ class AudioVisualNet(nn.Module):
     def __call__(
         self,
         mfcc: Float[Array, "a t 10"],
-        frames: Float[Array, "v n h w 3"],
+        frames: Frames,
         train: bool = False,
         *,
         pairing: Pairing | None = None,
@@ -121,7 +122,7 @@ class AudioVisualNet(nn.Module):
 
     def encode_video(
         self,
-        frames: Float[Array, "v n h w 3"],
+        frames: Frames,
         stats: Statistics = Statistics(),
         dimmed: Dimmed | None = None,
     ) -> Float[Array, "v n c"]:

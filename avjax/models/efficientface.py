@@ -1,7 +1,7 @@
 """EfficientFace (AAAI 2021) and its temporal head (reference `EfficientFaceTemporal`)."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from avjax.errors import InputError
 from avjax.models import ops
 from avjax.models.audio_cnn import ConvBlock
+from avjax.models.frames import Frames, as_images, as_seen
 from avjax.models.layers import INFERENCE, BatchNorm, Conv2d, Dense, DepthwiseConv, Statistics
 from avjax.models.ops.platform import by_platform
 
@@ -23,8 +24,9 @@ FRAME_FEATURES = 1024
 GATE_REDUCTION = 16
 SIZE_MULTIPLE, MIN_SIZE = 32, 64
 # Images that a CPU takes through the backbone together where no statistics tie them to the others:
-# few enough for its caches, enough for its cores.
-IMAGES_AT_ONCE = 16
+# few enough for its caches, and for memory that an allocator keeps between two calls; enough for
+# its cores.
+IMAGES_AT_ONCE = 6
 
 
 class Dimmed(NamedTuple):
@@ -78,26 +80,54 @@ class InvertedResidual(nn.Module):
 
 
 class LocalFeatures(nn.Module):
-    """Depthwise features of the four quarters of the map, each padded inside itself."""
+    """Depthwise features of the four quarters of the map, each padded inside itself.
+
+    Quarters 1 to 4 are top left, bottom left, top right, bottom right.
+    """
 
     features: int
 
-    @nn.compact
+    def setup(self) -> None:
+        for i in range(1, 5):
+            multiplier = self.features // STEM_FEATURES
+            setattr(self, f"conv{i}_1", DepthwiseConv(multiplier, stride=2))
+            setattr(self, f"bn{i}_1", BatchNorm(relu=True))
+            setattr(self, f"conv{i}_2", DepthwiseConv())
+            setattr(self, f"bn{i}_2", BatchNorm(relu=True))
+
     def __call__(
-        self, x: Float[Array, "b h w i"], stats: Statistics
+        self, x: Float[Array, "b h w 29"], stats: Statistics
     ) -> Float[Array, "b h/2 w/2 o"]:
-        """Quarters 1 to 4 are top left, bottom left, top right, bottom right."""
+        """Maps ``[b h w 29]`` to ``[b h/2 w/2 features]``."""
+        if not (stats.train or self.is_initializing()):
+            return self._infer(x)
         left, right = jnp.split(x, 2, axis=2)
         quarters = [*jnp.split(left, 2, axis=1), *jnp.split(right, 2, axis=1)]
         outputs = []
-        for index, quarter in enumerate(quarters, start=1):
-            multiplier = self.features // x.shape[-1]
-            y = DepthwiseConv(multiplier, stride=2, name=f"conv{index}_1")(quarter)
-            y = BatchNorm(relu=True, name=f"bn{index}_1").normalised(y, stats)
-            y = DepthwiseConv(name=f"conv{index}_2")(y)
-            outputs.append(BatchNorm(relu=True, name=f"bn{index}_2")(y, stats))
+        for i, quarter in enumerate(quarters, start=1):
+            conv, batch_norm = getattr(self, f"conv{i}_1"), getattr(self, f"bn{i}_1")
+            y = batch_norm.normalised(conv(quarter), stats)
+            conv, batch_norm = getattr(self, f"conv{i}_2"), getattr(self, f"bn{i}_2")
+            outputs.append(batch_norm(conv(y), stats))
         columns = [jnp.concatenate(outputs[:2], axis=1), jnp.concatenate(outputs[2:], axis=1)]
         return jnp.concatenate(columns, axis=2)
+
+    def _infer(self, x: Float[Array, "b h w 29"]) -> Float[Array, "b h/2 w/2 o"]:
+        """The same by the running statistics, all quarters at once."""
+        images, height, width, channels = x.shape
+        y = x.reshape(images, 2, height // 2, 2, width // 2, channels)
+        y = ops.quartered_conv3x3(y, *self._affine_convs(1), stride=2)
+        y = ops.quartered_conv3x3(y, *self._affine_convs(2), stride=1)
+        return y.reshape(images, height // 2, width // 2, -1)
+
+    def _affine_convs(self, layer: int) -> tuple[Float[Array, "3 3 2 2 o"], Float[Array, "2 2 o"]]:
+        """Kernels and offsets of a layer's quarters, batch normalisation included."""
+        by_rows = (1, 3, 2, 4)
+        convs = [getattr(self, f"conv{i}_{layer}").variables["params"]["kernel"] for i in by_rows]
+        affine = [getattr(self, f"bn{i}_{layer}").affine() for i in by_rows]
+        kernels = [kernel * factor for kernel, (factor, _) in zip(convs, affine, strict=True)]
+        offsets = jnp.stack([offset for _, offset in affine])
+        return jnp.stack(kernels, axis=2).reshape(3, 3, 2, 2, -1), offsets.reshape(2, 2, -1)
 
 
 class Modulator(nn.Module):
@@ -119,6 +149,20 @@ class Modulator(nn.Module):
             spatial = batch_norm.normalised(spatial, stats)
         spatial = Dense(1, name="spatial_final")(spatial)
         return jax.nn.sigmoid(channel[:, None, None] * spatial) * x
+
+
+def _by_parts(function: Callable[[Frames], Array], images: Frames) -> Array:
+    """Maps images to arrays, at most `IMAGES_AT_ONCE` after the others."""
+    count = images.shape[0]
+    parts = -(-count // IMAGES_AT_ONCE)
+    spare = -count % parts
+
+    def split(x):
+        x = jnp.pad(x, ((0, spare),) + ((0, 0),) * (x.ndim - 1))
+        return x.reshape(parts, -1, *x.shape[1:])
+
+    y = lax.map(function, jax.tree.map(split, images))
+    return y.reshape(count + spare, *y.shape[2:])[:count]
 
 
 class EfficientFace(nn.Module):
@@ -150,12 +194,6 @@ class EfficientFace(nn.Module):
 
     def stem(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b h/2 w/2 29"]:
         """The first convolution. It is linear, and has no bias."""
-        height, width = images.shape[1:3]
-        if min(height, width) < MIN_SIZE or height % SIZE_MULTIPLE or width % SIZE_MULTIPLE:
-            raise InputError(
-                f"frames of {height}x{width} pixels do not fit EfficientFace: height and width "
-                f"must be multiples of {SIZE_MULTIPLE}, from {MIN_SIZE}"
-            )
         return self.conv1(images)
 
     def frame_features(
@@ -163,6 +201,12 @@ class EfficientFace(nn.Module):
     ) -> Float[Array, "b 1024"]:
         """The backbone behind its stem: one feature vector per image."""
         x = ops.max_pool3x3_stride2(self.conv1_bn.normalised(x, stats))
+        return self.pooled_features(x, stats)
+
+    def pooled_features(
+        self, x: Float[Array, "b h/4 w/4 29"], stats: Statistics
+    ) -> Float[Array, "b 1024"]:
+        """The backbone behind its pooling."""
         local = self.local(x, stats)
         for unit in self.stage2:
             x = unit(x, stats)
@@ -173,24 +217,29 @@ class EfficientFace(nn.Module):
 
     def clip_features(
         self,
-        frames: Float[Array, "b n h w 3"],
+        frames: Frames,
         stats: Statistics,
         dimmed: Dimmed | None = None,
     ) -> Float[Array, "b n 1024"]:
         """Frame features of clips.
 
         Args:
-          frames: normalised clips.
+          frames: clips ``[b n h w 3]``.
           stats: of the clips and, where there are such, of the dimmed ones after them.
           dimmed: where given, twice as many clips and a black one are returned. The black one's
             frames are one image, computed once, and the stem sees neither it nor dimmed images.
         """
-        clips, length = frames.shape[:2]
-        images = frames.reshape(-1, *frames.shape[2:])
-        image_stats = stats.repeat(length)
+        clips, length, height, width = frames.shape[:4]
+        if min(height, width) < MIN_SIZE or height % SIZE_MULTIPLE or width % SIZE_MULTIPLE:
+            raise InputError(
+                f"frames of {height}x{width} pixels do not fit EfficientFace: height and width "
+                f"must be multiples of {SIZE_MULTIPLE}, from {MIN_SIZE}"
+            )
+        images = as_images(frames)
         if not (stats.train or dimmed or self.is_initializing()):
             return self._infer(images).reshape(clips, length, -1)
-        x = self.stem(images)
+        image_stats = stats.repeat(length)
+        x = self.stem(as_seen(images))
         if dimmed is None:
             return self.frame_features(x, image_stats).reshape(clips, length, -1)
         factor = jnp.repeat(dimmed.factor, length)[:, None, None, None].astype(x.dtype)
@@ -199,22 +248,26 @@ class EfficientFace(nn.Module):
         blank = jnp.broadcast_to(features[-1], (1, length, features.shape[-1]))
         return jnp.concatenate([features[:-1].reshape(2 * clips, length, -1), blank])
 
-    def backbone(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b 1024"]:
-        """Features of normalised images by the running statistics."""
-        return self.frame_features(self.stem(images), INFERENCE)
-
-    def _infer(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b 1024"]:
-        """`backbone`; on CPU some images after the others."""
+    def _infer(self, images: Frames) -> Float[Array, "b 1024"]:
+        """Features by the running statistics; on CPU some images after the others."""
         net, variables = self.unbind()
-        backbone = functools.partial(net.apply, variables, method="backbone")
-        count = len(images)
-        together = max(n for n in range(1, IMAGES_AT_ONCE + 1) if count % n == 0)
 
-        def in_parts(images):
-            parts = images.reshape(count // together, together, *images.shape[1:])
-            return lax.map(backbone, parts).reshape(count, -1)
+        def at_once(net, images):
+            return net.frame_features(net.stem(as_seen(images)), INFERENCE)
 
-        return by_platform(images, cpu=in_parts, other=backbone)
+        def in_cache(net, images):
+            factor, offset = net.conv1_bn.affine()
+            kernel = net.conv1.variables["params"]["kernel"] * factor
+            pooled = lax.map(
+                lambda image: ops.pooled_conv3x3(as_seen(image), kernel, offset), images
+            )
+            return net.pooled_features(pooled, INFERENCE)
+
+        def apply(method):
+            return functools.partial(net.apply, variables, method=method)
+
+        in_parts = functools.partial(_by_parts, apply(in_cache))
+        return by_platform(images, cpu=in_parts, other=apply(at_once))
 
     def temporal_stage1(
         self, x: Float[Array, "b n 1024"], stats: Statistics
@@ -232,9 +285,7 @@ class EfficientFace(nn.Module):
         """Mean over time and the visual model's own classifier."""
         return self.classifier_1(x.mean(1))
 
-    def __call__(
-        self, frames: Float[Array, "b n h w 3"], stats: Statistics = INFERENCE
-    ) -> Float[Array, "b k"]:
+    def __call__(self, frames: Frames, stats: Statistics = INFERENCE) -> Float[Array, "b k"]:
         """Logits of the visual model alone."""
         x = self.temporal_stage1(self.clip_features(frames, stats), stats)
         return self.classify(self.temporal_stage2(x, stats))

@@ -141,8 +141,7 @@ class BatchNorm(nn.Module):
         mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
         var = self.variable("batch_stats", "var", jnp.ones, (features,))
         if not stats.train:
-            factor = scale * lax.rsqrt(var.value + EPSILON)
-            source = ops.Source(x, factor, bias - mean.value * factor)
+            source = ops.Source(x, *_affine(scale, bias, mean.value, var.value))
             return ops.Normalised(ops.normalise(source, self.relu))
         weight = jnp.ones(x.shape[0], scale.dtype) if stats.weight is None else stats.weight
         y, batch, source = ops.batch_norm_train(
@@ -153,6 +152,16 @@ class BatchNorm(nn.Module):
             mean.value += MOMENTUM * (batch.mean - mean.value)
             var.value += MOMENTUM * (unbiased - var.value)
         return ops.Normalised(y, source, self.relu)
+
+    def affine(self) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
+        """Factor and offset of each channel by the running statistics."""
+        learned, running = self.variables["params"], self.variables["batch_stats"]
+        return _affine(learned["scale"], learned["bias"], running["mean"], running["var"])
+
+
+def _affine(scale: Array, bias: Array, mean: Array, variance: Array) -> tuple[Array, Array]:
+    factor = scale * lax.rsqrt(variance + EPSILON)
+    return factor, bias - mean * factor
 
 
 def layer_norm() -> nn.LayerNorm:

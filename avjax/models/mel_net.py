@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from avjax.errors import InputError
 from avjax.models.audio_cnn import ConvBlock
 from avjax.models.audio_visual import Pairing
+from avjax.models.frames import Frames
 from avjax.models.layers import BatchNorm, Dense, Statistics
 
 MIN_STEPS = 8  # halved three times, one is left
@@ -136,7 +137,7 @@ class MelNet(nn.Module):
     def __call__(
         self,
         mfcc: Float[Array, "b t m"],
-        frames: Float[Array, "b n h w 3"],
+        frames: Frames,
         train: bool = False,
         *,
         pairing: Pairing | None = None,
@@ -163,7 +164,7 @@ class MelNet(nn.Module):
         """Logits of every member."""
         return self._member_logits(mfcc, Statistics(), None)
 
-    def encode_video(self, frames: Float[Array, "b n h w 3"]) -> Float[Array, "b 0"]:
+    def encode_video(self, frames: Array) -> Float[Array, "b 0"]:
         """Nothing."""
         return jnp.zeros((frames.shape[0], 0), frames.dtype)
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from avjax.models.audio_cnn import N_MFCC, AudioCNN
 from avjax.models.audio_visual import Pairing
 from avjax.models.efficientface import STAGE_REPEATS, EfficientFace
+from avjax.models.frames import Frames
 from avjax.models.layers import Statistics
 
 
@@ -35,7 +36,7 @@ class AudioNet(nn.Module):
     def __call__(
         self,
         mfcc: Float[Array, "b t 10"],
-        frames: Float[Array, "b n h w 3"],
+        frames: Frames,
         train: bool = False,
         *,
         pairing: Pairing | None = None,
@@ -52,7 +53,7 @@ class AudioNet(nn.Module):
         """The stream through both stages."""
         return self.audio_model.stage2(self.audio_model.stage1(mfcc, stats), stats)
 
-    def encode_video(self, frames: Float[Array, "b n h w 3"]) -> Float[Array, "b 0"]:
+    def encode_video(self, frames: Array) -> Float[Array, "b 0"]:
         """Nothing."""
         return jnp.zeros((frames.shape[0], 0), frames.dtype)
 
@@ -84,7 +85,7 @@ class VideoNet(nn.Module):
     def __call__(
         self,
         mfcc: Float[Array, "b t 10"],
-        frames: Float[Array, "b n h w 3"],
+        frames: Frames,
         train: bool = False,
         *,
         pairing: Pairing | None = None,
@@ -100,7 +101,7 @@ class VideoNet(nn.Module):
         return jnp.zeros((mfcc.shape[0], 0), mfcc.dtype)
 
     def encode_video(
-        self, frames: Float[Array, "b n h w 3"], stats: Statistics = Statistics()
+        self, frames: Frames, stats: Statistics = Statistics()
     ) -> Float[Array, "b n 128"]:
         """The stream through both stages."""
         x = self.visual_model.temporal_stage1(self.visual_model.clip_features(frames, stats), stats)

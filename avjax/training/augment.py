@@ -1,50 +1,14 @@
-"""Flip and rotation of uint8 frames, and what turns them into the network's input."""
-
-from typing import NamedTuple
+"""Flip and rotation of uint8 frames."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Int, UInt8
 
-from avjax.errors import InputError
 from avjax.training.randomness import per_row, row_keys
 
 MAX_ANGLE = 10  # degrees, reference `transforms.py`
 _SHARE_BITS = 15  # of a neighbour's share in a pixel; a product of two fits into 32 bits
-
-
-class Normalisation(NamedTuple):
-    """Per-channel mean and standard deviation of frames scaled to 0..1."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-NORMALISATION = {
-    "reference": Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-    # RGB statistics in the AffectNet test script of EfficientFace's repository.
-    "fixed": Normalisation(
-        (0.55391484, 0.43522123, 0.3821877), (0.24837189, 0.21625527, 0.20221159)
-    ),
-}
-
-
-def normalise(
-    frames: UInt8[Array, "*b h w 3"], profile: str, dtype: jnp.dtype = jnp.float32
-) -> Float[Array, "*b h w 3"]:
-    """Scales frames to what the profile's networks expect.
-
-    Raises:
-      InputError: unknown profile.
-    """
-    if profile not in NORMALISATION:
-        raise InputError(f"unknown profile {profile!r}; choose one of {', '.join(NORMALISATION)}")
-    scaled = frames.astype(dtype) / 255
-    if profile == "reference":
-        return scaled
-    mean, std = NORMALISATION[profile]
-    return (scaled - jnp.asarray(mean, dtype)) / jnp.asarray(std, dtype)
 
 
 def augment(

@@ -14,7 +14,6 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from avjax.training import metrics
-from avjax.training.augment import normalise
 from avjax.training.modality_dropout import gaussian_inputs
 from avjax.training.randomness import clip_keys
 from avjax.training.step import Batch, present_streams
@@ -60,8 +59,7 @@ def eval_step(
     profile: str,
 ) -> metrics.Sums:
     """Metric sums of undisturbed clips."""
-    frames = normalise(batch["frames"], profile)
-    mfcc, frames = present_streams(batch["mfcc"], frames, batch)
+    mfcc, frames = present_streams(batch, profile)
     logits = net.apply(variables, mfcc, frames)
     return metrics.sums(logits, batch["label"], batch["weight"])
 
@@ -83,8 +81,8 @@ def eval_conditions_step(
       net: the network.
       profile: how frames were prepared.
     """
-    frames = normalise(batch["frames"], profile)
-    mfcc, frames = present_streams(batch["mfcc"], frames, batch)
+    mfcc, stored = present_streams(batch, profile)
+    frames = stored.seen()
     audio_noise, video_noise = gaussian_inputs(clip_keys(key, batch["clip_key"]), mfcc, frames)
     weight, names = batch["weight"], conditions_of(net)
     has = {"audio": batch["has_audio"], "video": batch["has_video"]}

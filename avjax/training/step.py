@@ -13,9 +13,10 @@ from jaxtyping import Array, Float, Int
 
 from avjax.errors import InputError
 from avjax.models.efficientface import MIN_SIZE
+from avjax.models.frames import StoredFrames
 from avjax.models.ops import total
 from avjax.training import metrics
-from avjax.training.augment import augment, normalise
+from avjax.training.augment import augment
 from avjax.training.modality_dropout import Enlarged, enlarge
 from avjax.training.randomness import row_keys
 from avjax.training.sound_augment import SoundAugmentation, augment_sound, mixup
@@ -266,11 +267,11 @@ def network_inputs(
     sound = batch["mfcc"]
     if recipe.sound.changes_spectra:
         sound = augment_sound(jax.random.fold_in(key, _SOUND), sound, recipe.sound, axis_name)
-    return present_streams(sound, normalise(frames, recipe.profile, sound.dtype), batch)
+    sound, stored = present_streams({**batch, "frames": frames, "mfcc": sound}, recipe.profile)
+    return sound, stored.seen()
 
 
-def present_streams(mfcc: Array, frames: Array, batch: Batch) -> tuple[Array, Array]:
-    """Zeros the streams that a clip does not have."""
-    has_audio = batch["has_audio"][:, None, None]
-    has_video = batch["has_video"][:, None, None, None, None]
-    return jnp.where(has_audio, mfcc, 0), jnp.where(has_video, frames, 0)
+def present_streams(batch: Batch, profile: str) -> tuple[Float[Array, "b t 10"], StoredFrames]:
+    """What networks see of clips: zeros in place of the streams that a clip does not have."""
+    sound = jnp.where(batch["has_audio"][:, None, None], batch["mfcc"], 0)
+    return sound, StoredFrames(batch["frames"], batch["has_video"], profile, sound.dtype)

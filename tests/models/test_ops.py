@@ -232,3 +232,24 @@ def test_batch_norm_statistics_are_summed_over_devices():
     )(x.reshape(2, 2, 6, 3), weight.reshape(2, 2))
     np.testing.assert_allclose(halves.sum(), whole, rtol=1e-5)
     np.testing.assert_allclose(half_gradients.reshape(x.shape), gradient, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("features", [5, 16])
+def test_pooled_conv(features):
+    image, kernel, offset = normal(16, 8, 3), normal(3, 3, 3, features), normal(features)
+    y = jnp.maximum(xla_conv(image[None], kernel, 2, 1) + offset, 0)
+    found = ops.pooled_conv3x3(image, kernel, offset)
+    np.testing.assert_allclose(found, ops.max_pool3x3_stride2(y)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("stride", "multiplier"), [(1, 1), (2, 3)])
+def test_quartered_conv(stride, multiplier):
+    x, outputs = normal(2, 8, 12, 3), 3 * multiplier
+    kernel, offset = normal(3, 3, 2, 2, outputs), normal(2, 2, outputs)
+    found = ops.quartered_conv3x3(x.reshape(2, 2, 4, 2, 6, 3), kernel, offset, stride)
+    for row in range(2):
+        for column in range(2):
+            quarter = x[:, 4 * row : 4 * row + 4, 6 * column : 6 * column + 6]
+            y = ops.depthwise_conv3x3(quarter, kernel[:, :, row, column], stride)
+            y = jnp.maximum(y + offset[row, column], 0)
+            np.testing.assert_allclose(found[:, row, :, column], y, rtol=1e-5, atol=1e-5)

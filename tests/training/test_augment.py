@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from avjax.errors import InputError
-from avjax.training.augment import MAX_ANGLE, augment, flip_and_rotate, normalise
+from avjax.models.frames import normalise
+from avjax.training.augment import MAX_ANGLE, augment, flip_and_rotate
 
 
 def smooth_frames(count=2, height=96, width=80):

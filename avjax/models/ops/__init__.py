@@ -17,6 +17,8 @@ from avjax.models.ops.dense import channel_matmul, conv1d, conv2d
 from avjax.models.ops.depthwise import depthwise_conv3x3
 from avjax.models.ops.normalised import Map, Normalised, Source, as_normalised, normalise
 from avjax.models.ops.pooling import max_pool3x3_stride2, max_pool_time
+from avjax.models.ops.quarters import quartered_conv3x3
+from avjax.models.ops.stem import pooled_conv3x3
 
 __all__ = [
     "Map",
@@ -31,5 +33,7 @@ __all__ = [
     "max_pool3x3_stride2",
     "max_pool_time",
     "normalise",
+    "pooled_conv3x3",
+    "quartered_conv3x3",
     "total",
 ]

@@ -1,0 +1,100 @@
+"""Frames as datasets hold them, and what networks see of them."""
+
+from typing import Any, NamedTuple, TypeAlias
+
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, UInt8
+
+from avjax.errors import InputError
+
+
+class Normalisation(NamedTuple):
+    """Per-channel mean and standard deviation of frames scaled to 0..1."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+NORMALISATION = {
+    "reference": Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    # RGB statistics in the AffectNet test script of EfficientFace's repository.
+    "fixed": Normalisation(
+        (0.55391484, 0.43522123, 0.3821877), (0.24837189, 0.21625527, 0.20221159)
+    ),
+}
+
+
+def normalise(
+    frames: UInt8[Array, "*b h w 3"], profile: str, dtype: jnp.dtype = jnp.float32
+) -> Float[Array, "*b h w 3"]:
+    """Scales frames to what the profile's networks expect.
+
+    Raises:
+      InputError: unknown profile.
+    """
+    if profile not in NORMALISATION:
+        raise InputError(f"unknown profile {profile!r}; choose one of {', '.join(NORMALISATION)}")
+    scaled = frames.astype(dtype) / 255
+    if profile == "reference":
+        return scaled
+    mean, std = NORMALISATION[profile]
+    return (scaled - jnp.asarray(mean, dtype)) / jnp.asarray(std, dtype)
+
+
+@flax.struct.dataclass
+class StoredFrames:
+    """Clips or images that are normalised where they are read.
+
+    In inference a CPU reads them a few images at a time, so that no normalised copy of all of them
+    goes through memory.
+
+    Attributes:
+      pixels: uint8, ``[*b h w 3]``.
+      present: ``[b]`` False where zeros are seen instead (after normalisation): a missing stream.
+      profile: how frames were prepared.
+      dtype: of what is seen.
+    """
+
+    pixels: UInt8[Array, "*b h w 3"]
+    present: Bool[Array, "b"]
+    profile: str = flax.struct.field(pytree_node=False)
+    dtype: Any = flax.struct.field(pytree_node=False, default=jnp.float32)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the pixels and of what is seen alike."""
+        return self.pixels.shape
+
+    def images(self) -> "StoredFrames":
+        """The clips' frames one by one, ``[b*n h w 3]``."""
+        length = self.pixels.shape[1]
+        pixels = self.pixels.reshape(-1, *self.pixels.shape[2:])
+        present = jnp.repeat(self.present, length)
+        return StoredFrames(pixels, present, self.profile, self.dtype)
+
+    def seen(self) -> Float[Array, "*b h w 3"]:
+        """What the network sees.
+
+        Raises:
+          InputError: unknown profile.
+        """
+        frames = normalise(self.pixels, self.profile, self.dtype)
+        axes = range(self.present.ndim, frames.ndim)
+        return jnp.where(jnp.expand_dims(self.present, tuple(axes)), frames, 0)
+
+
+Frames: TypeAlias = Array | StoredFrames
+"""Normalised frames, or stored ones."""
+
+
+def as_seen(frames: Frames) -> Float[Array, "*b h w 3"]:
+    """Frames as the network sees them."""
+    return frames.seen() if isinstance(frames, StoredFrames) else frames
+
+
+def as_images(frames: Frames) -> Frames:
+    """The frames of clips ``[b n h w 3]`` one by one."""
+    if isinstance(frames, StoredFrames):
+        return frames.images()
+    return frames.reshape(-1, *frames.shape[2:])
