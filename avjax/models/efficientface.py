@@ -7,11 +7,12 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from avjax.errors import InputError
-from avjax.models import ops
+from avjax.models import ops, shuffle
 from avjax.models.audio_cnn import ConvBlock
 from avjax.models.frames import Frames, as_images, as_seen
 from avjax.models.layers import INFERENCE, BatchNorm, Conv2d, Dense, DepthwiseConv, Statistics
@@ -41,12 +42,6 @@ class Dimmed(NamedTuple):
     blank_weight: Float[Array, ""]
 
 
-def channel_shuffle(first: Array, second: Array) -> Array:
-    """Concatenates two halves and shuffles with two groups: their channels alternate."""
-    shuffled = jnp.stack([first, second], axis=-1).reshape(*first.shape[:-1], -1)
-    return lax.optimization_barrier(shuffled)
-
-
 class InvertedResidual(nn.Module):
     """ShuffleNetV2 unit; with stride 2 both branches see all channels, else each sees a half."""
 
@@ -67,16 +62,21 @@ class InvertedResidual(nn.Module):
         self.branch2_pw2 = Dense(half, use_bias=False)
         self.branch2_pw2_bn = BatchNorm(relu=True)
 
-    def __call__(self, x: Float[Array, "b h w i"], stats: Statistics) -> Float[Array, "b oh ow o"]:
-        """Maps ``[b h w i]`` to ``[b h/stride w/stride features]``."""
-        if self.stride == 1:
-            kept, x = jnp.split(x, 2, axis=-1)
-        else:
-            narrow = self.branch1_dw_bn.normalised(self.branch1_dw(x), stats)
-            kept = self.branch1_pw_bn(self.branch1_pw(narrow), stats)
-        wide = self.branch2_pw1_bn.normalised(self.branch2_pw1(x), stats)
+    def __call__(
+        self, x: ops.Map, stats: Statistics, order: Int[np.ndarray, "i"] | None = None
+    ) -> ops.Normalised:
+        """Maps ``[b h w i]`` to ``[b h/stride w/stride features/2]``, the branch that is mapped.
+
+        ``order`` is that of its channels, see `Dense`.
+        """
+        wide = self.branch2_pw1_bn.normalised(self.branch2_pw1(x, order), stats)
         narrow = self.branch2_dw_bn.normalised(self.branch2_dw(wide), stats)
-        return channel_shuffle(kept, self.branch2_pw2_bn(self.branch2_pw2(narrow), stats))
+        return self.branch2_pw2_bn.normalised(self.branch2_pw2(narrow), stats)
+
+    def shortcut(self, x: Float[Array, "b h w i"], stats: Statistics) -> ops.Normalised:
+        """The other branch, with stride 2."""
+        narrow = self.branch1_dw_bn.normalised(self.branch1_dw(x), stats)
+        return self.branch1_pw_bn.normalised(self.branch1_pw(narrow), stats)
 
 
 class LocalFeatures(nn.Module):
@@ -151,6 +151,22 @@ class Modulator(nn.Module):
         return jax.nn.sigmoid(channel[:, None, None] * spatial) * x
 
 
+def _stage(
+    units: Sequence[InvertedResidual], x: Float[Array, "b h w i"], stats: Statistics
+) -> tuple[list[shuffle.Cut], shuffle.Reading]:
+    """Maps ``[b h w i]`` through the units of a stage; see `shuffle` for what it returns."""
+    first, *others = units
+    plan = shuffle.plan(len(units), first.features // 2)
+    maps = [
+        shuffle.cut(first.shortcut(x, stats), plan.cuts[0]),
+        shuffle.cut(first(x, stats), plan.cuts[1]),
+    ]
+    for unit, reading, cuts in zip(others, plan.units, plan.cuts[2:], strict=True):
+        y = unit(shuffle.gathered(maps, reading), stats, reading.order)
+        maps.append(shuffle.cut(y, cuts))
+    return maps, plan.end
+
+
 def _by_parts(function: Callable[[Frames], Array], images: Frames) -> Array:
     """Maps images to arrays, at most `IMAGES_AT_ONCE` after the others."""
     count = images.shape[0]
@@ -208,12 +224,12 @@ class EfficientFace(nn.Module):
     ) -> Float[Array, "b 1024"]:
         """The backbone behind its pooling."""
         local = self.local(x, stats)
-        for unit in self.stage2:
-            x = unit(x, stats)
+        x = shuffle.in_order(*_stage(self.stage2, x, stats))
         x = self.modulator(x, stats) + local
-        for unit in (*self.stage3, *self.stage4):
-            x = unit(x, stats)
-        return self.conv5_bn(self.conv5(x), stats).mean((1, 2))
+        x = shuffle.in_order(*_stage(self.stage3, x, stats))
+        maps, end = _stage(self.stage4, x, stats)
+        x = self.conv5(shuffle.gathered(maps, end), end.order)
+        return self.conv5_bn(x, stats).mean((1, 2))
 
     def clip_features(
         self,

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from avjax.models import ops
 
@@ -64,10 +65,14 @@ class Dense(nn.Module):
     use_bias: bool = True
 
     @nn.compact
-    def __call__(self, x: ops.Map) -> Float[Array, "*b o"]:
+    def __call__(
+        self, x: ops.Map, order: Int[np.ndarray, "i"] | None = None
+    ) -> Float[Array, "*b o"]:
+        """Maps ``[*b i]``; where channel j of it is the layer's input ``order[j]``, too."""
         inputs = ops.as_normalised(x).value.shape[-1]
         init = torch_uniform(inputs)
-        y = ops.channel_matmul(x, self.param("kernel", init, (inputs, self.features)))
+        kernel = self.param("kernel", init, (inputs, self.features))
+        y = ops.channel_matmul(x, kernel if order is None else kernel[order])
         if self.use_bias:
             y = y + self.param("bias", init, (self.features,)).astype(y.dtype)
         return y
