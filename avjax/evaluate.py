@@ -43,7 +43,7 @@ class Evaluator:
             return conditions.eval_conditions_step(variables, batch, key, net=net, profile=profile)
 
         clean = functools.partial(conditions.eval_step, net=net, profile=profile)
-        self._clean = parallel.compile_eval_step(clean)
+        self._clean = parallel.compile_eval_step(clean, by_row=True)
         self._all = parallel.compile_eval_step(score_all)
 
     @property
@@ -52,11 +52,11 @@ class Evaluator:
         return self._parallel.mesh.size * conditions.BATCH_SIZE
 
     def _scored(self, step: Callable, variables: Any, batches: Iterable[Any]) -> Iterator[Any]:
-        """What a step finds in each device's share, in split order; all processes get all of it."""
+        """What a step finds in each share of a batch, in split order, in all processes."""
         for batch in batches:
             found = step(variables, batch)
-            for device in range(self._parallel.mesh.size):
-                yield jax.tree.map(operator.itemgetter(device), found)
+            for share in range(len(jax.tree.leaves(found)[0])):
+                yield jax.tree.map(operator.itemgetter(share), found)
 
     def clean(self, variables: Any, batches: Iterable[Any]) -> dict[str, float]:
         """Loss, accuracy and macro F1 of undisturbed clips.

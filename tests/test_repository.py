@@ -8,7 +8,7 @@ import sys
 
 GROUND, STEPS, DATA, TOP = range(4)
 FLOORS = {"models": GROUND, "weights": GROUND, "errors": GROUND, "cli": GROUND}
-FLOORS |= {"training": STEPS, "data": DATA}
+FLOORS |= {"machine": GROUND, "training": STEPS, "data": DATA}
 FOREIGN = {  # who may import what does not come with avjax or brings flags and files with it
     "torch": (),
     "tensorflow": (),

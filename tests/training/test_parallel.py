@@ -189,3 +189,23 @@ def test_processes_of_unequal_size_are_refused():
 def test_an_unknown_mode_is_refused():
     with pytest.raises(InputError, match="unknown parallel 'pjit'; choose one of jit, pmap"):
         spread("pjit", 8)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("devices", [1, 2])
+def test_rows_may_be_evaluated_apart(mode, devices):
+    """By the cores of a device alone; whatever takes them, they come in order and once."""
+    parallel = spread(mode, 4, jax.local_devices()[:devices])
+    batch = {name: x for name, x in batch_of_four().items() if name in ("mfcc", "label")}
+    batch["mfcc"] = batch["mfcc"].astype(np.float32)
+
+    def step(variables, batch):
+        return {"labels": batch["label"] * variables["two"], "sound": batch["mfcc"].sum()}
+
+    variables = parallel.replicate({"two": np.int32(2)})
+    found = parallel.compile_eval_step(step, by_row=True)(variables, parallel.split(batch))
+    shares = 4 if (mode, devices) == ("jit", 1) else devices
+    assert found["labels"].shape == (shares, 4 // shares)
+    np.testing.assert_array_equal(found["labels"].ravel(), 2 * batch["label"])
+    sound = batch["mfcc"].reshape(shares, -1).sum(1)
+    np.testing.assert_allclose(found["sound"], sound, rtol=1e-4, atol=1e-4)

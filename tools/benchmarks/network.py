@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from peers import peak_memory
 
+from avjax import machine
 from avjax.errors import InputError
 from avjax.models.networks import build_network, learned_parameters
 from avjax.training.conditions import eval_step
 from avjax.training.optimizer import sgd
-from avjax.training.parallel import spread
+from avjax.training.parallel import Parallel, spread
 from avjax.training.step import Recipe, check_dtype, create_state, init_variables, train_step
 
 PRECISIONS = ("highest", "tf32")
@@ -70,6 +71,7 @@ def random_batch(setting: Setting) -> dict[str, np.ndarray]:
 def measure(setting: Setting) -> None:
     """Prints one line of JSON: seconds of each step, peak memory, time of the first step."""
     check_dtype(setting.dtype)
+    machine.keep_compiled_programs()  # as commands do, and torch.compile
     precise = {"tf32": "tensorfloat32", "highest": "highest"}[setting.precision]
     if jax.default_backend() != "cpu":
         jax.config.update("jax_default_matmul_precision", precise)
@@ -95,9 +97,7 @@ def _train(setting: Setting) -> Any:
     trained = learned_parameters(variables["params"], net)
     optimizer = sgd(1e-3, momentum=0.9, dampening=0.9, weight_decay=1e-3, trained=trained)
     recipe = Recipe(setting.mask, "reference", augment=False, dtype=setting.dtype)
-    if setting.devices > jax.device_count():
-        raise InputError(f"{setting.devices} devices are wanted, {jax.device_count()} are there")
-    parallel = spread("jit", setting.batch, jax.devices()[: setting.devices])
+    parallel = _parallel(setting)
     step = parallel.compile_train_step(
         functools.partial(train_step, net=net, optimizer=optimizer, recipe=recipe)
     )
@@ -116,11 +116,19 @@ def _forward(setting: Setting) -> Any:
     network = {"kind": "audio_visual", "fusion": setting.fusion, "num_heads": 1, "num_classes": 8}
     net = build_network(network)
     variables = init_variables(net, jax.random.key(0))
-    batch = jax.device_put(random_batch(setting))
     if setting.dtype != "float32":
         raise InputError("avjax evaluates in float32; give --dtypes=float32")
-    step = jax.jit(functools.partial(eval_step, net=net, profile="reference"))
-    return lambda: jax.block_until_ready(step(variables, batch))
+    parallel = _parallel(setting)
+    clean = functools.partial(eval_step, net=net, profile="reference")
+    step = parallel.compile_eval_step(clean, by_row=True)
+    variables, batch = parallel.replicate(variables), parallel.split(random_batch(setting))
+    return lambda: step(variables, batch)
+
+
+def _parallel(setting: Setting) -> Parallel:
+    if setting.devices > jax.device_count():
+        raise InputError(f"{setting.devices} devices are wanted, {jax.device_count()} are there")
+    return spread("jit", setting.batch, jax.devices()[: setting.devices])
 
 
 def _peak() -> int:
