@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from avjax.models.ops.normalised import Source, normalise, zero_after
+from avjax.models.ops.sums import sum_positions
 
 
 class Moments(NamedTuple):
@@ -61,13 +62,13 @@ def batch_norm_train(
 
 @functools.partial(jax.jit, static_argnums=(4, 5, 6))
 def _forward(x, scale, bias, weight, relu, epsilon, axis_name):
-    space = tuple(range(1, x.ndim - 1))
     wide = jnp.promote_types(x.dtype, jnp.float32)
     weight = weight.astype(wide)
     count = total(weight.sum() * math.prod(x.shape[1:-1]), axis_name)
     # Sums of rows before their weights: XLA then reads x itself, not a weighted copy of it.
-    mean = total(weight @ x.astype(wide).sum(space), axis_name) / count
-    squares = jnp.square(x.astype(wide) - mean).sum(space)
+    sums = sum_positions(lambda x: x.astype(wide), x)
+    mean = total(weight @ sums, axis_name) / count
+    squares = sum_positions(lambda x, mean: jnp.square(x.astype(wide) - mean), x, vectors=(mean,))
     variance = total(weight @ squares, axis_name) / count
     inverse = lax.rsqrt(variance + epsilon)
     factor = inverse * scale

@@ -1,6 +1,7 @@
 """The network's first layers in one go, for inference on a CPU."""
 
 import functools
+import operator
 
 import jax.numpy as jnp
 from jax import lax
@@ -9,6 +10,7 @@ from jaxtyping import Array, Float
 from avjax.models.ops.windows import taps
 
 _LANES = 16  # floats that a core multiplies at once
+_SUMS = 4  # side by side: additions to a single one would wait for one another
 
 
 def pooled_conv3x3(
@@ -27,7 +29,8 @@ def pooled_conv3x3(
     windows = taps(_padded(image), height // 2, width // 2, 2)
     inputs = [tap[..., c : c + 1] for tap in windows for c in range(channels)]
     products = [value * weight for value, weight in zip(inputs, weights, strict=True)]
-    y = jnp.maximum(sum(products[1:], products[0]) + jnp.pad(offset, (0, spare)), 0)
+    sums = [functools.reduce(operator.add, products[first::_SUMS]) for first in range(_SUMS)]
+    y = jnp.maximum(functools.reduce(operator.add, sums) + jnp.pad(offset, (0, spare)), 0)
     # Zeros never exceed what ReLU left, so they pad the pooling as well as minus infinity.
     windows = taps(_padded(y), height // 4, width // 4, 2)
     return functools.reduce(jnp.maximum, windows)[..., :features]
