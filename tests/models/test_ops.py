@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from avjax.models import ops
-from avjax.models.ops import dense, depthwise, pooling
+from avjax.models.ops import dense, depthwise, pooling, sums
 
 RNG = np.random.default_rng(0)
 
@@ -190,6 +190,21 @@ def test_conv1d(padding):
     assert_same_function(
         lambda x, k: ops.conv1d(x, k, padding=padding), xla_conv1d, normal(2, 9, 3), normal(3, 3, 4)
     )
+
+
+@pytest.mark.parametrize("shape", [(3, 14, 10, 29), (2, 11, 7), (4, 5), (2, 7, 7, 1500)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_forms_of_sums_over_positions_agree(shape, dtype):
+    x, mean = normal(*shape).astype(dtype), normal(shape[-1])
+
+    def squares(x, mean):
+        return jnp.square(x.astype(jnp.float32) - mean)
+
+    forms = (sums._by_many_positions, sums._by_single_positions, sums.sum_positions)
+    many, single, chosen = (form(squares, x, mean) for form in forms)
+    assert many.shape == (shape[0], shape[-1])
+    np.testing.assert_allclose(many, single, rtol=1e-5)
+    np.testing.assert_array_equal(chosen, many)
 
 
 def plain_batch_norm(x, scale, bias, relu):

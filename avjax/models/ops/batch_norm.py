@@ -68,7 +68,7 @@ def _forward(x, scale, bias, weight, relu, epsilon, axis_name):
     # Sums of rows before their weights: XLA then reads x itself, not a weighted copy of it.
     sums = sum_positions(lambda x: x.astype(wide), x)
     mean = total(weight @ sums, axis_name) / count
-    squares = sum_positions(lambda x, mean: jnp.square(x.astype(wide) - mean), x, vectors=(mean,))
+    squares = sum_positions(lambda x, mean: jnp.square(x.astype(wide) - mean), x, mean)
     variance = total(weight @ squares, axis_name) / count
     inverse = lax.rsqrt(variance + epsilon)
     factor = inverse * scale
