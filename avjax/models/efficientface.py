@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, UInt32
 
 from avjax.errors import InputError
 from avjax.models import ops, shuffle
@@ -63,7 +63,7 @@ class InvertedResidual(nn.Module):
         self.branch2_pw2_bn = BatchNorm(relu=True)
 
     def __call__(
-        self, x: ops.Map, stats: Statistics, order: Int[np.ndarray, "i"] | None = None
+        self, x: ops.Map, stats: Statistics, order: UInt32[np.ndarray, "i"] | None = None
     ) -> ops.Normalised:
         """Maps ``[b h w i]`` to ``[b h/stride w/stride features/2]``, the branch that is mapped.
 

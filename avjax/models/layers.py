@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, UInt32
 
 from avjax.models import ops
 
@@ -66,7 +66,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: ops.Map, order: Int[np.ndarray, "i"] | None = None
+        self, x: ops.Map, order: UInt32[np.ndarray, "i"] | None = None
     ) -> Float[Array, "*b o"]:
         """Maps ``[*b i]``; where channel j of it is the layer's input ``order[j]``, too."""
         inputs = ops.as_normalised(x).value.shape[-1]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, UInt32
 
 from avjax.models import ops
 
@@ -27,7 +27,7 @@ class Reading(NamedTuple):
     """
 
     ranges: tuple[tuple[int, int, int], ...]
-    order: Int[np.ndarray, "c"]
+    order: UInt32[np.ndarray, "c"]
 
 
 class Plan(NamedTuple):
@@ -72,7 +72,8 @@ def _reading(read: Int[np.ndarray, "c 2"]) -> Reading:
     """Of map and channel of every input of a unit."""
     found = [read[read[:, 0] == index, 1] for index in range(read[:, 0].max() + 1)]
     ranges = [(i, int(at[0]), int(at[-1]) + 1) for i, at in enumerate(found) if at.size]
-    return Reading(tuple(ranges), np.argsort(read[:, 0], kind="stable"))
+    # Unsigned: JAX takes signed indices for 32 bits in a 64-bit program once it has seen them so.
+    return Reading(tuple(ranges), np.argsort(read[:, 0], kind="stable").astype(np.uint32))
 
 
 class Cut(NamedTuple):

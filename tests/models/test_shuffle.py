@@ -78,3 +78,13 @@ def test_joined_maps_are_computed_again_from_their_sources():
     kernel = rng.normal(size=(7, 6)).astype(np.float32)
     found = jax.grad(lambda k: (ops.channel_matmul(joined, k) * dy).sum())(kernel)
     np.testing.assert_allclose(found, joined.value.T @ dy, rtol=1e-5, atol=1e-5)
+
+
+def test_a_plan_serves_32_bit_and_64_bit_programs():
+    """JAX remembers signed indices by their 32-bit form and then refuses them in 64 bits."""
+    order = shuffle.plan(3, 6).units[0].order
+    for wide in (False, True, False):
+        with jax.enable_x64(wide):
+            x = jnp.asarray(np.eye(6))
+            found = jax.jit(lambda x: x[order])(x)
+        np.testing.assert_array_equal(found, np.eye(6)[order])

@@ -158,8 +158,10 @@ def test_distinct_inputs_once_train_as_the_enlarged_batch_does(fusion, mask):
     np.testing.assert_allclose(loss, naive_loss, rtol=1e-9)
     for mine, naive in zip(jax.tree.leaves(stats), jax.tree.leaves(naive_stats), strict=True):
         np.testing.assert_allclose(mine, naive, rtol=1e-9, atol=1e-12)
-    floor = 1e-6 * max(np.abs(g).max() for g in jax.tree.leaves(naive_gradients))
+    largest = max(np.abs(g).max() for g in jax.tree.leaves(naive_gradients))
     for mine, naive in zip(
         jax.tree.leaves(gradients), jax.tree.leaves(naive_gradients), strict=True
     ):
-        assert np.abs(mine - naive).max() <= 1e-9 * max(np.abs(naive).max(), floor)
+        if max(np.abs(mine).max(), np.abs(naive).max()) <= 1e-14 * largest:
+            continue  # zero but for rounding, on both sides: a bias before a batch normalisation
+        assert np.abs(mine - naive).max() <= 1e-9 * max(np.abs(naive).max(), 1e-6 * largest)
