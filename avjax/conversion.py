@@ -12,7 +12,7 @@ from avjax.errors import InputError
 from avjax.models.efficientface import FRAME_FEATURES
 from avjax.models.networks import build_network
 from avjax.models.single_modality import VideoNet
-from avjax.training.step import variable_shapes
+from avjax.models.variables import variable_shapes
 from avjax.weights.audio_visual import backbone_layers, network_layers
 from avjax.weights.rules import Layer, counters, leaves, to_flax
 from avjax.weights.torch_file import load_torch_file

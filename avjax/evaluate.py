@@ -18,7 +18,6 @@ from avjax.data.pipeline import Clips, PreparedDataset, open_dataset
 from avjax.data.ravdess import resolve_fold
 from avjax.errors import InputError
 from avjax.models.networks import Network, build_network
-from avjax.report import write_report
 from avjax.training import conditions, metrics
 from avjax.training.parallel import Parallel, spread
 
@@ -216,6 +215,8 @@ def evaluate_run(workdir: Path, split: str = "test") -> dict[str, Any]:
     if hosts.is_first():
         write_json_atomically(workdir / name, evaluation)
         if split == "test":
+            from avjax.report import write_report  # its libraries only here
+
             write_report(workdir)
     return evaluation
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -25,3 +26,8 @@ def keep_compiled_programs() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "avjax" / "jax"))
+
+
+def quick_compilation() -> dict[str, Any] | None:
+    """Options of `jax.jit` for a small program that runs once: to optimize it would take longer."""
+    return {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None

@@ -16,9 +16,10 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from avjax import cli, machine
 from avjax.checkpoints import ModelCard, load_model
-from avjax.data.clip import Detector, PreparedClip, prepare_clip
+from avjax.data.clip import Detector, prepare_clip
 from avjax.data.faces import default_detector
 from avjax.data.media import SOUND_SUFFIXES
+from avjax.data.prepared import PreparedClip
 from avjax.errors import InputError
 from avjax.models.networks import Network, build_network
 from avjax.training.step import present_streams

@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from avjax import cli, machine
 from avjax.data import faces, media, shards, sources
-from avjax.data.clip import Detector, PreparedClip, check_profile, prepare_clip, sound_features
+from avjax.data.clip import Detector, check_profile, prepare_clip, sound_features
 from avjax.data.manifest import read_manifest
+from avjax.data.prepared import WINDOW_SECONDS, PreparedClip
 from avjax.data.publish import SHEET_FILE, SUMMARY_FILE, Summary, fingerprint, publish
 from avjax.data.shards import Shard
 from avjax.data.stage import Settings, Stage, check_settings, load_facts, open_stage
@@ -105,9 +106,9 @@ def prepare(
 
 def _check(settings: Settings) -> None:
     check_profile(settings.profile)
-    if settings.profile == "reference" and settings.seconds != media.WINDOW_SECONDS:
+    if settings.profile == "reference" and settings.seconds != WINDOW_SECONDS:
         raise InputError(
-            f"the reference profile has windows of {media.WINDOW_SECONDS} s; leave --seconds out, "
+            f"the reference profile has windows of {WINDOW_SECONDS} s; leave --seconds out, "
             "or choose the fixed profile"
         )
 
@@ -310,7 +311,7 @@ def _define_flags(values: flags.FlagValues) -> None:
     text("import_crops", None, "Take face crops that the reference's scripts wrote.")
     number("num_frames", 15, "Frames of a clip.")
     flags.DEFINE_float(
-        "seconds", media.WINDOW_SECONDS, "Of a clip's window.", lower_bound=0.5, flag_values=values
+        "seconds", WINDOW_SECONDS, "Of a clip's window.", lower_bound=0.5, flag_values=values
     )
     number("image_size", 224, "Side of a face crop in pixels.")
     number("log_mels", 0, "Bands of a log-mel spectrum to store beside the MFCCs.", 0)

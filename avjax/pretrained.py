@@ -8,7 +8,7 @@ import numpy as np
 from avjax.checkpoints import BACKBONE_KIND, read_model
 from avjax.errors import InputError
 from avjax.models.networks import Network
-from avjax.training.step import init_variables
+from avjax.models.variables import init_variables
 
 
 def initial_variables(

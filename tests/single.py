@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from avjax.data.clip import PreparedClip
+from avjax.data.prepared import PreparedClip
 from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
 from configs import audio_only
 

@@ -13,8 +13,8 @@ from avjax.conversion import convert
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.efficientface import STAGE_REPEATS
+from avjax.models.variables import variable_shapes
 from avjax.pretrained import initial_variables
-from avjax.training.step import variable_shapes
 from avjax.weights.audio_visual import audio_visual_layers, backbone_layers, network_layers
 from avjax.weights.rules import COUNTER, to_torch
 from tests.torch_files import Call, Name, save, write_zip

@@ -9,7 +9,7 @@ import pytest
 import avjax
 from avjax import predict
 from avjax.checkpoints import ModelCard, save_model
-from avjax.data.clip import PreparedClip
+from avjax.data.prepared import PreparedClip
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.frames import normalise

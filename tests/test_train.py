@@ -8,7 +8,7 @@ import pytest
 
 from avjax import evaluate, train
 from avjax.checkpoints import load_model
-from avjax.data.clip import PreparedClip
+from avjax.data.prepared import PreparedClip
 from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet

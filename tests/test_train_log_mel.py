@@ -9,8 +9,8 @@ import pytest
 import avjax
 from avjax import train
 from avjax.checkpoints import load_model
-from avjax.data.clip import PreparedClip
 from avjax.data.pipeline import open_dataset
+from avjax.data.prepared import PreparedClip
 from avjax.errors import InputError
 from avjax.runlog import RunLog
 from configs import audio_only, audio_only_strong

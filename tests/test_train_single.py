@@ -10,8 +10,8 @@ import pytest
 import avjax
 from avjax import evaluate, predict, train
 from avjax.checkpoints import load_model
-from avjax.data.clip import PreparedClip
 from avjax.data.pipeline import open_dataset
+from avjax.data.prepared import PreparedClip
 from avjax.data.ravdess import resolve_fold
 from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
 from avjax.errors import InputError

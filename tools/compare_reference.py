@@ -24,6 +24,7 @@ from absl import flags
 from avjax import cli
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet, trained_parameters
+from avjax.models.variables import variable_shapes
 from avjax.training.modality_dropout import draw, enlarge_with
 from avjax.training.optimizer import sgd
 from avjax.training.step import (
@@ -33,7 +34,6 @@ from avjax.training.step import (
     network_inputs,
     step_keys,
     train_step,
-    variable_shapes,
 )
 from avjax.weights.audio_visual import audio_visual_layers
 from avjax.weights.rules import to_flax, to_torch

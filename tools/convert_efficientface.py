@@ -15,7 +15,7 @@ from avjax import cli
 from avjax.checkpoints import BACKBONE_KIND, ModelCard, save_model
 from avjax.conversion import Converted, Route, convert
 from avjax.data.clip import PROFILES
-from avjax.data.media import WINDOW_SECONDS, audio_steps
+from avjax.data.prepared import WINDOW_SECONDS, audio_steps
 from avjax.data.ravdess import EMOTIONS
 from avjax.errors import InputError
 from avjax.models.networks import build_network

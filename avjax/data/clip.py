@@ -7,6 +7,13 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from avjax.data import faces, media
+from avjax.data.prepared import (
+    SAMPLE_RATE,
+    WINDOW_SECONDS,
+    PreparedClip,
+    audio_steps,
+    window_samples,
+)
 from avjax.data.stopwatch import Stopwatch
 from avjax.errors import InputError
 
@@ -20,27 +27,6 @@ class Detector(Protocol):
     def largest_boxes(self, frames: UInt8[np.ndarray, "n h w 3"]) -> list[np.ndarray | None]:
         """The box of the largest face of each frame, None where there is no face."""
         ...
-
-
-class PreparedClip(NamedTuple):
-    """A clip as the dataset stores it.
-
-    Attributes:
-      frames: face crops, BGR in the reference profile and RGB in the fixed one; zeros where the
-        clip has no face.
-      mfcc: zeros where the clip has no sound.
-      has_audio: there is a sound track louder than -80 dBFS.
-      has_video: there is at least one face.
-      faceless: selected frames in which no face was found.
-      log_mel: log-mel spectrum, zeros where the clip has no sound; None where none is asked for.
-    """
-
-    frames: UInt8[np.ndarray, "n s s 3"]
-    mfcc: Float[np.ndarray, "t 10"]
-    has_audio: bool
-    has_video: bool
-    faceless: int = 0
-    log_mel: Float[np.ndarray, "t m"] | None = None
 
 
 def check_profile(profile: str) -> str:
@@ -60,7 +46,7 @@ def prepare_clip(
     detector: Detector | None,
     watch: Stopwatch | None = None,
     threads: int = 0,
-    seconds: float = media.WINDOW_SECONDS,
+    seconds: float = WINDOW_SECONDS,
     start: float = 0.0,
     end: float | None = None,
     log_mels: int = 0,
@@ -97,7 +83,7 @@ def prepare_clip(
         if profile == "reference":
             indices = _reference_indices(video, len(times), num_frames)
         else:
-            length = None if samples is None else len(samples) / media.SAMPLE_RATE
+            length = None if samples is None else len(samples) / SAMPLE_RATE
             begins = None if length is None else _window_start(length, seconds)
             indices = even_indices(times, num_frames, begins, seconds)
         images = media.read_frames(video, indices, threads=threads, start=start)
@@ -127,7 +113,7 @@ class SoundFeatures(NamedTuple):
 
 def sound_features(
     samples: Float[np.ndarray, "s"] | None,
-    seconds: float = media.WINDOW_SECONDS,
+    seconds: float = WINDOW_SECONDS,
     log_mels: int = 0,
 ) -> SoundFeatures:
     """Features of the window in the centre of a sound; zeros where there is none or silence.
@@ -138,9 +124,9 @@ def sound_features(
       log_mels: bands of the log-mel spectrum; 0 for none.
     """
     if samples is None or media.is_silent(samples):
-        blank = np.zeros((media.audio_steps(seconds), log_mels), np.float32) if log_mels else None
+        blank = np.zeros((audio_steps(seconds), log_mels), np.float32) if log_mels else None
         return SoundFeatures(media.no_mfcc(seconds), False, blank)
-    window = media.fit_audio(samples, media.window_samples(seconds))
+    window = media.fit_audio(samples, window_samples(seconds))
     spectrum = media.log_mel(window, log_mels) if log_mels else None
     return SoundFeatures(media.mfcc(window), True, spectrum)
 
@@ -162,7 +148,7 @@ def even_indices(
     times: Float[np.ndarray, "n"],
     num_frames: int,
     start: float | None = None,
-    seconds: float = media.WINDOW_SECONDS,
+    seconds: float = WINDOW_SECONDS,
 ) -> list[int]:
     """Numbers of the frames in the middles of equal parts of the clip's centre window.
 

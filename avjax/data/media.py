@@ -18,12 +18,18 @@ import resampy
 import soundfile
 from jaxtyping import Float, UInt8
 
+from avjax.data.prepared import (
+    HOP,
+    N_MFCC,
+    SAMPLE_RATE,
+    WINDOW_SECONDS,
+    audio_steps,
+    window_samples,
+)
 from avjax.errors import InputError
 
-SAMPLE_RATE = 22050
-WINDOW_SECONDS = 3.6
-WINDOW_SAMPLES = int(SAMPLE_RATE * WINDOW_SECONDS)
-N_MFCC, N_FFT, HOP = 10, 2048, 512
+WINDOW_SAMPLES = window_samples(WINDOW_SECONDS)
+N_FFT = 2048
 MEL_GAIN = 4e5  # lifts speech out of log1p's linear part; a silent room stays near 0
 SILENCE_DBFS = -80.0
 SOUND_SUFFIXES = (".wav", ".flac")
@@ -169,16 +175,6 @@ def fit_audio(
     soundfile.write(buffer, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
     buffer.seek(0)
     return soundfile.read(buffer, dtype="float32")[0]
-
-
-def audio_steps(seconds: float) -> int:
-    """MFCC steps of a window."""
-    return 1 + window_samples(seconds) // HOP
-
-
-def window_samples(seconds: float) -> int:
-    """Samples of a window at 22050 Hz."""
-    return int(SAMPLE_RATE * seconds)
 
 
 def no_mfcc(seconds: float = WINDOW_SECONDS) -> Float[np.ndarray, "t 10"]:

@@ -12,7 +12,7 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
-from avjax.data.media import N_MFCC
+from avjax.data.prepared import N_MFCC
 from avjax.data.ravdess import Filter, is_video_only
 from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata
 from avjax.errors import InputError

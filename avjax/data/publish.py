@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from avjax.data import media
-from avjax.data.clip import PreparedClip
 from avjax.data.contact_sheet import MAX_CLIPS, write_contact_sheet
+from avjax.data.prepared import PreparedClip, audio_steps
 from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
 from avjax.data.stage import (
     Settings,
@@ -78,7 +77,7 @@ def publish(
         classes=settings.classes,
         num_frames=num_frames,
         image_size=settings.image_size,
-        audio_steps=media.audio_steps(settings.seconds),
+        audio_steps=audio_steps(settings.seconds),
         versions=versions,
         seconds=settings.seconds,
         log_mels=settings.log_mels,

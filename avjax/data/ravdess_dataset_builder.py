@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from avjax.data import media
-from avjax.data.clip import PreparedClip
+from avjax.data.prepared import N_MFCC, WINDOW_SECONDS, PreparedClip
 
 VERSION = "1.0.0"
 LABELS = ("label", "actor", "intensity", "statement", "repetition", "group")
@@ -77,7 +76,7 @@ class DatasetMetadata(NamedTuple):
     image_size: int
     audio_steps: int
     versions: Mapping[str, str]
-    seconds: float = media.WINDOW_SECONDS
+    seconds: float = WINDOW_SECONDS
     log_mels: int = 0
 
 
@@ -126,7 +125,7 @@ def dataset_features(metadata: DatasetMetadata) -> tfds.features.FeaturesDict:
     """Names, shapes and types of a record's features."""
     size = metadata.image_size
     frames = (metadata.num_frames, size, size, 3)
-    mfcc = (metadata.audio_steps, media.N_MFCC)
+    mfcc = (metadata.audio_steps, N_MFCC)
     spectrum = (metadata.audio_steps, metadata.log_mels)
     log_mel = tfds.features.Tensor(shape=spectrum, dtype=np.float32, encoding="bytes")
     return tfds.features.FeaturesDict(

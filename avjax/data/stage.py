@@ -16,8 +16,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from avjax.data.clip import PreparedClip
-from avjax.data.media import WINDOW_SECONDS
+from avjax.data.prepared import WINDOW_SECONDS, PreparedClip
 from avjax.data.ravdess import EMOTIONS
 from avjax.errors import InputError
 

@@ -5,6 +5,8 @@ carry multiplicities, so that a batch which repeats itself is computed once (see
 `avjax.training.modality_dropout`).
 """
 
+import contextlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -48,14 +50,47 @@ class Statistics(NamedTuple):
 INFERENCE = Statistics()
 
 
-def torch_uniform(fan_in: int) -> nn.initializers.Initializer:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for weights and biases alike."""
+POSTPONED = "intermediates"  # Flax's name for what `init` returns only if it is asked for
+
+
+class Draw(NamedTuple):
+    """A parameter that is yet to be drawn, by `draw`.
+
+    Attributes:
+      key: of this parameter alone.
+      bound: the greatest absolute value.
+      shape: of the parameter.
+    """
+
+    key: Array
+    bound: float
+    shape: tuple[int, ...]
+
+
+def draw(key: Array, bound: float | Array, shape: Sequence[int]) -> Float[Array, "*shape"]:
+    """U(-bound, bound)."""
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+
+def uniform_param(
+    module: nn.Module, name: str, fan_in: int, shape: tuple[int, ...]
+) -> Float[Array, "*shape"]:
+    """A parameter U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for weights and biases.
+
+    Where the collection `POSTPONED` may be changed, zeros stand for what the `Draw` found there
+    under the same path will give; its key is then known at once, even while a program is traced.
+    """
     bound = fan_in**-0.5
+    postponed = module.is_mutable_collection(POSTPONED)
 
-    def init(key, shape, dtype=jnp.float32):
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+    def init(key: Array) -> Array | np.ndarray:
+        if not postponed:
+            return draw(key, bound, shape)
+        module.put_variable(POSTPONED, name, Draw(key, bound, shape))
+        return np.zeros(shape, np.float32)
 
-    return init
+    with jax.ensure_compile_time_eval() if postponed else contextlib.nullcontext():
+        return module.param(name, init)
 
 
 class Dense(nn.Module):
@@ -70,11 +105,10 @@ class Dense(nn.Module):
     ) -> Float[Array, "*b o"]:
         """Maps ``[*b i]``; where channel j of it is the layer's input ``order[j]``, too."""
         inputs = ops.as_normalised(x).value.shape[-1]
-        init = torch_uniform(inputs)
-        kernel = self.param("kernel", init, (inputs, self.features))
+        kernel = uniform_param(self, "kernel", inputs, (inputs, self.features))
         y = ops.channel_matmul(x, kernel if order is None else kernel[order])
         if self.use_bias:
-            y = y + self.param("bias", init, (self.features,)).astype(y.dtype)
+            y = y + uniform_param(self, "bias", inputs, (self.features,)).astype(y.dtype)
         return y
 
 
@@ -91,12 +125,12 @@ class Conv2d(nn.Module):
     @nn.compact
     def __call__(self, x: ops.Map) -> Float[Array, "b oh ow o"]:
         inputs = ops.as_normalised(x).value.shape[-1]
-        init = torch_uniform(self.kernel_size**2 * inputs)
         shape = (self.kernel_size, self.kernel_size, inputs, self.features)
-        kernel = self.param("kernel", init, shape)
+        fan_in = self.kernel_size**2 * inputs
+        kernel = uniform_param(self, "kernel", fan_in, shape)
         y = ops.conv2d(x, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation)
         if self.use_bias:
-            y = y + self.param("bias", init, (self.features,)).astype(y.dtype)
+            y = y + uniform_param(self, "bias", fan_in, (self.features,)).astype(y.dtype)
         return y
 
 
@@ -109,7 +143,7 @@ class DepthwiseConv(nn.Module):
     @nn.compact
     def __call__(self, x: ops.Map) -> Float[Array, "b oh ow o"]:
         shape = (3, 3, ops.as_normalised(x).value.shape[-1] * self.multiplier)
-        return ops.depthwise_conv3x3(x, self.param("kernel", torch_uniform(9), shape), self.stride)
+        return ops.depthwise_conv3x3(x, uniform_param(self, "kernel", 9, shape), self.stride)
 
 
 class Conv1d(nn.Module):
@@ -120,9 +154,9 @@ class Conv1d(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t i"]) -> Float[Array, "b u o"]:
-        init = torch_uniform(3 * x.shape[-1])
-        kernel = self.param("kernel", init, (3, x.shape[-1], self.features))
-        bias = self.param("bias", init, (self.features,)).astype(x.dtype)
+        fan_in = 3 * x.shape[-1]
+        kernel = uniform_param(self, "kernel", fan_in, (3, x.shape[-1], self.features))
+        bias = uniform_param(self, "bias", fan_in, (self.features,)).astype(x.dtype)
         return ops.conv1d(x, kernel, padding=self.padding) + bias
 
 

@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from avjax.errors import InputError
-from avjax.models.efficientface import MIN_SIZE
+from avjax.machine import quick_compilation
 from avjax.models.frames import StoredFrames
 from avjax.models.ops import total
 from avjax.training import metrics
@@ -79,31 +78,12 @@ def check_dtype(dtype: str) -> str:
     return dtype
 
 
-def _smallest_inputs(net: nn.Module) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs that every network takes; NumPy's, so that no device is touched."""
-    return (
-        np.zeros((1, 20, net.sound_width), np.float32),
-        np.zeros((1, 1, MIN_SIZE, MIN_SIZE, 3), np.float32),
-    )
-
-
-def init_variables(net: nn.Module, key: Array) -> dict[str, Any]:
-    """Fresh parameters and statistics; their shapes depend on no input's size."""
-    # Runs once, on a few random draws a parameter: optimizing it would take longer than start-up.
-    quickly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(net.init, compiler_options=quickly)(key, *_smallest_inputs(net))
-
-
-def variable_shapes(net: nn.Module) -> dict[str, Any]:
-    """Shapes and types of a network's variables, as `jax.ShapeDtypeStruct`."""
-    return jax.eval_shape(net.init, jax.random.key(0), *_smallest_inputs(net))
-
-
 def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     params = variables["params"]
     step = jnp.zeros((), jnp.int32)
-    return TrainState(step, params, variables["batch_stats"], optimizer.init(params))
+    opt_state = jax.jit(optimizer.init, compiler_options=quick_compilation())(params)
+    return TrainState(step, params, variables["batch_stats"], opt_state)
 
 
 def train_step(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from avjax.data.clip import PreparedClip
+from avjax.data.prepared import PreparedClip
 from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
 
 METADATA = DatasetMetadata("fixed", ("calm", "angry"), 2, 8, 4, {"avjax": "1"})

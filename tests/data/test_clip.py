@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from avjax.data import media
 from avjax.data.clip import check_profile, even_indices, prepare_clip, reference_indices
+from avjax.data.prepared import WINDOW_SECONDS, audio_steps
 from avjax.errors import InputError
 from tests.clips import WholeFrame, frame, tone, write_sound, write_video
 
@@ -91,7 +91,7 @@ def test_missing_sound_is_zeros(tmp_path, profile):
     video = write_video(tmp_path / "clip.mp4", 40, sound=np.zeros(48000, np.float32))
     clip = prepare(video, video, profile)
     assert (clip.has_audio, clip.has_video) == (False, True)
-    assert clip.mfcc.shape == (media.audio_steps(media.WINDOW_SECONDS), 10)
+    assert clip.mfcc.shape == (audio_steps(WINDOW_SECONDS), 10)
     assert not clip.mfcc.any()
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from avjax.data import media
+from avjax.data import media, prepared
 from avjax.errors import InputError
 from tests.clips import frame, tone, write_sound, write_video
 
@@ -36,7 +36,7 @@ def noise(count: int) -> np.ndarray:
 def test_mfcc_equals_the_reference(tmp_path, count):
     path = write_sound(tmp_path / "noise.wav", noise(count))
     features = media.mfcc(media.fit_audio(media.read_audio(path)))
-    assert features.shape == (media.audio_steps(3.6), 10) == (156, 10)
+    assert features.shape == (prepared.audio_steps(3.6), 10) == (156, 10)
     assert features.dtype == np.float32
     for step, row in GOLDEN[count].items():
         np.testing.assert_allclose(features[step], row, atol=1e-3)
@@ -110,7 +110,7 @@ def test_silence_lies_below_minus_80_decibels():
 
 def test_sound_track_of_a_video(tmp_path):
     samples = media.read_audio(write_video(tmp_path / "clip.mp4", sound=tone(1)))
-    assert len(samples) / media.SAMPLE_RATE == pytest.approx(1, abs=0.1)
+    assert len(samples) / prepared.SAMPLE_RATE == pytest.approx(1, abs=0.1)
     assert np.argmax(np.abs(np.fft.rfft(samples[:22050]))) == pytest.approx(440, abs=2)
     assert media.read_audio(write_video(tmp_path / "mute.mp4")) is None
 
@@ -219,11 +219,11 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_log_mel_shows_the_tone_and_silence_as_zero():
-    spectrum = media.log_mel(tone(1.0, rate=media.SAMPLE_RATE, hertz=2000.0), 64)
+    spectrum = media.log_mel(tone(1.0, rate=prepared.SAMPLE_RATE, hertz=2000.0), 64)
     assert spectrum.shape == (44, 64)
     assert spectrum.dtype == np.float32
     loudest = spectrum[5:-5].argmax(1)
-    centres = media.librosa.mel_frequencies(66, fmax=media.SAMPLE_RATE / 2)[1:-1]
+    centres = media.librosa.mel_frequencies(66, fmax=prepared.SAMPLE_RATE / 2)[1:-1]
     assert set(loudest.tolist()) == {int(np.abs(centres - 2000).argmin())}
     assert not media.log_mel(np.zeros(22050, np.float32), 64).any()
 

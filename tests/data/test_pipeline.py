@@ -5,8 +5,8 @@ import zlib
 import numpy as np
 import pytest
 
-from avjax.data.clip import PreparedClip
 from avjax.data.pipeline import open_dataset
+from avjax.data.prepared import PreparedClip
 from avjax.data.ravdess import Filter, resolve_fold
 from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
 from avjax.errors import InputError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from avjax.data import stage as module
-from avjax.data.clip import PreparedClip
+from avjax.data.prepared import PreparedClip
 from avjax.data.stage import Settings, load_clip, load_facts, open_stage
 from avjax.errors import InputError
 

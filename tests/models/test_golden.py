@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from avjax.models.audio_visual import AudioVisualNet, trained_parameters
+from avjax.models.variables import variable_shapes
 from avjax.training import metrics
 from avjax.training.modality_dropout import enlarge_with
 from avjax.training.optimizer import sgd
-from avjax.training.step import create_state, loss_gradients, update, variable_shapes
+from avjax.training.step import create_state, loss_gradients, update
 from avjax.weights.audio_visual import audio_visual_layers
 from avjax.weights.rules import to_flax, to_torch
 from avjax.weights.torch_file import load_torch_file

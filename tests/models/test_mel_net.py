@@ -8,12 +8,13 @@ import pytest
 import scipy.fft
 
 from avjax.data import media
+from avjax.data.prepared import SAMPLE_RATE
 from avjax.errors import InputError
 from avjax.models import mel_net
 from avjax.models.audio_visual import Pairing
 from avjax.models.mel_net import MelNet
 from avjax.models.networks import build_network, describe_network
-from avjax.training.step import init_variables, variable_shapes
+from avjax.models.variables import init_variables, variable_shapes
 from configs import audio_only, audio_only_strong
 
 NET = MelNet(num_classes=5, num_mels=6, coefficients=(2, 5, 5), dropout=0.5)
@@ -64,12 +65,12 @@ def test_a_member_sees_its_own_mfccs_only(variables, monkeypatch):
 
 @pytest.mark.parametrize("bands", [2, 64, 128])
 def test_band_centres_are_those_of_the_spectra(bands):
-    expected = librosa.mel_frequencies(bands + 2, fmin=0, fmax=media.SAMPLE_RATE / 2)[1:-1]
+    expected = librosa.mel_frequencies(bands + 2, fmin=0, fmax=SAMPLE_RATE / 2)[1:-1]
     np.testing.assert_allclose(mel_net.band_centres(bands), expected, rtol=1e-12)
 
 
 def test_pitch_follows_a_voice_and_is_silent_without_one():
-    rate, seconds = media.SAMPLE_RATE, 2.0
+    rate, seconds = SAMPLE_RATE, 2.0
     time = np.arange(int(rate * seconds)) / rate
     octave = time / seconds  # from 120 Hz up to 240 Hz
     phase = 2 * np.pi * np.cumsum(120 * 2**octave) / rate

@@ -12,7 +12,7 @@ from avjax.models.efficientface import EfficientFace
 from avjax.models.layers import Statistics
 from avjax.models.networks import build_network, describe_network, learned_parameters
 from avjax.models.single_modality import AudioNet, VideoNet
-from avjax.training.step import init_variables
+from avjax.models.variables import init_variables
 
 RNG = np.random.default_rng(0)
 MFCC = RNG.standard_normal((3, 16, 10)).astype(np.float32)

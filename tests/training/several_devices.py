@@ -14,9 +14,10 @@ import numpy as np
 
 from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.networks import build_network, learned_parameters
+from avjax.models.variables import init_variables
 from avjax.training.optimizer import sgd
 from avjax.training.parallel import spread
-from avjax.training.step import Recipe, create_state, init_variables, train_step
+from avjax.training.step import Recipe, create_state, train_step
 
 BATCH_SIZE, PADDING, STEPS, RATE = 8, 3, 3, 0.1
 

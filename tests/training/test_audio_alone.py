@@ -9,8 +9,9 @@ import pytest
 
 from avjax.models.networks import learned_parameters
 from avjax.models.single_modality import AudioNet
+from avjax.models.variables import init_variables
 from avjax.training.optimizer import sgd
-from avjax.training.step import Recipe, create_state, init_variables, train_step
+from avjax.training.step import Recipe, create_state, train_step
 from avjax.weights.audio_visual import audio_cnn_layers
 from avjax.weights.rules import to_torch
 

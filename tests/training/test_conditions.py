@@ -7,10 +7,10 @@ import pytest
 
 from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.single_modality import AudioNet, VideoNet
+from avjax.models.variables import init_variables
 from avjax.training import conditions
 from avjax.training.modality_dropout import gaussian_inputs
 from avjax.training.randomness import clip_keys
-from avjax.training.step import init_variables
 
 NET = AudioVisualNet(num_classes=5, stage_repeats=(1, 1, 1))
 KEY = jax.random.key(7)

@@ -11,11 +11,12 @@ from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.mel_net import MelNet
 from avjax.models.networks import learned_parameters
 from avjax.models.single_modality import AudioNet
+from avjax.models.variables import init_variables
 from avjax.training.members import Members, member, members_step, stack
 from avjax.training.optimizer import adamw, cosine_schedule, sgd, step_schedule
 from avjax.training.parallel import Parallel
 from avjax.training.sound_augment import SoundAugmentation
-from avjax.training.step import Recipe, TrainState, create_state, init_variables, train_step
+from avjax.training.step import Recipe, TrainState, create_state, train_step
 
 CLASSES, ROWS, STEPS = 3, 4, 3
 NETWORKS = {

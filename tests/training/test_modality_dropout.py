@@ -10,9 +10,10 @@ import pytest
 
 from avjax.errors import InputError
 from avjax.models.audio_visual import FUSIONS, AudioVisualNet, trained_parameters
+from avjax.models.variables import init_variables
 from avjax.training.modality_dropout import MASKS, enlarge, softhard_coefficients, spell_out
 from avjax.training.optimizer import sgd
-from avjax.training.step import Recipe, create_state, init_variables, train_step
+from avjax.training.step import Recipe, create_state, train_step
 
 RNG = np.random.default_rng(0)
 MFCC = jnp.asarray(RNG.standard_normal((3, 16, 10)), jnp.float32)

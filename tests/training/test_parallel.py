@@ -16,10 +16,11 @@ from jax import export
 
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet, trained_parameters
+from avjax.models.variables import init_variables
 from avjax.training.modality_dropout import MASKS
 from avjax.training.optimizer import sgd
 from avjax.training.parallel import MODES, Parallel, spread
-from avjax.training.step import Recipe, create_state, init_variables, train_step
+from avjax.training.step import Recipe, create_state, train_step
 
 SCRIPT = Path(__file__).with_name("several_devices.py")
 ALL = [f"{mode}:{devices}" for mode in MODES for devices in (1, 2, 4, 8)]

@@ -9,13 +9,8 @@ import pytest
 
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet
-from avjax.training.step import (
-    Recipe,
-    check_dtype,
-    create_state,
-    init_variables,
-    train_step,
-)
+from avjax.models.variables import init_variables
+from avjax.training.step import Recipe, check_dtype, create_state, train_step
 
 
 def batch_of_four(rng):

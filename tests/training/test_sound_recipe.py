@@ -9,9 +9,10 @@ import optax
 import pytest
 
 from avjax.models.mel_net import MelNet
+from avjax.models.variables import init_variables
 from avjax.training.parallel import Parallel
 from avjax.training.sound_augment import SoundAugmentation
-from avjax.training.step import Recipe, create_state, init_variables, train_step
+from avjax.training.step import Recipe, create_state, train_step
 
 NET = MelNet(num_classes=3, num_mels=6, coefficients=(3, 6), dropout=0.3)
 SGD = optax.sgd(1.0)

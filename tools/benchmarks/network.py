@@ -13,10 +13,11 @@ from peers import peak_memory
 from avjax import machine
 from avjax.errors import InputError
 from avjax.models.networks import build_network, learned_parameters
+from avjax.models.variables import init_variables
 from avjax.training.conditions import eval_step
 from avjax.training.optimizer import sgd
 from avjax.training.parallel import Parallel, spread
-from avjax.training.step import Recipe, check_dtype, create_state, init_variables, train_step
+from avjax.training.step import Recipe, check_dtype, create_state, train_step
 
 PRECISIONS = ("highest", "tf32")
 

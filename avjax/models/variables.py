@@ -1,0 +1,79 @@
+"""A network's variables before any training: their shapes, and fresh ones."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array
+
+from avjax.machine import quick_compilation
+from avjax.models.efficientface import MIN_SIZE
+from avjax.models.layers import POSTPONED, Draw, draw
+
+
+def _smallest_inputs(net: nn.Module) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs that every network takes; NumPy's, so that no device is touched."""
+    return (
+        np.zeros((1, 20, net.sound_width), np.float32),
+        np.zeros((1, 1, MIN_SIZE, MIN_SIZE, 3), np.float32),
+    )
+
+
+def variable_shapes(net: nn.Module) -> dict[str, Any]:
+    """Shapes and types of a network's variables, as `jax.ShapeDtypeStruct`."""
+    return jax.eval_shape(net.init, jax.random.key(0), *_smallest_inputs(net))
+
+
+def init_variables(net: nn.Module, key: Array) -> dict[str, Any]:
+    """Fresh parameters and statistics, those of ``net.init``; their shapes depend on no input's.
+
+    Parameters of about the same size are drawn together: to compile a draw of each, and of its key,
+    would take longer than the rest of a start.
+    """
+    draws: dict[tuple[str, ...], Draw] = {}
+
+    def init() -> dict[str, Any]:
+        collections = ["params", "batch_stats", POSTPONED]
+        variables = dict(net.init(key, *_smallest_inputs(net), mutable=collections))
+        draws.update(flatten_dict(variables.pop(POSTPONED, {})))
+        params = flatten_dict(variables["params"])
+        return variables | {"params": {path: params[path] for path in params if path not in draws}}
+
+    variables = jax.jit(init, compiler_options=quick_compilation())()
+    drawn = dict(zip(draws, _draw_together(key, list(draws.values())), strict=True))
+    return variables | {"params": unflatten_dict({**variables["params"], **drawn})}
+
+
+def _draw_together(key: Array, draws: Sequence[Draw]) -> list[Array]:
+    """What `draw` gives for each; the first values of a long vector are those of a shorter one."""
+    groups = defaultdict(list)
+    for index, wanted in enumerate(draws):
+        groups[4 ** math.ceil(math.log(math.prod(wanted.shape), 4))].append(index)
+    keys = {size: np.stack([_data(draws[i]) for i in group]) for size, group in groups.items()}
+    bounds = {
+        size: np.array([draws[i].bound for i in group], np.float32)
+        for size, group in groups.items()
+    }
+    impl = jax.random.key_impl(key)
+
+    def vectors(keys: dict[int, Array], bounds: dict[int, Array]) -> dict[int, Array]:
+        each = jax.vmap(draw, in_axes=(0, 0, None))
+        wrapped = {size: jax.random.wrap_key_data(keys[size], impl=impl) for size in keys}
+        return {size: each(wrapped[size], bounds[size], (size,)) for size in keys}
+
+    drawn = jax.device_get(jax.jit(vectors, compiler_options=quick_compilation())(keys, bounds))
+    found = {}
+    for size, group in groups.items():
+        for index, values in zip(group, drawn[size], strict=True):
+            shape = draws[index].shape
+            found[index] = jax.device_put(values[: math.prod(shape)].reshape(shape))
+    return [found[index] for index in range(len(draws))]
+
+
+def _data(wanted: Draw) -> np.ndarray:
+    return np.asarray(jax.random.key_data(wanted.key))

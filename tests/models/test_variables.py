@@ -1,0 +1,37 @@
+"""Fresh variables: those that Flax's own `init` would draw, drawn together."""
+
+import jax
+import numpy as np
+import pytest
+
+from avjax.models.audio_visual import AudioVisualNet
+from avjax.models.mel_net import MelNet
+from avjax.models.single_modality import AudioNet
+from avjax.models.variables import _smallest_inputs, init_variables, variable_shapes
+
+
+@pytest.mark.parametrize(
+    "net",
+    [AudioVisualNet(8, "it", stage_repeats=(2, 1, 1)), AudioNet(3), MelNet(8)],
+    ids=["audio_visual", "audio", "log_mel"],
+)
+def test_drawn_together_are_those_of_init(net):
+    key = jax.random.fold_in(jax.random.key(5), 1)
+    found = init_variables(net, key)
+    expected = jax.jit(net.init)(key, *_smallest_inputs(net))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, dict(expected))
+    same = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), found)
+    assert same == variable_shapes(net)
+
+
+def test_another_key_draws_others():
+    first, second = (init_variables(AudioNet(3), jax.random.key(seed)) for seed in (0, 1))
+    kernels = [v["params"]["audio_model"]["classifier_1"]["kernel"] for v in (first, second)]
+    assert not np.array_equal(*kernels)
+
+
+def test_keys_of_another_implementation_draw_within_the_bound():
+    found = init_variables(AudioNet(3), jax.random.key(5, impl="rbg"))
+    kernel = found["params"]["audio_model"]["conv1d_0"]["conv"]["kernel"]
+    bound = (3 * 10) ** -0.5
+    assert np.abs(kernel).max() <= bound and np.std(kernel) > bound / 2
