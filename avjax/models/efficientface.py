@@ -70,12 +70,12 @@ class InvertedResidual(nn.Module):
         ``order`` is that of its channels, see `Dense`.
         """
         wide = self.branch2_pw1_bn.normalised(self.branch2_pw1(x, order), stats)
-        narrow = self.branch2_dw_bn.normalised(self.branch2_dw(wide), stats)
+        narrow = self.branch2_dw_bn.for_product(self.branch2_dw(wide), stats)
         return self.branch2_pw2_bn.normalised(self.branch2_pw2(narrow), stats)
 
     def shortcut(self, x: Float[Array, "b h w i"], stats: Statistics) -> ops.Normalised:
         """The other branch, with stride 2."""
-        narrow = self.branch1_dw_bn.normalised(self.branch1_dw(x), stats)
+        narrow = self.branch1_dw_bn.for_product(self.branch1_dw(x), stats)
         return self.branch1_pw_bn.normalised(self.branch1_pw(narrow), stats)
 
 
@@ -216,8 +216,7 @@ class EfficientFace(nn.Module):
         self, x: Float[Array, "b h/2 w/2 29"], stats: Statistics
     ) -> Float[Array, "b 1024"]:
         """The backbone behind its stem: one feature vector per image."""
-        x = ops.max_pool3x3_stride2(self.conv1_bn.normalised(x, stats))
-        return self.pooled_features(x, stats)
+        return self.pooled_features(self.conv1_bn.pooled(x, stats), stats)
 
     def pooled_features(
         self, x: Float[Array, "b h/4 w/4 29"], stats: Statistics
@@ -243,7 +242,8 @@ class EfficientFace(nn.Module):
           frames: clips ``[b n h w 3]``.
           stats: of the clips and, where there are such, of the dimmed ones after them.
           dimmed: where given, twice as many clips and a black one are returned. The black one's
-            frames are one image, computed once, and the stem sees neither it nor dimmed images.
+            frames are one image, computed once; what comes before the first pooling sees neither it
+            nor dimmed images. Only in training.
         """
         clips, length, height, width = frames.shape[:4]
         if min(height, width) < MIN_SIZE or height % SIZE_MULTIPLE or width % SIZE_MULTIPLE:
@@ -252,15 +252,17 @@ class EfficientFace(nn.Module):
                 f"must be multiples of {SIZE_MULTIPLE}, from {MIN_SIZE}"
             )
         images = as_images(frames)
-        if not (stats.train or dimmed or self.is_initializing()):
+        if not (stats.train or self.is_initializing()):
             return self._infer(images).reshape(clips, length, -1)
         image_stats = stats.repeat(length)
         x = self.stem(as_seen(images))
         if dimmed is None:
             return self.frame_features(x, image_stats).reshape(clips, length, -1)
-        factor = jnp.repeat(dimmed.factor, length)[:, None, None, None].astype(x.dtype)
-        x = jnp.concatenate([x, x * factor, jnp.zeros_like(x[:1])])
-        features = self.frame_features(x, image_stats.append(dimmed.blank_weight * length))
+        factor = jnp.repeat(dimmed.factor, length)
+        brightness = jnp.stack([jnp.ones_like(factor), factor])
+        image_stats = image_stats.append(dimmed.blank_weight * length)
+        x = self.conv1_bn.pooled(x, image_stats, brightness, blank=True)
+        features = self.pooled_features(x, image_stats)
         blank = jnp.broadcast_to(features[-1], (1, length, features.shape[-1]))
         return jnp.concatenate([features[:-1].reshape(2 * clips, length, -1), blank])
 

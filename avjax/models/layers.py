@@ -35,6 +35,10 @@ class Statistics(NamedTuple):
     weight: Float[Array, "b"] | None = None
     axis_name: str | None = None
 
+    def weight_of(self, x: Float[Array, "b *s c"]) -> Float[Array, "b"]:
+        """The multiplicity of each row of a map."""
+        return jnp.ones(x.shape[0]) if self.weight is None else self.weight
+
     def repeat(self, times: int) -> "Statistics":
         """The statistics after each row has been split into ``times`` consecutive rows."""
         weight = None if self.weight is None else jnp.repeat(self.weight, times)
@@ -101,11 +105,16 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: ops.Map, order: UInt32[np.ndarray, "i"] | None = None
-    ) -> Float[Array, "*b o"]:
-        """Maps ``[*b i]``; where channel j of it is the layer's input ``order[j]``, too."""
-        inputs = ops.as_normalised(x).value.shape[-1]
+        self, x: ops.Map | ops.Source, order: UInt32[np.ndarray, "i"] | None = None
+    ) -> Float[Array, "*b o"] | ops.Shifted:
+        """Maps ``[*b i]``; where channel j of it is the layer's input ``order[j]``, too.
+
+        Without bias, the map of a source may be had as a shifted one.
+        """
+        inputs = (x.x if isinstance(x, ops.Source) else ops.as_normalised(x).value).shape[-1]
         kernel = uniform_param(self, "kernel", inputs, (inputs, self.features))
+        if isinstance(x, ops.Source):
+            return ops.affine_matmul(x, kernel)
         y = ops.channel_matmul(x, kernel if order is None else kernel[order])
         if self.use_bias:
             y = y + uniform_param(self, "bias", inputs, (self.features,)).astype(y.dtype)
@@ -171,26 +180,84 @@ class BatchNorm(nn.Module):
     def __call__(self, x: Float[Array, "b *s c"], stats: Statistics) -> Float[Array, "b *s c"]:
         return self.normalised(x, stats).value
 
-    @nn.compact
-    def normalised(self, x: Float[Array, "b *s c"], stats: Statistics) -> ops.Normalised:
-        """The same, with what the next operation's derivative needs instead of the map itself."""
-        features = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (features,))
-        bias = self.param("bias", nn.initializers.zeros, (features,))
-        mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
-        var = self.variable("batch_stats", "var", jnp.ones, (features,))
+    def normalised(
+        self, x: Float[Array, "b *s c"] | ops.Shifted, stats: Statistics
+    ) -> ops.Normalised:
+        """The same, with what the next operation's derivative needs instead of the map itself.
+
+        A shift of the input changes nothing but the mean. There is none without ``stats.train``.
+        """
+        value, shift = x if isinstance(x, ops.Shifted) else (x, None)
+        scale, bias, mean, var = self._variables(value.shape[-1])
         if not stats.train:
-            source = ops.Source(x, *_affine(scale, bias, mean.value, var.value))
+            source = ops.Source(value, *_affine(scale, bias, mean, var))
             return ops.Normalised(ops.normalise(source, self.relu))
-        weight = jnp.ones(x.shape[0], scale.dtype) if stats.weight is None else stats.weight
+        weight = stats.weight_of(value)
         y, batch, source = ops.batch_norm_train(
-            x, scale, bias, weight, self.relu, EPSILON, stats.axis_name
+            value, scale, bias, weight, self.relu, EPSILON, stats.axis_name
         )
-        if not self.is_initializing():
-            unbiased = batch.variance * (batch.count / (batch.count - 1))
-            mean.value += MOMENTUM * (batch.mean - mean.value)
-            var.value += MOMENTUM * (unbiased - var.value)
+        self._update(batch if shift is None else batch._replace(mean=batch.mean + shift))
         return ops.Normalised(y, source, self.relu)
+
+    def for_product(
+        self, x: Float[Array, "b *s c"], stats: Statistics
+    ) -> ops.Normalised | ops.Source:
+        """For a `Dense` that follows without ReLU: in training it is spared computing the map."""
+        if not stats.train:
+            return self.normalised(x, stats)
+        scale, bias, _, _ = self._variables(x.shape[-1])
+        source, batch = ops.batch_norm_source(
+            x, scale, bias, stats.weight_of(x), EPSILON, stats.axis_name
+        )
+        self._update(batch)
+        return source
+
+    def pooled(
+        self,
+        x: Float[Array, "b h w c"],
+        stats: Statistics,
+        brightness: Float[Array, "k b"] | None = None,
+        *,
+        blank: bool = False,
+    ) -> Float[Array, "r h/2 w/2 c"]:
+        """With ReLU and 3x3 max-pooling of stride 2; in training of dimmed images, too.
+
+        Args:
+          x: height and width even.
+          stats: of the rows.
+          brightness: what the images are multiplied by to make the rows, see
+            `ops.pooled_batch_norm`; None for the images alone, as without ``stats.train``.
+          blank: whether there is one more row, zero.
+        """
+        if not stats.train:
+            return ops.max_pool3x3_stride2(self.normalised(x, stats).value)
+        scale, bias, _, _ = self._variables(x.shape[-1])
+        brightness = jnp.ones((1, len(x))) if brightness is None else brightness
+        weight = jnp.ones(brightness.size + blank) if stats.weight is None else stats.weight
+        y, batch = ops.pooled_batch_norm(
+            x, scale, bias, brightness, weight, blank, EPSILON, stats.axis_name
+        )
+        self._update(batch)
+        return y
+
+    @nn.compact
+    def _variables(self, features: int) -> tuple[Array, Array, Array, Array]:
+        """Scale, bias, running mean and variance."""
+        return (
+            self.param("scale", nn.initializers.ones, (features,)),
+            self.param("bias", nn.initializers.zeros, (features,)),
+            self.variable("batch_stats", "mean", jnp.zeros, (features,)).value,
+            self.variable("batch_stats", "var", jnp.ones, (features,)).value,
+        )
+
+    def _update(self, batch: ops.Moments) -> None:
+        """Moves the running statistics towards a batch's."""
+        if self.is_initializing():
+            return
+        unbiased = batch.variance * (batch.count / (batch.count - 1))
+        for name, new in (("mean", batch.mean), ("var", unbiased)):
+            old = self.get_variable("batch_stats", name)
+            self.put_variable("batch_stats", name, old + MOMENTUM * (new - old))
 
     def affine(self) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
         """Factor and offset of each channel by the running statistics."""

@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet, trained_parameters
 from avjax.models.efficientface import Dimmed
+from avjax.models.layers import Statistics
 
 COUNTS = {"ia": 1_854_766, "it": 1_938_414, "lt": 2_045_550}
 SMALL = {"stage_repeats": (1, 1, 1)}
@@ -51,13 +53,19 @@ def test_dimmed_and_black_clips_equal_those_spelled_out():
     factor = jnp.array([0.3, 1.0])
     variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 13, 10)), frames)
 
-    def encode(frames, dimmed=None):
-        return net.apply(variables, frames, dimmed=dimmed, method="encode_video")
+    weight = jnp.array([1.0, 2, 1, 1])
+
+    def encode(frames, weight, dimmed=None):
+        stats = Statistics(train=True, weight=weight)
+        return net.apply(
+            variables, frames, stats, dimmed, method="encode_video", mutable="batch_stats"
+        )
 
     soft = frames * factor[:, None, None, None, None]
-    spelled_out = encode(jnp.concatenate([frames, soft, jnp.zeros_like(frames[:1])]))
-    made = encode(frames, Dimmed(factor, jnp.array(1.0)))
-    np.testing.assert_allclose(made, spelled_out, rtol=1e-4, atol=1e-5)
+    clips = jnp.concatenate([frames, soft, jnp.zeros_like(frames[:1])])
+    spelled_out = encode(clips, jnp.append(weight, 3.0))
+    made = encode(frames, weight, Dimmed(factor, jnp.array(3.0)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-3, 1e-4), made, spelled_out)
 
 
 @pytest.mark.parametrize("fusion", COUNTS)
@@ -78,10 +86,15 @@ def test_exactly_the_marked_parameters_get_no_gradient(fusion):
 
         return jax.grad(loss)(params)
 
-    gradients = gradient(variables["params"])
-    trained = trained_parameters(variables["params"], fusion)
-    reached = jax.tree.map(lambda g: bool(jnp.any(g != 0)), gradients)
-    assert reached == trained
+    gradients = flatten_dict(gradient(variables["params"]))
+    trained = flatten_dict(trained_parameters(variables["params"], fusion))
+    reached = {path: bool(jnp.any(g != 0)) for path, g in gradients.items()}
+    # The next batch normalisation takes these away again: a gradient, but one of zero.
+    taken_away = {
+        path for path in reached if path[-2:] in ((f"branch{i}_dw_bn", "bias") for i in (1, 2))
+    }
+    assert not any(reached[path] for path in taken_away)
+    assert reached | dict.fromkeys(taken_away, True) == trained
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,6 @@ def test_operations_recall_a_normalised_map(relu):
         "depthwise": (lambda y, k: ops.depthwise_conv3x3(y, k, 2), normal(3, 3, 6)),
         "matmul": (ops.channel_matmul, normal(3, 4)),
         "conv2d": (lambda y, k: ops.conv2d(y, k, padding=4, dilation=4), normal(3, 3, 3, 4)),
-        "pool": (lambda y, k: ops.max_pool3x3_stride2(y) * k, normal(3)),
     }
     for consume, kernel in consumers.values():
 
@@ -138,6 +137,68 @@ def test_the_matrix_gradient_of_bfloat16_maps_is_summed_in_float32():
     gradient = jax.vjp(lambda kernel: ops.channel_matmul(x, kernel), kernel)[1](dy)[0]
     exact = np.einsum("bhwi,bhwo->io", *(np.asarray(a, np.float64) for a in (x, dy)))
     np.testing.assert_allclose(gradient, exact, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("blank", [False, True])
+@pytest.mark.parametrize("dimmed", [False, True])
+def test_pooled_batch_norm_is_that_of_all_rows(blank, dimmed):
+    """The same as spelled out: rows, batch normalisation, ReLU, pooling."""
+    images, scale, bias = normal(3, 8, 6, 4) + 3, jnp.array([1.0, -2, 0.5, -0.1]), normal(4)
+    brightness = jnp.array([[1.0, 1, 1], [0.3, 0, 0.9]][: 1 + dimmed])
+    weight = jnp.asarray(RNG.integers(0, 4, brightness.size + blank), jnp.float32)
+
+    def pooled(x, scale, bias):
+        return ops.pooled_batch_norm(x, scale, bias, brightness, weight, blank, 1e-5, None)
+
+    def spelled_out(x, scale, bias):
+        rows = [b[:, None, None, None] * x for b in brightness] + [0 * x[:1]] * blank
+        y, moments, _ = ops.batch_norm_train(
+            jnp.concatenate(rows), scale, bias, weight, True, 1e-5, None
+        )
+        return ops.max_pool3x3_stride2(y), moments
+
+    assert_same_function(
+        lambda *a: pooled(*a)[0], lambda *a: spelled_out(*a)[0], images, scale, bias
+    )
+    for ours, theirs in zip(
+        *(f(images, scale, bias)[1] for f in (pooled, spelled_out)), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_pooled_batch_norm_over_devices_is_that_of_one():
+    x, scale, bias = normal(4, 8, 6, 3), normal(3), normal(3)
+    brightness = jnp.array([[1.0, 1, 1, 1], [0.3, 0.1, 0.9, 0.5]])
+    weight = jnp.array([[1.0, 2, 1, 0], [1, 0, 3, 1]])
+
+    def loss(x, brightness, weight, blank_weight, axis_name=None):
+        weight = jnp.append(weight.reshape(-1), blank_weight)
+        y, _ = ops.pooled_batch_norm(x, scale, bias, brightness, weight, True, 1e-5, axis_name)
+        return (y[:-1] ** 2).sum()
+
+    whole, gradient = jax.value_and_grad(loss)(x, brightness, weight, 2.0)
+    split = [a.reshape(2, 2, 2).swapaxes(0, 1) for a in (brightness, weight)]
+    halves, half_gradients = jax.vmap(jax.value_and_grad(lambda *a: loss(*a, "d")), axis_name="d")(
+        x.reshape(2, 2, 8, 6, 3), *split, jnp.array([2.0, 0])
+    )
+    np.testing.assert_allclose(halves.sum(), whole, rtol=1e-5)
+    np.testing.assert_allclose(half_gradients.reshape(x.shape), gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_product_of_a_batch_norms_source_is_that_of_its_map():
+    weight = jnp.array([1.0, 2.0, 0.0])
+
+    def by_source(x, scale, bias, kernel):
+        source, _ = ops.batch_norm_source(x, scale, bias, weight, 1e-5, None)
+        value, shift = ops.affine_matmul(source, kernel)
+        return value + shift
+
+    def by_map(x, scale, bias, kernel):
+        y, *_ = ops.batch_norm_train(x, scale, bias, weight, False, 1e-5, None)
+        return ops.channel_matmul(y, kernel)
+
+    arguments = normal(3, 6, 5, 3) + 1, normal(3), normal(3), normal(3, 4)
+    assert_same_function(by_source, by_map, *arguments)
 
 
 def test_forms_of_max_pooling_agree():

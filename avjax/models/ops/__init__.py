@@ -12,19 +12,24 @@ A *row* is one entry of the leading axis. Rows carry a multiplicity: a row of mu
 for m equal rows of an enlarged batch, and one of 0 is padding that must not be seen.
 """
 
-from avjax.models.ops.batch_norm import batch_norm_train, total
-from avjax.models.ops.dense import channel_matmul, conv1d, conv2d
+from avjax.models.ops.batch_norm import Moments, batch_norm_source, batch_norm_train, total
+from avjax.models.ops.dense import Shifted, affine_matmul, channel_matmul, conv1d, conv2d
 from avjax.models.ops.depthwise import depthwise_conv3x3
 from avjax.models.ops.normalised import Map, Normalised, Source, as_normalised, join, normalise
+from avjax.models.ops.pooled_batch_norm import pooled_batch_norm
 from avjax.models.ops.pooling import max_pool3x3_stride2, max_pool_time
 from avjax.models.ops.quarters import quartered_conv3x3
 from avjax.models.ops.stem import pooled_conv3x3
 
 __all__ = [
     "Map",
+    "Moments",
     "Normalised",
+    "Shifted",
     "Source",
+    "affine_matmul",
     "as_normalised",
+    "batch_norm_source",
     "batch_norm_train",
     "channel_matmul",
     "conv1d",
@@ -34,6 +39,7 @@ __all__ = [
     "max_pool3x3_stride2",
     "max_pool_time",
     "normalise",
+    "pooled_batch_norm",
     "pooled_conv3x3",
     "quartered_conv3x3",
     "total",

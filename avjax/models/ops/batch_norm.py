@@ -62,19 +62,8 @@ def batch_norm_train(
 
 @functools.partial(jax.jit, static_argnums=(4, 5, 6))
 def _forward(x, scale, bias, weight, relu, epsilon, axis_name):
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    weight = weight.astype(wide)
-    count = total(weight.sum() * math.prod(x.shape[1:-1]), axis_name)
-    # Sums of rows before their weights: XLA then reads x itself, not a weighted copy of it.
-    sums = sum_positions(lambda x: x.astype(wide), x)
-    mean = total(weight @ sums, axis_name) / count
-    squares = sum_positions(lambda x, mean: jnp.square(x.astype(wide) - mean), x, mean)
-    variance = total(weight @ squares, axis_name) / count
-    inverse = lax.rsqrt(variance + epsilon)
-    factor = inverse * scale
-    source = Source(x, factor, bias - mean * factor)
-    residuals = (source, weight / count, mean, inverse)
-    return (normalise(source, relu), Moments(mean, variance, count), source), residuals
+    (source, moments), residuals = _source_forward(x, scale, bias, weight, epsilon, axis_name)
+    return (normalise(source, relu), moments, source), residuals
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -99,11 +88,93 @@ def _backward(relu, epsilon, axis_name, residuals, cotangents):
     through = masked(x, dy)
     bias_gradient = through.sum(space).sum(0)
     scale_gradient = inverse * (through * (x - mean)).sum(space).sum(0)
-    slope = -factor * inverse * total(scale_gradient, axis_name)
-    constant = -factor * total(bias_gradient, axis_name) - slope * mean
-    share = share.reshape(share.shape + (1,) * (x.ndim - 1))
-    dx = factor * masked(x, dy) + share * (slope * x + constant)
+    slope, constant = slopes(
+        scale_gradient,
+        bias_gradient,
+        factor=factor,
+        mean=mean,
+        inverse=inverse,
+        axis_name=axis_name,
+    )
+    dx = factor * masked(x, dy) + _of_rows(share, x) * (slope * x + constant)
     return lax.optimization_barrier(dx.astype(dtype)), scale_gradient, bias_gradient, None
 
 
+def slopes(
+    scale_gradient: Float[Array, "c"],
+    bias_gradient: Float[Array, "c"],
+    *,
+    factor: Float[Array, "c"],
+    mean: Float[Array, "c"],
+    inverse: Float[Array, "c"],
+    axis_name: str | None,
+) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
+    """What an input's gradient gets by way of mean and variance: ``slope * x + constant``.
+
+    That is of an input whose share is the whole; it is to be multiplied by its row's share.
+    """
+    slope = -factor * inverse * total(scale_gradient, axis_name)
+    return slope, -factor * total(bias_gradient, axis_name) - slope * mean
+
+
+def _of_rows(share: Float[Array, "b"], x: Float[Array, "b *space c"]) -> Array:
+    return share.reshape(share.shape + (1,) * (x.ndim - 1))
+
+
 batch_norm_train.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def batch_norm_source(
+    x: Float[Array, "b *space c"],
+    scale: Float[Array, "c"],
+    bias: Float[Array, "c"],
+    weight: Float[Array, "b"],
+    epsilon: float,
+    axis_name: str | None,
+) -> tuple[Source, Moments]:
+    """As `batch_norm_train` without ReLU, for an operation that computes the map itself.
+
+    Returns:
+      ``(source, moments)``: gradients flow through the source, not through the moments.
+    """
+    return _source_forward(x, scale, bias, weight, epsilon, axis_name)[0]
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5))
+def _source_forward(x, scale, bias, weight, epsilon, axis_name):
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    weight = weight.astype(wide)
+    count = total(weight.sum() * math.prod(x.shape[1:-1]), axis_name)
+    # Sums of rows before their weights: XLA then reads x itself, not a weighted copy of it.
+    sums = sum_positions(lambda x: x.astype(wide), x)
+    mean = total(weight @ sums, axis_name) / count
+    squares = sum_positions(lambda x, mean: jnp.square(x.astype(wide) - mean), x, mean)
+    variance = total(weight @ squares, axis_name) / count
+    inverse = lax.rsqrt(variance + epsilon)
+    factor = inverse * scale
+    source = Source(x, factor, bias - mean * factor)
+    residuals = (source, weight / count, mean, inverse)
+    return (source, Moments(mean, variance, count)), residuals
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _source_backward(epsilon, axis_name, residuals, cotangents):
+    """The factor's gradient is the sum of dy * x, the offset's that of dy."""
+    del epsilon
+    (x, factor, _), share, mean, inverse = residuals
+    direct, factor_gradient, bias_gradient = cotangents[0]
+    scale_gradient = inverse * (factor_gradient - mean * bias_gradient)
+    slope, constant = slopes(
+        scale_gradient,
+        bias_gradient,
+        factor=factor,
+        mean=mean,
+        inverse=inverse,
+        axis_name=axis_name,
+    )
+    dx = (direct + _of_rows(share, x) * (slope * x + constant)).astype(x.dtype)
+    return lax.optimization_barrier(dx), scale_gradient, bias_gradient, None
+
+
+batch_norm_source.defvjp(_source_forward, _source_backward)

@@ -41,13 +41,60 @@ def _matmul_forward(value, source, kernel, relu):
 def _matmul_backward(relu, residuals, dy):
     kept, kernel = residuals
     x = recall(kept, relu, dy)
-    # As two matrices: where several axes are contracted, XLA transposes one through memory.
-    rows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    gradient = by_platform(*rows, cpu=_product_of_widened, other=_widening_product)
+    gradient = _kernel_gradient(x, dy)
     return dy @ kernel.astype(dy.dtype).T, None, gradient.astype(kernel.dtype)
 
 
 _matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+class Shifted(NamedTuple):
+    """A map that is ``value + shift``, for what needs no sum: batch normalisation takes it away."""
+
+    value: Float[Array, "b *space o"]
+    shift: Float[Array, "o"]
+
+
+@jax.custom_vjp
+def affine_matmul(source: Source, kernel: Float[Array, "i o"]) -> Shifted:
+    """`channel_matmul` of the map behind a source, which is never computed.
+
+    ``(x * factor + offset) @ kernel`` is ``x @ (factor * kernel) + offset @ kernel``.
+    """
+    x, factor, offset = source
+    return Shifted(x @ _folded(factor, kernel, x.dtype), offset @ kernel)
+
+
+def _folded(factor: Array, kernel: Array, dtype: jnp.dtype) -> Array:
+    return (factor[:, None] * kernel).astype(dtype)
+
+
+def _affine_matmul_forward(source, kernel):
+    return affine_matmul(source, kernel), (source, kernel)
+
+
+@jax.jit
+def _affine_matmul_backward(residuals, cotangents):
+    (x, factor, offset), kernel = residuals
+    dy, shift_gradient = cotangents
+    products = _kernel_gradient(x, dy)
+    source = Source(
+        dy @ _folded(factor, kernel, dy.dtype).T,
+        (kernel * products).sum(1),
+        kernel @ shift_gradient,
+    )
+    gradient = factor[:, None] * products + offset[:, None] * shift_gradient
+    return source, gradient.astype(kernel.dtype)
+
+
+affine_matmul.defvjp(_affine_matmul_forward, _affine_matmul_backward)
+
+
+def _kernel_gradient(x: Float[Array, "*b i"], dy: Float[Array, "*b o"]) -> Float[Array, "i o"]:
+    """The sum of x^T dy over all positions, in float32 at least."""
+    # As two matrices: where several axes are contracted, XLA transposes one through memory.
+    rows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    return by_platform(*rows, cpu=_product_of_widened, other=_widening_product)
 
 
 def _product_of_widened(x: Float[Array, "n i"], dy: Float[Array, "n o"]) -> Float[Array, "i o"]:

@@ -7,31 +7,29 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from avjax.models.ops.normalised import Map, Source, as_normalised, keep, normalise
+from avjax.models.ops.normalised import Source, normalise
 from avjax.models.ops.platform import by_platform
 from avjax.models.ops.windows import scatter_stride2, taps
 
 
-def max_pool3x3_stride2(x: Map) -> Float[Array, "b h/2 w/2 c"]:
+@jax.custom_vjp
+def max_pool3x3_stride2(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:
     """Max over 3x3 windows, stride 2, padding 1 (never the maximum); height and width even."""
-    value, source, relu = as_normalised(x)
-    return _max_pool(value, source, relu)
+    return winners(x, relu=False)[0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _max_pool(value: Array, source: Source | None, relu: bool) -> Array:
-    return _forward(value, source, relu)[0]
-
-
-def _forward(value, source, relu):
-    """Keeps which tap won: the first maximum in row-major order, as PyTorch does.
+def winners(x: Array | Source, relu: bool) -> tuple[Array, Array]:
+    """The maxima and which tap won: the first maximum in row-major order, as PyTorch does.
 
     Ties are common (black borders give constant maps), so the choice is part of the gradient.
     """
     at_once = functools.partial(_best, relu=relu)
-    return by_platform(
-        keep(value, source), cpu=functools.partial(_best_by_rows, relu=relu), other=at_once
-    )
+    return by_platform(x, cpu=functools.partial(_best_by_rows, relu=relu), other=at_once)
+
+
+def scattered(winner: Array, dy: Float[Array, "b h/2 w/2 c"]) -> Float[Array, "b h w c"]:
+    """Adjoint of the choice: puts each value where its window's maximum was, and adds up."""
+    return scatter_stride2(lambda i, j: jnp.where(winner == 3 * i + j, dy, 0))
 
 
 def _best_by_rows(x: Array | Source, relu: bool) -> tuple[Array, Array]:
@@ -56,11 +54,9 @@ def _best(x: Array | Source, relu: bool) -> tuple[Array, Array]:
     return best, winner
 
 
-def _backward(relu, winner, dy):
-    return (scatter_stride2(lambda i, j: jnp.where(winner == 3 * i + j, dy, 0)), None)
-
-
-_max_pool.defvjp(_forward, _backward)
+max_pool3x3_stride2.defvjp(
+    lambda x: winners(x, relu=False), lambda winner, dy: (scattered(winner, dy),)
+)
 
 
 def max_pool_time(x: Float[Array, "b t c"]) -> Float[Array, "b t-1 c"]:
