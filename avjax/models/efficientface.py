@@ -63,20 +63,25 @@ class InvertedResidual(nn.Module):
         self.branch2_pw2_bn = BatchNorm(relu=True)
 
     def __call__(
-        self, x: ops.Map, stats: Statistics, order: UInt32[np.ndarray, "i"] | None = None
-    ) -> ops.Normalised:
+        self,
+        x: Float[Array, "b h w i"],
+        stats: Statistics,
+        order: UInt32[np.ndarray, "i"] | None = None,
+    ) -> Float[Array, "b h/s w/s o"]:
         """Maps ``[b h w i]`` to ``[b h/stride w/stride features/2]``, the branch that is mapped.
 
         ``order`` is that of its channels, see `Dense`.
         """
         wide = self.branch2_pw1_bn.normalised(self.branch2_pw1(x, order), stats)
         narrow = self.branch2_dw_bn.for_product(self.branch2_dw(wide), stats)
-        return self.branch2_pw2_bn.normalised(self.branch2_pw2(narrow), stats)
+        return self.branch2_pw2_bn(self.branch2_pw2(narrow), stats)
 
-    def shortcut(self, x: Float[Array, "b h w i"], stats: Statistics) -> ops.Normalised:
+    def shortcut(
+        self, x: Float[Array, "b h w i"], stats: Statistics
+    ) -> Float[Array, "b h/2 w/2 o"]:
         """The other branch, with stride 2."""
         narrow = self.branch1_dw_bn.for_product(self.branch1_dw(x), stats)
-        return self.branch1_pw_bn.normalised(self.branch1_pw(narrow), stats)
+        return self.branch1_pw_bn(self.branch1_pw(narrow), stats)
 
 
 class LocalFeatures(nn.Module):
@@ -153,7 +158,7 @@ class Modulator(nn.Module):
 
 def _stage(
     units: Sequence[InvertedResidual], x: Float[Array, "b h w i"], stats: Statistics
-) -> tuple[list[shuffle.Cut], shuffle.Reading]:
+) -> tuple[list[shuffle.Parts], shuffle.Reading]:
     """Maps ``[b h w i]`` through the units of a stage; see `shuffle` for what it returns."""
     first, *others = units
     plan = shuffle.plan(len(units), first.features // 2)

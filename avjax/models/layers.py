@@ -177,7 +177,9 @@ class BatchNorm(nn.Module):
 
     relu: bool = False
 
-    def __call__(self, x: Float[Array, "b *s c"], stats: Statistics) -> Float[Array, "b *s c"]:
+    def __call__(
+        self, x: Float[Array, "b *s c"] | ops.Shifted, stats: Statistics
+    ) -> Float[Array, "b *s c"]:
         return self.normalised(x, stats).value
 
     def normalised(

@@ -8,14 +8,13 @@ gathers its ranges, and its first layer takes them in whatever order they come.
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Int, UInt32
-
-from avjax.models import ops
+from jaxtyping import Array, Float, Int, UInt32
 
 
 class Reading(NamedTuple):
@@ -76,34 +75,34 @@ def _reading(read: Int[np.ndarray, "c 2"]) -> Reading:
     return Reading(tuple(ranges), np.argsort(read[:, 0], kind="stable").astype(np.uint32))
 
 
-class Cut(NamedTuple):
-    """A map, cut for its readers.
-
-    Attributes:
-      whole: the map.
-      parts: its parts, by first channel.
-    """
-
-    whole: ops.Normalised
-    parts: dict[int, Array]
+Parts: TypeAlias = dict[int, Array]  # of a map, by first channel
 
 
-def cut(whole: ops.Normalised, cuts: Sequence[int]) -> Cut:
-    """Cuts a map; together the parts' derivatives are the whole one's."""
-    parts = jnp.split(whole.value, cuts, axis=-1)
-    return Cut(whole, dict(zip((0, *cuts), parts, strict=True)))
+def cut(whole: Float[Array, "b h w c"], cuts: Sequence[int]) -> Parts:
+    """Cuts a map for its readers; together the parts' derivatives are the whole one's."""
+    return dict(zip((0, *cuts), _split(whole, tuple(cuts)), strict=True))
 
 
-def gathered(maps: Sequence[Cut], reading: Reading) -> ops.Normalised:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _split(x: Array, cuts: tuple[int, ...]) -> list[Array]:
+    return jnp.split(x, cuts, axis=-1)
+
+
+def _split_backward(cuts, _, parts):
+    del cuts
+    # Put together first: to choose a part for each value, as XLA would further on, is slow on CPUs.
+    return (lax.optimization_barrier(jnp.concatenate(parts, axis=-1)),)
+
+
+_split.defvjp(lambda x, cuts: (_split(x, cuts), None), _split_backward)
+
+
+def gathered(maps: Sequence[Parts], reading: Reading) -> Float[Array, "b h w i"]:
     """The ranges that a unit reads, one after the other."""
-    return ops.join(
-        [maps[i].whole for i, _, _ in reading.ranges],
-        [(first, last) for _, first, last in reading.ranges],
-        [maps[i].parts[first] for i, first, _ in reading.ranges],
-    )
+    return jnp.concatenate([maps[i][first] for i, first, _ in reading.ranges], axis=-1)
 
 
-def in_order(maps: Sequence[Cut], reading: Reading) -> Array:
+def in_order(maps: Sequence[Parts], reading: Reading) -> Array:
     """The channels that a unit reads as shuffling would have left them."""
     source = np.concatenate([np.full(last - first, i) for i, first, last in reading.ranges])
     channel = np.concatenate([np.arange(last - first) for _, first, last in reading.ranges])
@@ -115,7 +114,7 @@ def in_order(maps: Sequence[Cut], reading: Reading) -> Array:
         """Channels that alternate between one map, at odd places, and others."""
         i, inner = source[places[0]], channel[places]
         if np.all(source[places] == i):
-            return maps[i].parts[firsts[i]][..., inner[0] : inner[-1] + 1]
+            return maps[i][firsts[i]][..., inner[0] : inner[-1] + 1]
         even, odd = merged(places[::2]), merged(places[1::2])
         if even.shape[-1] > odd.shape[-1]:
             odd = jnp.pad(odd, [(0, 0)] * (odd.ndim - 1) + [(0, 1)])

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avjax.models import ops, shuffle
+from avjax.models import shuffle
 
 
 def alternate(first, second):
@@ -24,14 +24,11 @@ def plainly(first, second, weights):
 def planned(first, second, weights):
     """The same by a plan; and the last map's channels as they come, with their order."""
     plan = shuffle.plan(len(weights) + 1, first.shape[-1])
-    maps = [
-        shuffle.cut(ops.Normalised(x), cuts)
-        for x, cuts in zip((first, second), plan.cuts, strict=False)
-    ]
+    maps = [shuffle.cut(x, cuts) for x, cuts in zip((first, second), plan.cuts, strict=False)]
     for matrix, reading, cuts in zip(weights, plan.units, plan.cuts[2:], strict=True):
-        y = jnp.tanh(shuffle.gathered(maps, reading).value @ matrix[reading.order])
-        maps.append(shuffle.cut(ops.Normalised(y), cuts))
-    return shuffle.in_order(maps, plan.end), shuffle.gathered(maps, plan.end).value, plan.end.order
+        y = jnp.tanh(shuffle.gathered(maps, reading) @ matrix[reading.order])
+        maps.append(shuffle.cut(y, cuts))
+    return shuffle.in_order(maps, plan.end), shuffle.gathered(maps, plan.end), plan.end.order
 
 
 @pytest.mark.parametrize(("units", "half"), [(1, 6), (2, 58), (4, 58), (8, 116), (4, 232), (5, 2)])
@@ -61,23 +58,6 @@ def test_its_derivative_is_the_shuffles_own():
     for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
         assert np.abs(one).max() > 0.01
         np.testing.assert_allclose(other, one, rtol=1e-9, atol=1e-12)
-
-
-def test_joined_maps_are_computed_again_from_their_sources():
-    rng = np.random.default_rng(0)
-    x, dy = rng.normal(size=(2, 3, 6)).astype(np.float32)
-    maps = []
-    for sign in (1, -1):
-        source = ops.Source(sign * x, np.arange(6.0, dtype=np.float32), np.ones(6, np.float32))
-        maps.append(ops.Normalised(ops.normalise(source, relu=True), source, relu=True))
-    ranges = [(0, 3), (2, 6)]
-    values = [m.value[..., a:b] for m, (a, b) in zip(maps, ranges, strict=True)]
-    joined = ops.join(maps, ranges, values)
-    assert joined.relu
-    np.testing.assert_array_equal(joined.value, np.concatenate(values, axis=-1))
-    kernel = rng.normal(size=(7, 6)).astype(np.float32)
-    found = jax.grad(lambda k: (ops.channel_matmul(joined, k) * dy).sum())(kernel)
-    np.testing.assert_allclose(found, joined.value.T @ dy, rtol=1e-5, atol=1e-5)
 
 
 def test_a_plan_serves_32_bit_and_64_bit_programs():

@@ -4,10 +4,8 @@ Batch normalisation must keep its input for the backward pass; its output is one
 from it. Operations that read such an output keep the input too, and no second map.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
-import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -20,19 +18,6 @@ class Source(NamedTuple):
     offset: Float[Array, "c"]
 
 
-@flax.struct.dataclass
-class Joined:
-    """What a map of some channels of several normalised maps is computed from.
-
-    Attributes:
-      sources: of these maps.
-      channels: first and behind the last channel of each.
-    """
-
-    sources: tuple[Source, ...]
-    channels: tuple[tuple[int, int], ...] = flax.struct.field(pytree_node=False)
-
-
 class Normalised(NamedTuple):
     """What batch normalisation returns.
 
@@ -43,7 +28,7 @@ class Normalised(NamedTuple):
     """
 
     value: Float[Array, "b *space c"]
-    source: Source | Joined | None = None
+    source: Source | None = None
     relu: bool = False
 
 
@@ -62,34 +47,13 @@ def normalise(source: Source, relu: bool) -> Array:
     return (jnp.maximum(y, 0) if relu else y).astype(x.dtype)
 
 
-def join(
-    maps: Sequence[Normalised], channels: Sequence[tuple[int, int]], values: Sequence[Array]
-) -> Normalised:
-    """Some channels of several maps as one map.
-
-    Args:
-      maps: all followed by ReLU, or none.
-      channels: of each, first and behind the last.
-      values: these channels.
-    """
-    value = jnp.concatenate(values, axis=-1)
-    sources = tuple(map_.source for map_ in maps if isinstance(map_.source, Source))
-    if len(sources) < len(maps):
-        return Normalised(value)
-    return Normalised(value, Joined(sources, tuple(channels)), maps[0].relu)
-
-
-def keep(value: Array, source: Source | Joined | None) -> Source | Joined | Array:
+def keep(value: Array, source: Source | None) -> Source | Array:
     """What a derivative must keep to see a map again."""
     return value if source is None else source
 
 
-def recall(kept: Source | Joined | Array, relu: bool, dy: Array) -> Array:
+def recall(kept: Source | Array, relu: bool, dy: Array) -> Array:
     """The map behind what `keep` returned, computed anew once ``dy`` is there."""
-    if isinstance(kept, Joined):
-        parts = zip(kept.sources, kept.channels, strict=True)
-        cut = [Source(*(x[..., first:last] for x in source)) for source, (first, last) in parts]
-        return jnp.concatenate([recall(source, relu, dy) for source in cut], axis=-1)
     if not isinstance(kept, Source):
         return kept
     x, factor, offset = kept
