@@ -109,16 +109,17 @@ class Dense(nn.Module):
     ) -> Float[Array, "*b o"] | ops.Shifted:
         """Maps ``[*b i]``; where channel j of it is the layer's input ``order[j]``, too.
 
-        Without bias, the map of a source may be had as a shifted one.
+        What a source's map becomes is returned as a shifted one.
         """
         inputs = (x.x if isinstance(x, ops.Source) else ops.as_normalised(x).value).shape[-1]
         kernel = uniform_param(self, "kernel", inputs, (inputs, self.features))
+        bias = uniform_param(self, "bias", inputs, (self.features,)) if self.use_bias else None
+        kernel = kernel if order is None else kernel[order]
         if isinstance(x, ops.Source):
-            return ops.affine_matmul(x, kernel)
-        y = ops.channel_matmul(x, kernel if order is None else kernel[order])
-        if self.use_bias:
-            y = y + uniform_param(self, "bias", inputs, (self.features,)).astype(y.dtype)
-        return y
+            product = ops.affine_matmul(x, kernel)
+            return product if bias is None else product._replace(shift=product.shift + bias)
+        y = ops.channel_matmul(x, kernel)
+        return y if bias is None else y + bias.astype(y.dtype)
 
 
 class Conv2d(nn.Module):

@@ -76,16 +76,11 @@ def _backward(relu, epsilon, axis_name, residuals, cotangents):
     del epsilon
     (x, factor, offset), share, mean, inverse = residuals
     space = tuple(range(1, x.ndim - 1))
-    dtype = x.dtype
-
-    def masked(x, dy):
-        dy = dy.astype(mean.dtype)
-        return jnp.where(x * factor + offset > 0, dy, 0) if relu else dy
-
-    dy = cotangents[0]
-    zero = zero_after(dy)  # nothing of the forward pass is kept for this one but its residuals
+    through = cotangents[0].astype(mean.dtype)
+    zero = zero_after(through)  # of the forward pass nothing is kept for this but its residuals
     factor, offset, mean = factor + zero, offset + zero, mean + zero
-    through = masked(x, dy)
+    if relu:
+        through = jnp.where(x * factor + offset > 0, through, 0)
     bias_gradient = through.sum(space).sum(0)
     scale_gradient = inverse * (through * (x - mean)).sum(space).sum(0)
     slope, constant = slopes(
@@ -96,8 +91,8 @@ def _backward(relu, epsilon, axis_name, residuals, cotangents):
         inverse=inverse,
         axis_name=axis_name,
     )
-    dx = factor * masked(x, dy) + _of_rows(share, x) * (slope * x + constant)
-    return lax.optimization_barrier(dx.astype(dtype)), scale_gradient, bias_gradient, None
+    dx = factor * through + _of_rows(share, x) * (slope * x + constant)
+    return lax.optimization_barrier(dx.astype(x.dtype)), scale_gradient, bias_gradient, None
 
 
 def slopes(
