@@ -52,9 +52,7 @@ class Statistics(NamedTuple):
 
 
 INFERENCE = Statistics()
-
-
-POSTPONED = "intermediates"  # Flax's name for what `init` returns only if it is asked for
+POSTPONED = "postponed"  # the random stream that asks for it, and the collection that comes of it
 
 
 class Draw(NamedTuple):
@@ -81,11 +79,12 @@ def uniform_param(
 ) -> Float[Array, "*shape"]:
     """A parameter U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for weights and biases.
 
-    Where the collection `POSTPONED` may be changed, zeros stand for what the `Draw` found there
-    under the same path will give; its key is then known at once, even while a program is traced.
+    Where there is a stream of random numbers `POSTPONED`, zeros stand for what the `Draw` found in
+    that collection under the same path will give; its key is known at once, even while a program is
+    traced.
     """
     bound = fan_in**-0.5
-    postponed = module.is_mutable_collection(POSTPONED)
+    postponed = module.has_rng(POSTPONED)
 
     def init(key: Array) -> Array | np.ndarray:
         if not postponed:

@@ -2,8 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -14,6 +13,8 @@ from jaxtyping import Array
 from avjax.machine import quick_compilation
 from avjax.models.efficientface import MIN_SIZE
 from avjax.models.layers import POSTPONED, Draw, draw
+
+Path: TypeAlias = tuple[str, ...]
 
 
 def _smallest_inputs(net: nn.Module) -> tuple[np.ndarray, np.ndarray]:
@@ -35,31 +36,33 @@ def init_variables(net: nn.Module, key: Array) -> dict[str, Any]:
     Parameters of about the same size are drawn together: to compile a draw of each, and of its key,
     would take longer than the rest of a start.
     """
-    draws: dict[tuple[str, ...], Draw] = {}
+    draws: dict[Path, Draw] = {}
 
     def init() -> dict[str, Any]:
-        collections = ["params", "batch_stats", POSTPONED]
-        variables = dict(net.init(key, *_smallest_inputs(net), mutable=collections))
+        variables = dict(net.init({"params": key, POSTPONED: key}, *_smallest_inputs(net)))
         draws.update(flatten_dict(variables.pop(POSTPONED, {})))
         params = flatten_dict(variables["params"])
         return variables | {"params": {path: params[path] for path in params if path not in draws}}
 
     variables = jax.jit(init, compiler_options=quick_compilation())()
-    drawn = dict(zip(draws, _draw_together(key, list(draws.values())), strict=True))
-    return variables | {"params": unflatten_dict({**variables["params"], **drawn})}
+    params = {**variables["params"], **_draw_together(draws)}
+    return variables | {"params": unflatten_dict(params)}
 
 
-def _draw_together(key: Array, draws: Sequence[Draw]) -> list[Array]:
+def _draw_together(draws: dict[Path, Draw]) -> dict[Path, Array]:
     """What `draw` gives for each; the first values of a long vector are those of a shorter one."""
-    groups = defaultdict(list)
-    for index, wanted in enumerate(draws):
-        groups[4 ** math.ceil(math.log(math.prod(wanted.shape), 4))].append(index)
-    keys = {size: np.stack([_data(draws[i]) for i in group]) for size, group in groups.items()}
-    bounds = {
-        size: np.array([draws[i].bound for i in group], np.float32)
+    groups: dict[int, list[Draw]] = defaultdict(list)
+    for wanted in draws.values():
+        groups[_vector(wanted)].append(wanted)
+    impl = jax.random.key_impl(next(iter(draws.values())).key)
+    keys = {
+        size: np.stack([np.asarray(jax.random.key_data(wanted.key)) for wanted in group])
         for size, group in groups.items()
     }
-    impl = jax.random.key_impl(key)
+    bounds = {
+        size: np.array([wanted.bound for wanted in group], np.float32)
+        for size, group in groups.items()
+    }
 
     def vectors(keys: dict[int, Array], bounds: dict[int, Array]) -> dict[int, Array]:
         each = jax.vmap(draw, in_axes=(0, 0, None))
@@ -67,13 +70,15 @@ def _draw_together(key: Array, draws: Sequence[Draw]) -> list[Array]:
         return {size: each(wrapped[size], bounds[size], (size,)) for size in keys}
 
     drawn = jax.device_get(jax.jit(vectors, compiler_options=quick_compilation())(keys, bounds))
-    found = {}
-    for size, group in groups.items():
-        for index, values in zip(group, drawn[size], strict=True):
-            shape = draws[index].shape
-            found[index] = jax.device_put(values[: math.prod(shape)].reshape(shape))
-    return [found[index] for index in range(len(draws))]
+    rows = {size: iter(drawn[size]) for size in drawn}
+    return {
+        path: jax.device_put(
+            next(rows[_vector(wanted)])[: math.prod(wanted.shape)].reshape(wanted.shape)
+        )
+        for path, wanted in draws.items()
+    }
 
 
-def _data(wanted: Draw) -> np.ndarray:
-    return np.asarray(jax.random.key_data(wanted.key))
+def _vector(wanted: Draw) -> int:
+    """Length of the vector that a parameter is drawn from: a power of 4, so that they are few."""
+    return 4 ** math.ceil(math.log(math.prod(wanted.shape), 4))

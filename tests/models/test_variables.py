@@ -24,6 +24,21 @@ def test_drawn_together_are_those_of_init(net):
     assert same == variable_shapes(net)
 
 
+def test_intermediates_are_none_but_those_of_layers():
+    """What `init` postpones stays out of Flax's own collections."""
+    net, key = AudioNet(3), jax.random.key(0)
+    inputs = _smallest_inputs(net)
+    variables = init_variables(net, key)
+    assert set(variables) == set(net.init(key, *inputs)) == {"params", "batch_stats"}
+    whole = net.init(key, *inputs, mutable=True)
+    for drawn, own in zip(*map(jax.tree.leaves, (variables, whole)), strict=True):
+        np.testing.assert_allclose(drawn, own, rtol=1e-6)
+    logits, captured = net.apply(variables, *inputs, capture_intermediates=True)
+    seen = jax.tree.leaves(captured)
+    assert any(np.array_equal(value, logits) for value in seen)
+    assert all(isinstance(value, jax.Array) and np.isfinite(value).all() for value in seen)
+
+
 def test_another_key_draws_others():
     first, second = (init_variables(AudioNet(3), jax.random.key(seed)) for seed in (0, 1))
     kernels = [v["params"]["audio_model"]["classifier_1"]["kernel"] for v in (first, second)]
