@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 from avjax.models import ops
+from avjax.models.layers import Dense
 from avjax.models.ops import dense, depthwise, pooling, sums
 
 RNG = np.random.default_rng(0)
@@ -201,9 +202,18 @@ def test_product_of_a_batch_norms_source_is_that_of_its_map():
     assert_same_function(by_source, by_map, *arguments)
 
 
+def test_a_dense_layer_maps_a_source_as_it_maps_its_map():
+    source, order = ops.Source(normal(2, 5, 3), normal(3), normal(3)), np.uint32([2, 0, 1])
+    layer = Dense(4)
+    variables = layer.init(jax.random.key(0), source.x)
+    value, shift = layer.apply(variables, source, order)
+    expected = layer.apply(variables, ops.normalise(source, relu=False), order)
+    np.testing.assert_allclose(value + shift, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_forms_of_max_pooling_agree():
     source = ops.Source(normal(3, 8, 6, 4), normal(4), normal(4))
-    by_rows, at_once = (form(source, True) for form in (pooling._best_by_rows, pooling._best))
+    by_rows, at_once = (form(source) for form in (pooling._best_by_rows, pooling._best))
     np.testing.assert_allclose(by_rows[0], at_once[0], rtol=1e-6)
     np.testing.assert_array_equal(by_rows[1], at_once[1])
 

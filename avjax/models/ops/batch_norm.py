@@ -13,6 +13,20 @@ from avjax.models.ops.normalised import Source, normalise, zero_after
 from avjax.models.ops.sums import sum_positions
 
 
+class Scaling(NamedTuple):
+    """How a derivative remembers what was done to each channel.
+
+    Attributes:
+      mean: taken away.
+      inverse: of the standard deviation.
+      factor: ``inverse * gamma``.
+    """
+
+    mean: Float[Array, "c"]
+    inverse: Float[Array, "c"]
+    factor: Float[Array, "c"]
+
+
 class Moments(NamedTuple):
     """Statistics of a batch, float32 at least.
 
@@ -74,23 +88,19 @@ def _backward(relu, epsilon, axis_name, residuals, cotangents):
     distinct rows unweighted, and only the share of the statistics carries the multiplicity m_i.
     """
     del epsilon
-    (x, factor, offset), share, mean, inverse = residuals
+    x, offset, share, scaling = residuals
     space = tuple(range(1, x.ndim - 1))
-    through = cotangents[0].astype(mean.dtype)
+    through = cotangents[0].astype(scaling.mean.dtype)
     zero = zero_after(through)  # of the forward pass nothing is kept for this but its residuals
-    factor, offset, mean = factor + zero, offset + zero, mean + zero
+    mean, inverse, factor = scaling = Scaling(
+        scaling.mean + zero, scaling.inverse, scaling.factor + zero
+    )
+    offset = offset + zero
     if relu:
         through = jnp.where(x * factor + offset > 0, through, 0)
     bias_gradient = through.sum(space).sum(0)
     scale_gradient = inverse * (through * (x - mean)).sum(space).sum(0)
-    slope, constant = slopes(
-        scale_gradient,
-        bias_gradient,
-        factor=factor,
-        mean=mean,
-        inverse=inverse,
-        axis_name=axis_name,
-    )
+    slope, constant = slopes(scale_gradient, bias_gradient, scaling, axis_name)
     dx = factor * through + _of_rows(share, x) * (slope * x + constant)
     return lax.optimization_barrier(dx.astype(x.dtype)), scale_gradient, bias_gradient, None
 
@@ -98,16 +108,14 @@ def _backward(relu, epsilon, axis_name, residuals, cotangents):
 def slopes(
     scale_gradient: Float[Array, "c"],
     bias_gradient: Float[Array, "c"],
-    *,
-    factor: Float[Array, "c"],
-    mean: Float[Array, "c"],
-    inverse: Float[Array, "c"],
+    scaling: Scaling,
     axis_name: str | None,
 ) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
     """What an input's gradient gets by way of mean and variance: ``slope * x + constant``.
 
     That is of an input whose share is the whole; it is to be multiplied by its row's share.
     """
+    mean, inverse, factor = scaling
     slope = -factor * inverse * total(scale_gradient, axis_name)
     return slope, -factor * total(bias_gradient, axis_name) - slope * mean
 
@@ -149,7 +157,7 @@ def _source_forward(x, scale, bias, weight, epsilon, axis_name):
     inverse = lax.rsqrt(variance + epsilon)
     factor = inverse * scale
     source = Source(x, factor, bias - mean * factor)
-    residuals = (source, weight / count, mean, inverse)
+    residuals = (x, source.offset, weight / count, Scaling(mean, inverse, factor))
     return (source, Moments(mean, variance, count)), residuals
 
 
@@ -157,17 +165,10 @@ def _source_forward(x, scale, bias, weight, epsilon, axis_name):
 def _source_backward(epsilon, axis_name, residuals, cotangents):
     """The factor's gradient is the sum of dy * x, the offset's that of dy."""
     del epsilon
-    (x, factor, _), share, mean, inverse = residuals
+    x, _, share, scaling = residuals
     direct, factor_gradient, bias_gradient = cotangents[0]
-    scale_gradient = inverse * (factor_gradient - mean * bias_gradient)
-    slope, constant = slopes(
-        scale_gradient,
-        bias_gradient,
-        factor=factor,
-        mean=mean,
-        inverse=inverse,
-        axis_name=axis_name,
-    )
+    scale_gradient = scaling.inverse * (factor_gradient - scaling.mean * bias_gradient)
+    slope, constant = slopes(scale_gradient, bias_gradient, scaling, axis_name)
     dx = (direct + _of_rows(share, x) * (slope * x + constant)).astype(x.dtype)
     return lax.optimization_barrier(dx), scale_gradient, bias_gradient, None
 

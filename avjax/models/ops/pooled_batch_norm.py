@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from avjax.models.ops.batch_norm import Moments, slopes, total
+from avjax.models.ops.batch_norm import Moments, Scaling, slopes, total
 from avjax.models.ops.normalised import Source, normalise
 from avjax.models.ops.pooling import scattered, winners
 from avjax.models.ops.sums import sum_positions
@@ -70,12 +70,13 @@ def _forward(x, scale, bias, brightness, weight, blank, epsilon, axis_name):
     inverse = lax.rsqrt(moments.variance + epsilon)
     factor = inverse * scale
     sign = jnp.where(scale < 0, -1, 1).astype(wide)
-    best, winner = winners(Source(x, sign, jnp.zeros_like(sign)), relu=False)
+    best, winner = winners(Source(x, sign, jnp.zeros_like(sign)))
     pooled = best * sign.astype(x.dtype)
     rows = _rows(pooled, brightness, blank)
     y = normalise(Source(rows, factor, bias - moments.mean * factor), relu=True)
     share = weight / moments.count
-    residuals = x, pooled, winner, y, brightness, share, moments.mean, inverse, factor
+    scaling = Scaling(moments.mean, inverse, factor)
+    residuals = x, pooled, winner, y, brightness, share, scaling
     return (y, moments), residuals
 
 
@@ -102,26 +103,19 @@ def _moments(x, brightness, weight, blank, axis_name):
 def _backward(blank, epsilon, axis_name, residuals, cotangents):
     """As of `batch_norm_train`; what the statistics give is linear in each row, hence in x."""
     del epsilon
-    x, pooled, winner, y, brightness, share, mean, inverse, factor = residuals
-    through = jnp.where(y > 0, cotangents[0], 0).astype(mean.dtype)
+    x, pooled, winner, y, brightness, share, scaling = residuals
+    through = jnp.where(y > 0, cotangents[0], 0).astype(share.dtype)
     rows = _rows(pooled, brightness, blank)
     bias_gradient = through.sum((1, 2)).sum(0)
-    scale_gradient = inverse * (through * (rows - mean)).sum((1, 2)).sum(0)
-    slope, constant = slopes(
-        scale_gradient,
-        bias_gradient,
-        factor=factor,
-        mean=mean,
-        inverse=inverse,
-        axis_name=axis_name,
-    )
+    scale_gradient = scaling.inverse * (through * (rows - scaling.mean)).sum((1, 2)).sum(0)
+    slope, constant = slopes(scale_gradient, bias_gradient, scaling, axis_name)
     share = (share[:-1] if blank else share).reshape(brightness.shape)
     slope = (jnp.square(brightness) * share).sum(0)[:, None] * slope
     constant = (brightness * share).sum(0)[:, None] * constant
     # One after the other: CPUs are slow to reduce an axis of two.
     each = [through[i * len(x) : (i + 1) * len(x)] for i in range(len(brightness))]
     seen = [b[:, None, None, None] * dy for b, dy in zip(brightness, each, strict=True)]
-    direct = factor * functools.reduce(operator.add, seen)
+    direct = scaling.factor * functools.reduce(operator.add, seen)
     dx = scattered(winner, direct) + slope[:, None, None] * x + constant[:, None, None]
     return lax.optimization_barrier(dx.astype(x.dtype)), scale_gradient, bias_gradient, None, None
 

@@ -1,7 +1,5 @@
 """Max-pooling over 3x3 windows of images and over neighbouring steps of sequences."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -15,16 +13,15 @@ from avjax.models.ops.windows import scatter_stride2, taps
 @jax.custom_vjp
 def max_pool3x3_stride2(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:
     """Max over 3x3 windows, stride 2, padding 1 (never the maximum); height and width even."""
-    return winners(x, relu=False)[0]
+    return winners(x)[0]
 
 
-def winners(x: Array | Source, relu: bool) -> tuple[Array, Array]:
+def winners(x: Array | Source) -> tuple[Array, Array]:
     """The maxima and which tap won: the first maximum in row-major order, as PyTorch does.
 
     Ties are common (black borders give constant maps), so the choice is part of the gradient.
     """
-    at_once = functools.partial(_best, relu=relu)
-    return by_platform(x, cpu=functools.partial(_best_by_rows, relu=relu), other=at_once)
+    return by_platform(x, cpu=_best_by_rows, other=_best)
 
 
 def scattered(winner: Array, dy: Float[Array, "b h/2 w/2 c"]) -> Float[Array, "b h w c"]:
@@ -32,16 +29,16 @@ def scattered(winner: Array, dy: Float[Array, "b h/2 w/2 c"]) -> Float[Array, "b
     return scatter_stride2(lambda i, j: jnp.where(winner == 3 * i + j, dy, 0))
 
 
-def _best_by_rows(x: Array | Source, relu: bool) -> tuple[Array, Array]:
-    """Row by row: a normalised map is made, pooled and forgotten while it is in cache."""
+def _best_by_rows(x: Array | Source) -> tuple[Array, Array]:
+    """Row by row: a scaled map is made, pooled and forgotten while it is in cache."""
     if not isinstance(x, Source):
-        return lax.map(lambda row: _best(row, relu), x)
-    return lax.map(lambda row: _best(x._replace(x=row), relu), x.x)
+        return lax.map(_best, x)
+    return lax.map(lambda row: _best(x._replace(x=row)), x.x)
 
 
-def _best(x: Array | Source, relu: bool) -> tuple[Array, Array]:
+def _best(x: Array | Source) -> tuple[Array, Array]:
     """Maxima and winning taps of ``[*b h w c]``."""
-    y = normalise(x, relu) if isinstance(x, Source) else x
+    y = normalise(x, relu=False) if isinstance(x, Source) else x
     *rows, h, w, c = y.shape
     padding = ((0, 0),) * len(rows) + ((1, 1), (1, 1), (0, 0))
     padded = lax.optimization_barrier(jnp.pad(y, padding, constant_values=-jnp.inf))
@@ -54,9 +51,7 @@ def _best(x: Array | Source, relu: bool) -> tuple[Array, Array]:
     return best, winner
 
 
-max_pool3x3_stride2.defvjp(
-    lambda x: winners(x, relu=False), lambda winner, dy: (scattered(winner, dy),)
-)
+max_pool3x3_stride2.defvjp(winners, lambda winner, dy: (scattered(winner, dy),))
 
 
 def max_pool_time(x: Float[Array, "b t c"]) -> Float[Array, "b t-1 c"]:
