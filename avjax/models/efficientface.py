@@ -247,8 +247,8 @@ class EfficientFace(nn.Module):
           frames: clips ``[b n h w 3]``.
           stats: of the clips and, where there are such, of the dimmed ones after them.
           dimmed: where given, twice as many clips and a black one are returned. The black one's
-            frames are one image, computed once; what comes before the first pooling sees neither it
-            nor dimmed images. Only in training.
+            frames are one image, computed once; the stem sees neither it nor dimmed images, nor
+            does the pooling in training.
         """
         clips, length, height, width = frames.shape[:4]
         if min(height, width) < MIN_SIZE or height % SIZE_MULTIPLE or width % SIZE_MULTIPLE:
@@ -257,7 +257,7 @@ class EfficientFace(nn.Module):
                 f"must be multiples of {SIZE_MULTIPLE}, from {MIN_SIZE}"
             )
         images = as_images(frames)
-        if not (stats.train or self.is_initializing()):
+        if not (stats.train or dimmed or self.is_initializing()):
             return self._infer(images).reshape(clips, length, -1)
         image_stats = stats.repeat(length)
         x = self.stem(as_seen(images))

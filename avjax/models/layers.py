@@ -222,19 +222,20 @@ class BatchNorm(nn.Module):
         *,
         blank: bool = False,
     ) -> Float[Array, "r h/2 w/2 c"]:
-        """With ReLU and 3x3 max-pooling of stride 2; in training of dimmed images, too.
+        """With ReLU and 3x3 max-pooling of stride 2; of dimmed images, too.
 
         Args:
           x: height and width even.
           stats: of the rows.
           brightness: what the images are multiplied by to make the rows, see
-            `ops.pooled_batch_norm`; None for the images alone, as without ``stats.train``.
+            `ops.pooled_batch_norm`; None for the images alone.
           blank: whether there is one more row, zero.
         """
-        if not stats.train:
-            return ops.max_pool3x3_stride2(self.normalised(x, stats).value)
-        scale, bias, _, _ = self._variables(x.shape[-1])
         brightness = jnp.ones((1, len(x))) if brightness is None else brightness
+        if not stats.train:
+            rows = ops.dimmed_rows(x, brightness, blank)
+            return ops.max_pool3x3_stride2(self.normalised(rows, stats).value)
+        scale, bias, _, _ = self._variables(x.shape[-1])
         weight = jnp.ones(brightness.size + blank) if stats.weight is None else stats.weight
         y, batch = ops.pooled_batch_norm(
             x, scale, bias, brightness, weight, blank, EPSILON, stats.axis_name

@@ -52,10 +52,12 @@ def test_dimmed_and_black_clips_equal_those_spelled_out():
     frames = jnp.asarray(rng.random((2, 3, 64, 64, 3)), jnp.float32)
     factor = jnp.array([0.3, 1.0])
     variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 13, 10)), frames)
-
     weight = jnp.array([1.0, 2, 1, 1])
 
-    def encode(frames, weight, dimmed=None):
+    def encode(frames, dimmed=None):
+        return net.apply(variables, frames, dimmed=dimmed, method="encode_video")
+
+    def encode_in_training(frames, weight, dimmed=None):
         stats = Statistics(train=True, weight=weight)
         return net.apply(
             variables, frames, stats, dimmed, method="encode_video", mutable="batch_stats"
@@ -63,8 +65,11 @@ def test_dimmed_and_black_clips_equal_those_spelled_out():
 
     soft = frames * factor[:, None, None, None, None]
     clips = jnp.concatenate([frames, soft, jnp.zeros_like(frames[:1])])
-    spelled_out = encode(clips, jnp.append(weight, 3.0))
-    made = encode(frames, weight, Dimmed(factor, jnp.array(3.0)))
+    spelled_out = encode(clips)
+    made = encode(frames, Dimmed(factor, jnp.array(1.0)))
+    np.testing.assert_allclose(made, spelled_out, rtol=1e-4, atol=1e-5)
+    spelled_out = encode_in_training(clips, jnp.append(weight, 3.0))
+    made = encode_in_training(frames, weight, Dimmed(factor, jnp.array(3.0)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-3, 1e-4), made, spelled_out)
 
 

@@ -16,7 +16,7 @@ from avjax.models.ops.batch_norm import Moments, batch_norm_source, batch_norm_t
 from avjax.models.ops.dense import Shifted, affine_matmul, channel_matmul, conv1d, conv2d
 from avjax.models.ops.depthwise import depthwise_conv3x3
 from avjax.models.ops.normalised import Map, Normalised, Source, as_normalised, normalise
-from avjax.models.ops.pooled_batch_norm import pooled_batch_norm
+from avjax.models.ops.pooled_batch_norm import dimmed_rows, pooled_batch_norm
 from avjax.models.ops.pooling import max_pool3x3_stride2, max_pool_time
 from avjax.models.ops.quarters import quartered_conv3x3
 from avjax.models.ops.stem import pooled_conv3x3
@@ -35,6 +35,7 @@ __all__ = [
     "conv1d",
     "conv2d",
     "depthwise_conv3x3",
+    "dimmed_rows",
     "max_pool3x3_stride2",
     "max_pool_time",
     "normalise",

@@ -55,10 +55,12 @@ def pooled_batch_norm(
     return _forward(x, scale, bias, brightness, weight, blank, epsilon, axis_name)[0]
 
 
-def _rows(pooled: Array, brightness: Array, blank: bool) -> Array:
-    """Every row's map: ``pooled`` multiplied by each brightness, then perhaps a blank one."""
-    rows = brightness.astype(pooled.dtype)[:, :, None, None, None] * pooled
-    rows = rows.reshape(-1, *pooled.shape[1:])
+def dimmed_rows(
+    x: Float[Array, "b h w c"], brightness: Float[Array, "k b"], blank: bool
+) -> Float[Array, "r h w c"]:
+    """Every row's map: ``x`` multiplied by each brightness, then, where ``blank``, zeros."""
+    rows = brightness.astype(x.dtype)[:, :, None, None, None] * x
+    rows = rows.reshape(-1, *x.shape[1:])
     return jnp.concatenate([rows, jnp.zeros_like(rows[:1])]) if blank else rows
 
 
@@ -72,7 +74,7 @@ def _forward(x, scale, bias, brightness, weight, blank, epsilon, axis_name):
     sign = jnp.where(scale < 0, -1, 1).astype(wide)
     best, winner = winners(Source(x, sign, jnp.zeros_like(sign)))
     pooled = best * sign.astype(x.dtype)
-    rows = _rows(pooled, brightness, blank)
+    rows = dimmed_rows(pooled, brightness, blank)
     y = normalise(Source(rows, factor, bias - moments.mean * factor), relu=True)
     share = weight / moments.count
     scaling = Scaling(moments.mean, inverse, factor)
@@ -105,7 +107,7 @@ def _backward(blank, epsilon, axis_name, residuals, cotangents):
     del epsilon
     x, pooled, winner, y, brightness, share, scaling = residuals
     through = jnp.where(y > 0, cotangents[0], 0).astype(share.dtype)
-    rows = _rows(pooled, brightness, blank)
+    rows = dimmed_rows(pooled, brightness, blank)
     bias_gradient = through.sum((1, 2)).sum(0)
     scale_gradient = scaling.inverse * (through * (rows - scaling.mean)).sum((1, 2)).sum(0)
     slope, constant = slopes(scale_gradient, bias_gradient, scaling, axis_name)
