@@ -186,7 +186,7 @@ class RunCheckpoints:
 
 
 # Keys that configs did not always have, and what a run without them did.
-_LATER_KEYS = {"data.cache": "auto", "steps_per_call": 1}
+_LATER_KEYS = {"data.cache": "auto", "steps_per_call": 0}
 
 
 def check_config(workdir: Path, config: Mapping[str, Any]) -> None:

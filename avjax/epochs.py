@@ -1,6 +1,7 @@
 """What runs are made of, alone or together: a step's call, an epoch, its end."""
 
 import functools
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,6 +47,7 @@ class Job(NamedTuple):
     optimizer: optax.GradientTransformation
     recipe: Recipe
     parallel: Parallel
+    steps_per_call: int
 
     @property
     def steps_per_epoch(self) -> int:
@@ -59,15 +61,16 @@ class Job(NamedTuple):
 
 
 def compile_step(step: Callable, job: Job, feed: Feed) -> Callable:
-    """Compiles what `train_epoch` calls: one step, or ``config.steps_per_call`` of them."""
-    if job.config.steps_per_call == 1:
-        return job.parallel.compile_train_step(step)
+    """Compiles what `train_epoch` calls: ``step(state, parts, key, count)``."""
+    if job.steps_per_call == 1:
+        single = job.parallel.compile_train_step(step)
+        return lambda state, batch, key, count: single(state, batch, key)
 
     def batch_of(resident: Any, part: Any) -> Any:
         return part if resident is None else take(resident, part)
 
     steps = job.parallel.compile_train_steps(step, batch_of)
-    return lambda state, parts, key: steps(state, parts, key, feed.resident)
+    return lambda state, parts, key, count: steps(state, parts, key, feed.resident, count)
 
 
 def rows_left(job: Job, feed: Feed, epoch: int, step: int) -> Int[np.ndarray, "steps b"]:
@@ -91,7 +94,8 @@ def train_epoch(
 ) -> tuple[Progress, dict[str, float]]:
     """Trains the rest of an epoch, of one model or of several at once.
 
-    Sums are fetched one call late, so that the device never waits for the host.
+    Sums are fetched one call late, so that the device never waits for the host. Of several steps a
+    call, the first call takes one, so that its figures come soon.
 
     Args:
       job: the run's parts, or those that all models share.
@@ -109,17 +113,16 @@ def train_epoch(
     Returns:
       The epoch's end; its ``seconds`` and ``input_share``, the share in which a batch was awaited.
     """
-    size, several = job.config.steps_per_call, job.config.steps_per_call > 1
-    parallel, starts = job.parallel, range(0, len(rows), size)
-    calls = [rows[i : i + size] if several else rows[i] for i in starts]
-    own = parallel.own(rows)  # of this process
-    own_calls = [own[i : i + size] if several else own[i] for i in starts]
+    parallel, several = job.parallel, job.steps_per_call > 1
+    calls = _calls(rows, job.steps_per_call)
+    own = _calls(parallel.own(rows), job.steps_per_call)  # of this process
     place = parallel.split_steps if several else parallel.split
     state, sums, unread = progress.state, progress.sums, None
     began = saved = time.monotonic()
-    with feed.batches(own_calls, place, gather=not several) as batches:
+    wanted = [_filled(call, job.steps_per_call) if several else call[0] for call in own]
+    with feed.batches(wanted, place, gather=not several) as batches:
         for done, (call, batch) in enumerate(zip(calls, batches, strict=True), start=1):
-            state, new = step(state, batch, key)
+            state, new = step(state, batch, key, np.int32(len(call)))
             if unread is not None:
                 sums = metrics.add(sums, parallel.single(unread), steps=several)
             unread = new
@@ -143,6 +146,18 @@ def train_epoch(
         "clips_per_second": int((rows >= 0).sum()) / seconds,
         "input_share": batches.waited / seconds,
     }
+
+
+def _calls(rows: Int[np.ndarray, "steps *rows"], most: int) -> list[np.ndarray]:
+    """An epoch's steps call by call: one, then as many as a call may take."""
+    firsts = [0, *range(1, len(rows), most)][: len(rows)]
+    return [rows[first:last] for first, last in itertools.pairwise([*firsts, len(rows)])]
+
+
+def _filled(call: Int[np.ndarray, "steps *rows"], steps: int) -> Int[np.ndarray, "steps *rows"]:
+    """A call's rows with padding for the steps that it does not take."""
+    spare = ((0, steps - len(call)),) + ((0, 0),) * (call.ndim - 1)
+    return np.pad(call, spare, constant_values=-1)
 
 
 def close_epoch(

@@ -77,8 +77,11 @@ def build(
     """
     check_mask(config.mask)
     check_cache(config.data.cache)
-    if config.steps_per_call < 1:
-        raise InputError(f"config.steps_per_call={config.steps_per_call}; choose 1 or more")
+    if config.steps_per_call < 0:
+        raise InputError(
+            f"config.steps_per_call={config.steps_per_call}; choose 1 or more, or 0 for as many as "
+            "suit the devices"
+        )
     dataset = dataset or open_dataset(config.data.dir)
     network = describe_network(config.model, len(dataset.metadata.classes))
     net = build_network(network)
@@ -104,7 +107,19 @@ def build(
     )
     schedule = make_schedule(config, splits["train"].num_batches(config.batch_size))
     optimizer = make_optimizer(config, schedule, learned_parameters(variables["params"], net))
-    job = Job(config, workdir, dataset, splits, network, net, schedule, optimizer, recipe, parallel)
+    job = Job(
+        config,
+        workdir,
+        dataset,
+        splits,
+        network,
+        net,
+        schedule,
+        optimizer,
+        recipe,
+        parallel,
+        config.steps_per_call or parallel.steps_per_call,
+    )
     return job, Progress(create_state(variables, optimizer), metrics.zeros(net.num_classes))
 
 

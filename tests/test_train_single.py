@@ -87,7 +87,7 @@ def test_where_clips_are_kept_and_steps_a_call_change_nothing(
 
 
 def test_a_run_is_stopped_between_calls_and_goes_on(heard, sounds, tmp_path):
-    """Epochs of 3 steps in calls of 2 and 1; stopped after the first call."""
+    """Epochs of 3 steps in calls of 1 and 2; stopped after the first call."""
     config = audio_config(sounds)
     config.batch_size, config.steps_per_call = 2, 2
     whole = tmp_path / "whole"
@@ -104,7 +104,7 @@ def test_a_run_is_stopped_between_calls_and_goes_on(heard, sounds, tmp_path):
     ("key", "value", "message"),
     [
         ("data.cache", "gpu", "unknown config.data.cache 'gpu'; choose one of auto, device"),
-        ("steps_per_call", 0, "config.steps_per_call=0; choose 1 or more"),
+        ("steps_per_call", -1, "config.steps_per_call=-1; choose 1 or more, or 0"),
     ],
 )
 def test_bad_ways_of_feeding_are_named(sounds, tmp_path, key, value, message):
@@ -124,7 +124,7 @@ def test_a_run_from_before_there_were_these_keys_goes_on(heard, sounds, tmp_path
     assert ours == theirs
     changed = audio_config(sounds)
     changed.steps_per_call = 3
-    with pytest.raises(InputError, match="steps_per_call was 1 and is 3"):
+    with pytest.raises(InputError, match="steps_per_call was 0 and is 3"):
         train.train(changed, tmp_path)
 
 

@@ -176,7 +176,7 @@ class Feed:
         """Batches in memory or on devices, made ahead of their use.
 
         Args:
-          wanted: positions of each batch.
+          wanted: positions of each batch, of one shape.
           place: puts a batch on devices, such as `Parallel.split`.
           gather: False leaves clips that lie on the device to the compiled step: what comes is
             the positions, to be looked up in `resident` by `take`.
@@ -199,10 +199,8 @@ class Feed:
             for rows in wanted:
                 yield take(self._all.columns, rows)
             return
-        sizes = {rows.shape for rows in wanted}  # only the last may be of fewer steps
-        for size in sorted(sizes, reverse=True):
-            same = np.stack([rows for rows in wanted if rows.shape == size])
-            yield from self._all.read(same, whole="host" in self._parallel.caches)
+        if len(wanted):
+            yield from self._all.read(np.stack(wanted), whole="host" in self._parallel.caches)
 
 
 def take(columns: Batch, rows: Any) -> Batch:

@@ -19,7 +19,7 @@ from avjax.models.audio_visual import AudioVisualNet, trained_parameters
 from avjax.models.variables import init_variables
 from avjax.training.modality_dropout import MASKS
 from avjax.training.optimizer import sgd
-from avjax.training.parallel import MODES, Parallel, spread
+from avjax.training.parallel import CPU_STEPS_PER_CALL, MODES, Parallel, spread
 from avjax.training.step import Recipe, create_state, train_step
 
 SCRIPT = Path(__file__).with_name("several_devices.py")
@@ -153,6 +153,41 @@ def test_a_padded_batch_on_two_devices_equals_the_smaller_one_on_one_device():
     assert results[0][2].count == results[1][2].count == pairs
     for one, two in zip(jax.tree.leaves(results[0]), jax.tree.leaves(results[1]), strict=True):
         np.testing.assert_allclose(two, one, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_call_takes_as_many_steps_as_it_is_told(devices):
+    """The same state and sums as of steps one by one; parts behind them are not looked at."""
+    if jax.local_device_count() < devices:
+        pytest.skip("needs two devices: XLA_FLAGS=--xla_force_host_platform_device_count=2")
+    first = batch_of_four()
+    second = {name: column[::-1] for name, column in first.items()}
+    with jax.enable_x64(True):
+        variables, optimizer, step = prepared_step(jnp.float64)
+        parallel = Parallel(4, jax.local_devices()[:devices])
+        key = parallel.replicate(jax.random.key(1))
+        state, expected = parallel.replicate(create_state(variables, optimizer)), []
+        compiled = parallel.compile_train_step(step)
+        for batch in (first, second):
+            state, sums = compiled(state, parallel.split(batch), key)
+            expected.append(parallel.single(sums))
+        many = parallel.compile_train_steps(step, lambda resident, part: part)
+        parts = jax.tree.map(lambda *x: np.stack(x), first, second, first)
+        fresh = parallel.replicate(create_state(variables, optimizer))
+        found = many(fresh, parallel.split_steps(parts), key, None, np.int32(2))
+        ours, sums = parallel.single(found)
+        for index, one in enumerate(expected):
+            jax.tree.map(lambda a, b, i=index: np.testing.assert_allclose(a[i], b), sums, one)
+        assert not any(np.any(x[2]) for x in sums)
+        assert int(ours.step) == 2
+        state = parallel.single(state)
+    for one, two in zip(jax.tree.leaves(state), jax.tree.leaves(ours), strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-7, atol=1e-9)
+
+
+def test_cpus_take_several_steps_a_call():
+    assert spread("jit", 4).steps_per_call == CPU_STEPS_PER_CALL > 1
+    assert spread("pmap", 4, jax.local_devices()[:1]).steps_per_call == 1
 
 
 @pytest.mark.parametrize(

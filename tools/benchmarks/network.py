@@ -3,7 +3,8 @@
 import functools
 import json
 import time
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ class Setting(NamedTuple):
       dtype: as ``config.dtype``.
       precision: of float32 products on a GPU, `highest` or `tf32`.
       threads: cores.
-      steps: timed ones; two come before them.
+      steps: timed ones, at least; two calls come before them.
       devices: parts of a CPU, or GPUs, over which the batch is spread.
     """
 
@@ -70,28 +71,29 @@ def random_batch(setting: Setting) -> dict[str, np.ndarray]:
 
 
 def measure(setting: Setting) -> None:
-    """Prints one line of JSON: seconds of each step, peak memory, time of the first step."""
+    """Prints one line of JSON: seconds of each step, peak memory, time of the first call."""
     check_dtype(setting.dtype)
     machine.keep_compiled_programs()  # as commands do, and torch.compile
     precise = {"tf32": "tensorfloat32", "highest": "highest"}[setting.precision]
     if jax.default_backend() != "cpu":
         jax.config.update("jax_default_matmul_precision", precise)
     began = time.perf_counter()
-    run = _train(setting) if setting.what == "step" else _forward(setting)
+    run, together = _train(setting) if setting.what == "step" else (_forward(setting), 1)
     run()
     first = time.perf_counter() - began
     run()
     peak_memory.start()
     times = []
-    for _ in range(setting.steps):
+    for _ in range(-(-setting.steps // together)):
         began = time.perf_counter()
         run()
-        times.append(time.perf_counter() - began)
+        times.append((time.perf_counter() - began) / together)
     told = {"seconds": times, "memory": _peak(), "first": first, "jax": jax.__version__}
     print(json.dumps(told), flush=True)
 
 
-def _train(setting: Setting) -> Any:
+def _train(setting: Setting) -> tuple[Callable[[], None], int]:
+    """A call as training makes it, and how many steps it takes."""
     network = {"kind": "audio_visual", "fusion": setting.fusion, "num_heads": 1, "num_classes": 8}
     net = build_network(network)
     variables = init_variables(net, jax.random.key(0))
@@ -99,21 +101,26 @@ def _train(setting: Setting) -> Any:
     optimizer = sgd(1e-3, momentum=0.9, dampening=0.9, weight_decay=1e-3, trained=trained)
     recipe = Recipe(setting.mask, "reference", augment=False, dtype=setting.dtype)
     parallel = _parallel(setting)
-    step = parallel.compile_train_step(
-        functools.partial(train_step, net=net, optimizer=optimizer, recipe=recipe)
-    )
+    single = functools.partial(train_step, net=net, optimizer=optimizer, recipe=recipe)
     state = parallel.replicate(create_state(variables, optimizer))
-    batch, key = parallel.split(random_batch(setting)), parallel.replicate(jax.random.key(1))
+    batch, key = random_batch(setting), parallel.replicate(jax.random.key(1))
+    together = parallel.steps_per_call
+    if together == 1:
+        batch, step = parallel.split(batch), parallel.compile_train_step(single)
+    else:
+        batch = parallel.split_steps(jax.tree.map(lambda x: np.stack([x] * together), batch))
+        several = parallel.compile_train_steps(single, lambda resident, part: part)
+        step = functools.partial(several, resident=None, count=np.int32(together))
 
     def run() -> None:
         nonlocal state
         state, sums = step(state, batch, key)
         jax.block_until_ready((state, sums))
 
-    return run
+    return run, together
 
 
-def _forward(setting: Setting) -> Any:
+def _forward(setting: Setting) -> Callable[[], None]:
     network = {"kind": "audio_visual", "fusion": setting.fusion, "num_heads": 1, "num_classes": 8}
     net = build_network(network)
     variables = init_variables(net, jax.random.key(0))
