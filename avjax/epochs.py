@@ -47,7 +47,7 @@ class Job(NamedTuple):
     optimizer: optax.GradientTransformation
     recipe: Recipe
     parallel: Parallel
-    steps_per_call: int
+    steps_per_call: int  # at most
 
     @property
     def steps_per_epoch(self) -> int:

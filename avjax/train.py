@@ -105,7 +105,8 @@ def build(
     variables = initial_variables(
         net, config.seed, config.model.pretrained, dataset.metadata.profile
     )
-    schedule = make_schedule(config, splits["train"].num_batches(config.batch_size))
+    steps_per_epoch = splits["train"].num_batches(config.batch_size)
+    schedule = make_schedule(config, steps_per_epoch)
     optimizer = make_optimizer(config, schedule, learned_parameters(variables["params"], net))
     job = Job(
         config,
@@ -118,7 +119,8 @@ def build(
         optimizer,
         recipe,
         parallel,
-        config.steps_per_call or parallel.steps_per_call,
+        # An epoch's first call is of one step; room for more than the others would stay empty.
+        min(config.steps_per_call or parallel.steps_per_call, max(1, steps_per_epoch - 1)),
     )
     return job, Progress(create_state(variables, optimizer), metrics.zeros(net.num_classes))
 

@@ -100,6 +100,16 @@ def test_a_run_is_stopped_between_calls_and_goes_on(heard, sounds, tmp_path):
     assert losses[0] == losses[1]
 
 
+@pytest.mark.parametrize(("wanted", "taken"), [(0, 2), (1, 1), (2, 2), (1000, 2)])
+def test_a_call_has_no_room_for_more_steps_than_an_epoch(sounds, tmp_path, wanted, taken):
+    """Room is memory: a large number, for whole epochs, must not cost more than they do."""
+    config = audio_config(sounds)
+    config.batch_size, config.steps_per_call = 2, wanted
+    job, _ = train.build(config, tmp_path)
+    assert job.steps_per_epoch == 3
+    assert job.steps_per_call == taken
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
