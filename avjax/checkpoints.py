@@ -185,7 +185,8 @@ class RunCheckpoints:
         return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
 
-# Keys that configs did not always have, and what a run without them did.
+# Keys that configs did not always have, and what a run without them goes on with: no figure depends
+# on them but by rounding.
 _LATER_KEYS = {"data.cache": "auto", "steps_per_call": 0}
 
 

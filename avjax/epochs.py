@@ -115,7 +115,7 @@ def train_epoch(
     """
     parallel, several = job.parallel, job.steps_per_call > 1
     calls = _calls(rows, job.steps_per_call)
-    own = _calls(parallel.own(rows), job.steps_per_call)  # of this process
+    own = [parallel.own(call) for call in calls]  # of this process
     place = parallel.split_steps if several else parallel.split
     state, sums, unread = progress.state, progress.sums, None
     began = saved = time.monotonic()

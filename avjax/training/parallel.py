@@ -140,10 +140,10 @@ class Parallel:
                 state, new = one(carry[0], index, parts, key, resident)
                 return state, jax.tree.map(lambda each, x: each.at[index].set(x), carry[1], new)
 
-            most = len(jax.tree.leaves(parts)[0])
-            shapes = jax.eval_shape(one, state, jnp.int32(0), parts, key, resident)[1]
+            start, most = jnp.int32(0), len(jax.tree.leaves(parts)[0])
+            shapes = jax.eval_shape(one, state, start, parts, key, resident)[1]
             sums = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), shapes)
-            return lax.fori_loop(0, count, add, (state, sums))
+            return lax.fori_loop(start, count, add, (state, sums))
 
         rows, whole = PartitionSpec(None, AXIS), PartitionSpec()
         return self._compile(steps, (whole, rows, whole, whole, whole), donate=True)
