@@ -2,10 +2,20 @@
 
 Subjects: step (a training step), forward (an evaluation pass), input (waiting for batches), startup
 (from the command to the first step's end), prepare (raw clips to face crops).
+
+step and forward need JAX and Flax alone, and PyTorch for --reference; avjax need not be installed.
 """
 
 import importlib
+import importlib.util
 import sys
+from pathlib import Path
+
+from peers import jaxtyping_stand_in
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if importlib.util.find_spec("jaxtyping") is None:
+    jaxtyping_stand_in.install()
 
 from avjax import cli
 

@@ -1,7 +1,12 @@
 """The benchmark: what it measures with and what it makes of figures. Nothing here is timed."""
 
 import json
+import os
+import re
+import subprocess
 import sys
+from importlib.metadata import requires
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +88,28 @@ def test_a_step_and_a_forward_pass_are_measured(capsys):
         assert len(told["seconds"]) == times
         assert min(told["seconds"]) > 0
         assert told["memory"] > 1e8
+
+
+def test_forward_passes_are_measured_with_no_more_than_jax_and_flax():
+    """Not even with avjax installed: `-S` leaves out what an editable install adds to the path."""
+    flax_brings = {"absl-py", "flax", "jax", "numpy", "optax", "orbax-checkpoint"}
+    needed = {re.match(r"[\w.-]+", line)[0] for line in requires("avjax")}
+    modules = [distribution.replace("-", "_") for distribution in needed - flax_brings]
+    assert "jaxtyping" in modules
+    program = sides.ROOT / "tools" / "benchmark.py"
+    small = json.dumps({"what": "forward", "size": 64, "frames": 2, "batch": 2, "steps": 1})
+    script = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys({[*modules, "av", "cv2"]}))  # cannot be imported then
+sys.path.insert(0, {str(program.parent)!r})
+sys.argv = [{str(program)!r}, "forward", '--once={small}']
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(jax.__file__).parents[1])}
+    command = [sys.executable, "-S", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["seconds"]
 
 
 def test_sides_take_turns_and_a_failing_one_is_left_out(monkeypatch):

@@ -20,7 +20,7 @@ from avjax.training.optimizer import sgd
 from avjax.training.parallel import Parallel, spread
 from avjax.training.step import Recipe, check_dtype, create_state, train_step
 
-PRECISIONS = ("highest", "tf32")
+PRECISIONS = {"highest": "highest", "tf32": "tensorfloat32"}  # as JAX names them
 
 
 class Setting(NamedTuple):
@@ -74,9 +74,7 @@ def measure(setting: Setting) -> None:
     """Prints one line of JSON: seconds of each step, peak memory, time of the first call."""
     check_dtype(setting.dtype)
     machine.keep_compiled_programs()  # as commands do, and torch.compile
-    precise = {"tf32": "tensorfloat32", "highest": "highest"}[setting.precision]
-    if jax.default_backend() != "cpu":
-        jax.config.update("jax_default_matmul_precision", precise)
+    _set_precision(setting.precision)
     began = time.perf_counter()
     run, together = _train(setting) if setting.what == "step" else (_forward(setting), 1)
     run()
@@ -90,6 +88,12 @@ def measure(setting: Setting) -> None:
         times.append((time.perf_counter() - began) / together)
     told = {"seconds": times, "memory": _peak(), "first": first, "jax": jax.__version__}
     print(json.dumps(told), flush=True)
+
+
+def _set_precision(precision: str) -> None:
+    """Of float32 products, where the device has a choice."""
+    if jax.default_backend() != "cpu":
+        jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
 
 
 def _train(setting: Setting) -> tuple[Callable[[], None], int]:
@@ -147,9 +151,10 @@ def _peak() -> int:
     return peak_memory.bytes_since_start()
 
 
-def ceilings(dtype: str) -> None:
+def ceilings(dtype: str, precision: str) -> None:
     """Prints what the device reaches, as one line of JSON."""
     from benchmarks import limits
 
+    _set_precision(precision)
     reached = limits.measure_ceilings(jnp.dtype(dtype).name)
     print(json.dumps(reached._asdict()), flush=True)

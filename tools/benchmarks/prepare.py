@@ -30,8 +30,7 @@ from avjax.data.stage import Settings, open_stage
 from avjax.errors import InputError
 from avjax.prepare import prepare_clips
 
-ROOT = Path(__file__).resolve().parents[2]
-PEER = ROOT / "tools" / "peers" / "extract_faces.py"
+PEER = sides.ROOT / "tools" / "peers" / "extract_faces.py"
 SETTINGS = Settings("fixed", 15, 224, pair_video_only=False)
 
 
@@ -82,12 +81,12 @@ def _tell(what: str, began: tuple[float, float], **more: object) -> None:
 
 def measure_apart(source: Path, threads: int) -> dict[str, dict[str, Any]]:
     """Runs `measure` in a process of its own; adds the time from its start to the cold pass."""
-    command = [sys.executable, str(ROOT / "tools" / "benchmark.py"), "prepare", "--once"]
+    command = [sys.executable, str(sides.ROOT / "tools" / "benchmark.py"), "prepare", "--once"]
     command += [f"--source={source}", f"--threads={threads}"]
     began = time.perf_counter()
     found: dict[str, dict[str, Any]] = {}
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    pipe, environment = subprocess.PIPE, sides.environment({})
+    with subprocess.Popen(command, stdout=pipe, text=True, env=environment) as process:
         assert process.stdout is not None
         for line in process.stdout:
             told = json.loads(line)

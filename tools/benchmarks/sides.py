@@ -45,10 +45,17 @@ def bind(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
+def environment(added: Mapping[str, str]) -> dict[str, str]:
+    """This process's variables, with this repository before whatever else Python finds."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **added}
+
+
 def measure(side: Side) -> Found:
     """What a side tells; ``{"failed": why}`` where it dies."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **side.environment}
-    done = subprocess.run(side.command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(
+        side.command, capture_output=True, text=True, env=environment(side.environment)
+    )
     lines = done.stdout.strip().splitlines()
     if done.returncode == 0 and lines:
         return dict(json.loads(lines[-1]))

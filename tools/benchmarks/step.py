@@ -69,7 +69,7 @@ def job(values: flags.FlagValues, positional: list[str], what: str = "step") -> 
     if values.once:
         return network.measure(network.Setting(**json.loads(values.once)))
     if values.ceilings:
-        return network.ceilings(values.ceilings)
+        return network.ceilings(values.ceilings, values.precision)
     settings = _settings(values, what)
     sides.bind(values.threads)
     figures = [measure(setting, values) for setting in settings]
@@ -150,8 +150,9 @@ def _limit(setting: network.Setting) -> dict[str, float]:
     train = setting.what == "step"
     shape = (setting.batch, setting.frames, setting.size, network.AUDIO_STEPS)
     operations, moved = limits.step_cost(setting.mask, *shape, train)
-    command = [*sides.own_command(setting.what, {})[:-1], f"--ceilings={setting.dtype}"]
-    told = sides.measure(sides.Side("ceilings", command))
+    asked = [f"--ceilings={setting.dtype}", f"--precision={setting.precision}"]
+    command = [*sides.own_command(setting.what, {})[:-1], *asked]
+    told = sides.measure(sides.Side("ceilings", command, HUGE_PAGES))
     if "failed" in told:
         raise InputError(f"the ceilings cannot be measured: {told['failed']}")
     reached = limits.Ceilings(**told)
