@@ -51,7 +51,7 @@ def _epochs(values: flags.FlagValues, cache: str) -> list[dict[str, float]]:
     with tempfile.TemporaryDirectory() as scratch:
         command = [sys.executable, "-m", "avjax.train", *sides.run_flags(values, Path(scratch))]
         command += [f"--config.num_epochs={values.epochs}", f"--config.data.cache={cache}"]
-        done = subprocess.run(command, capture_output=True, text=True, env=sides.environment({}))
+        done = subprocess.run(command, capture_output=True, text=True, env=sides.environment())
         if done.returncode:
             raise InputError(f"{' '.join(command[3:])} failed: {done.stderr.strip()[-300:]}")
         text = Path(scratch, "metrics.jsonl").read_text()

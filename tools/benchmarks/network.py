@@ -4,7 +4,7 @@ import functools
 import json
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from peers import peak_memory
 
 from avjax import machine
 from avjax.errors import InputError
-from avjax.models.networks import build_network, learned_parameters
+from avjax.models.networks import Network, build_network, learned_parameters
 from avjax.models.variables import init_variables
 from avjax.training.conditions import eval_step
 from avjax.training.optimizer import sgd
@@ -96,11 +96,15 @@ def _set_precision(precision: str) -> None:
         jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
 
 
-def _train(setting: Setting) -> tuple[Callable[[], None], int]:
-    """A call as training makes it, and how many steps it takes."""
+def _fresh_network(setting: Setting) -> tuple[Network, Any]:
     network = {"kind": "audio_visual", "fusion": setting.fusion, "num_heads": 1, "num_classes": 8}
     net = build_network(network)
-    variables = init_variables(net, jax.random.key(0))
+    return net, init_variables(net, jax.random.key(0))
+
+
+def _train(setting: Setting) -> tuple[Callable[[], None], int]:
+    """A call as training makes it, and how many steps it takes."""
+    net, variables = _fresh_network(setting)
     trained = learned_parameters(variables["params"], net)
     optimizer = sgd(1e-3, momentum=0.9, dampening=0.9, weight_decay=1e-3, trained=trained)
     recipe = Recipe(setting.mask, "reference", augment=False, dtype=setting.dtype)
@@ -125,11 +129,9 @@ def _train(setting: Setting) -> tuple[Callable[[], None], int]:
 
 
 def _forward(setting: Setting) -> Callable[[], None]:
-    network = {"kind": "audio_visual", "fusion": setting.fusion, "num_heads": 1, "num_classes": 8}
-    net = build_network(network)
-    variables = init_variables(net, jax.random.key(0))
     if setting.dtype != "float32":
         raise InputError("avjax evaluates in float32; give --dtypes=float32")
+    net, variables = _fresh_network(setting)
     parallel = _parallel(setting)
     clean = functools.partial(eval_step, net=net, profile="reference")
     step = parallel.compile_eval_step(clean, by_row=True)

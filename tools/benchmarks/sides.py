@@ -45,7 +45,7 @@ def bind(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
-def environment(added: Mapping[str, str]) -> dict[str, str]:
+def environment(**added: str) -> dict[str, str]:
     """This process's variables, with this repository before whatever else Python finds."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **added}
@@ -54,7 +54,7 @@ def environment(added: Mapping[str, str]) -> dict[str, str]:
 def measure(side: Side) -> Found:
     """What a side tells; ``{"failed": why}`` where it dies."""
     done = subprocess.run(
-        side.command, capture_output=True, text=True, env=environment(side.environment)
+        side.command, capture_output=True, text=True, env=environment(**side.environment)
     )
     lines = done.stdout.strip().splitlines()
     if done.returncode == 0 and lines:
@@ -110,10 +110,9 @@ def table(found: Mapping[str, Sequence[Found]], clips: int, unit: str = "step") 
     return lines
 
 
-def own_command(subject: str, setting: Mapping[str, Any]) -> list[str]:
-    """Measures avjax once."""
-    program = str(ROOT / "tools" / "benchmark.py")
-    return [sys.executable, program, subject, f"--once={json.dumps(setting)}"]
+def own_command(subject: str, *flags_: str) -> list[str]:
+    """Runs a subject of this benchmark in a process of its own."""
+    return [sys.executable, str(ROOT / "tools" / "benchmark.py"), subject, *flags_]
 
 
 def define_run_flags(values: flags.FlagValues) -> None:

@@ -58,7 +58,7 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
 
 def _first_step(values: flags.FlagValues, scratch: Path, kind: str) -> float:
     command = [sys.executable, "-c", PROGRAM, *sides.run_flags(values, scratch / kind)]
-    environment = sides.environment({"JAX_COMPILATION_CACHE_DIR": str(scratch / "cache")})
+    environment = sides.environment(JAX_COMPILATION_CACHE_DIR=str(scratch / "cache"))
     began = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None

@@ -119,7 +119,8 @@ def measure(setting: network.Setting, values: flags.FlagValues) -> dict[str, Any
     if setting.devices > 1:
         count = f"--xla_force_host_platform_device_count={setting.devices}"
         environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}".strip()
-    all_sides = [sides.Side("avjax", sides.own_command(setting.what, asked), environment)]
+    own_command = sides.own_command(setting.what, f"--once={json.dumps(asked)}")
+    all_sides = [sides.Side("avjax", own_command, environment)]
     if values.reference:
         python = values.reference_python or sys.executable
         clone = str(Path(values.reference).resolve())
@@ -150,8 +151,9 @@ def _limit(setting: network.Setting) -> dict[str, float]:
     train = setting.what == "step"
     shape = (setting.batch, setting.frames, setting.size, network.AUDIO_STEPS)
     operations, moved = limits.step_cost(setting.mask, *shape, train)
-    asked = [f"--ceilings={setting.dtype}", f"--precision={setting.precision}"]
-    command = [*sides.own_command(setting.what, {})[:-1], *asked]
+    command = sides.own_command(
+        setting.what, f"--ceilings={setting.dtype}", f"--precision={setting.precision}"
+    )
     told = sides.measure(sides.Side("ceilings", command, HUGE_PAGES))
     if "failed" in told:
         raise InputError(f"the ceilings cannot be measured: {told['failed']}")
