@@ -17,11 +17,13 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from avjax import cli, machine
-from avjax.checkpoints import check_config, write_json_atomically
-from avjax.data.ravdess import list_folds
+from avjax import cli
+from avjax.data.folds import list_folds
 from avjax.errors import InputError
 from avjax.evaluate import EVALUATION_FILE
+from avjax.runs.run_config import check_config
+from avjax.runtime import compilation
+from avjax.runtime.files import write_json
 from avjax.together import train_together
 from avjax.train import define_config_flags, read_config_flag, train
 
@@ -69,7 +71,7 @@ def cross_validate(
         runs.append({"fold": fold, "seed": seed, "folder": folder, **_kept(evaluation)})
         summary = {"config": config.name, "folds": folds, "planned_runs": len(planned)}
         summary |= summarise(runs)
-        write_json_atomically(workdir / SUMMARY_FILE, summary)
+        write_json(workdir / SUMMARY_FILE, summary)
     return summary
 
 
@@ -192,7 +194,7 @@ def _job(values: flags.FlagValues, positional: list[str]) -> None:
     except ValueError as error:
         raise InputError(f"--seeds={','.join(values.seeds)} are not whole numbers") from error
     config = read_config_flag(values)
-    machine.keep_compiled_programs()
+    compilation.keep_compiled_programs()
     workdir = Path(values.workdir or f"runs/{config.name}-{values.folds.replace('/', '-')}")
     summary = cross_validate(config, workdir, values.folds, seeds, together=values.together)
     print(table(summary))

@@ -21,18 +21,25 @@ from absl import flags
 from tqdm import tqdm
 
 from avjax import cli
+from avjax.data.folds import parse_actors
 from avjax.data.ravdess import (
     ACTORS,
     AUDIO_ONLY,
     AUDIO_VIDEO,
     VIDEO_ONLY,
     ClipName,
-    parse_actors,
     speech_clips,
 )
-from avjax.data.transfer import PATIENCE, Patience, RemoteFile, UnreachableError, bytes_held, fetch
-from avjax.data.zenodo import RAVDESS, Record
 from avjax.errors import InputError
+from avjax.preparation.transfer import (
+    PATIENCE,
+    Patience,
+    RemoteFile,
+    UnreachableError,
+    bytes_held,
+    fetch,
+)
+from avjax.preparation.zenodo import RAVDESS, Record
 
 ZIPS = "zips"  # folder in OUT of what is being fetched
 _SUFFIXES = {AUDIO_VIDEO: ".mp4", VIDEO_ONLY: ".mp4", AUDIO_ONLY: ".wav"}

@@ -13,17 +13,19 @@ import optax
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from avjax import cli, hosts
-from avjax.checkpoints import ModelCard, RunCheckpoints, save_model
+from avjax import cli
 from avjax.data.feed import Feed, take
 from avjax.data.pipeline import Clips, PreparedDataset
-from avjax.evaluate import Evaluator
 from avjax.models.networks import Network
-from avjax.runlog import RunLog, SilentLog, best_epoch
+from avjax.runs.checkpoints import RunCheckpoints
+from avjax.runs.metrics_log import RunLog, SilentLog, best_epoch
+from avjax.runs.saved_model import ModelCard, save_model
+from avjax.runtime import multihost
+from avjax.runtime.devices import Parallel
+from avjax.runtime.versions import versions
 from avjax.training import metrics
-from avjax.training.parallel import Parallel
+from avjax.training.evaluator import Evaluator
 from avjax.training.step import Recipe, TrainState
-from avjax.versions import versions
 
 
 @flax.struct.dataclass
@@ -130,11 +132,11 @@ def train_epoch(
             if done == len(calls):  # the caller saves a whole epoch, with its validation
                 break
             due = time.monotonic() - saved > 60 * job.config.checkpoint_minutes
-            stopping, due = hosts.agree(done, stop.requested, due)
+            stopping, due = multihost.agree(done, stop.requested, due)
             if stopping or due:
                 sums = metrics.add(sums, parallel.single(unread), steps=several)
                 newest, unread = Progress(parallel.single(state), sums), None
-                hosts.from_first(functools.partial(save, newest))
+                multihost.from_first(functools.partial(save, newest))
                 saved = time.monotonic()
             if stopping:
                 raise KeyboardInterrupt
@@ -178,7 +180,9 @@ def close_epoch(
     rows = job.parallel.own(feed.rows(job.splits["validation"], evaluator.batch_size))
     with feed.batches(list(rows), job.parallel.split) as batches:
         scores = evaluator.clean(progress.state.variables, batches)
-    hosts.from_first(functools.partial(_keep_epoch, job, progress, line, scores, checkpoints, log))
+    multihost.from_first(
+        functools.partial(_keep_epoch, job, progress, line, scores, checkpoints, log)
+    )
 
 
 def _keep_epoch(

@@ -1,9 +1,7 @@
 """Scores a model under every condition: ``python -m avjax.evaluate --workdir RUN``."""
 
-import functools
-import operator
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,95 +10,20 @@ import numpy as np
 from absl import flags
 from jaxtyping import Int
 
-from avjax import cli, hosts, machine
-from avjax.checkpoints import ModelCard, load_model, read_config, write_json_atomically
+from avjax import cli
+from avjax.data.folds import resolve_fold
 from avjax.data.pipeline import Clips, PreparedDataset, open_dataset
-from avjax.data.ravdess import resolve_fold
 from avjax.errors import InputError
 from avjax.models.networks import Network, build_network
-from avjax.training import conditions, metrics
-from avjax.training.parallel import Parallel, spread
+from avjax.runs.run_config import read_config
+from avjax.runs.saved_model import ModelCard, load_model
+from avjax.runtime import compilation, multihost
+from avjax.runtime.devices import spread
+from avjax.runtime.files import write_json
+from avjax.training import conditions
+from avjax.training.evaluator import Evaluator
 
 EVALUATION_FILE = "evaluation.json"
-NOISE_SEED = 0  # noise is keyed by clip below this, so figures are the same on every run
-
-
-class Evaluator:
-    """Compiled evaluation of one network; compiles once for any number of epochs.
-
-    Each device scores whole batches of `conditions.BATCH_SIZE` clips in split order, and their sums
-    are added in that order, so figures do not depend on the number of devices.
-    """
-
-    def __init__(self, net: Network, profile: str, parallel: Parallel) -> None:
-        """Evaluates ``net`` on frames of ``profile``, on the devices of ``parallel``."""
-        self._net = net
-        self._parallel = parallel
-
-        def score_all(variables: Any, batch: Any) -> Any:
-            key = jax.random.key(NOISE_SEED)
-            return conditions.eval_conditions_step(variables, batch, key, net=net, profile=profile)
-
-        clean = functools.partial(conditions.eval_step, net=net, profile=profile)
-        self._clean = parallel.compile_eval_step(clean, by_row=True)
-        self._all = parallel.compile_eval_step(score_all)
-
-    @property
-    def batch_size(self) -> int:
-        """Clips of a batch over all devices."""
-        return self._parallel.mesh.size * conditions.BATCH_SIZE
-
-    def _scored(self, step: Callable, variables: Any, batches: Iterable[Any]) -> Iterator[Any]:
-        """What a step finds in each share of a batch, in split order, in all processes."""
-        for batch in batches:
-            found = step(variables, batch)
-            for share in range(len(jax.tree.leaves(found)[0])):
-                yield jax.tree.map(operator.itemgetter(share), found)
-
-    def clean(self, variables: Any, batches: Iterable[Any]) -> dict[str, float]:
-        """Loss, accuracy and macro F1 of undisturbed clips.
-
-        Args:
-          variables: replicated.
-          batches: of `batch_size` clips in split order, on the devices.
-        """
-        total = metrics.zeros(self._net.num_classes)
-        for sums in self._scored(self._clean, variables, batches):
-            total = metrics.add(total, sums)
-        return metrics.summarise(total)
-
-    def conditions(
-        self, variables: Any, clips: Clips
-    ) -> tuple[dict[str, Any], Int[np.ndarray, "n"]]:
-        """Scores of every condition that makes sense for the network.
-
-        Args:
-          variables: replicated.
-          clips: to score.
-
-        Returns:
-          Clips that count, loss, accuracy, macro F1 and confusion matrix by condition, without
-          those in which no clip counts; and the class called for each undisturbed clip.
-        """
-        totals = dict.fromkeys(
-            conditions.conditions_of(self._net), metrics.zeros(self._net.num_classes)
-        )
-        called = []
-        batches = clips.batches(self.batch_size, **self._parallel.share)
-        placed = map(self._parallel.split, batches)
-        for scored in self._scored(self._all, variables, placed):
-            totals = {name: metrics.add(sums, scored[name].sums) for name, sums in totals.items()}
-            called.append(scored[next(iter(totals))].called)
-        found = {
-            name: {
-                "num_clips": int(sums.count),
-                **metrics.summarise(sums),
-                "confusion": np.asarray(sums.confusion, int).tolist(),
-            }
-            for name, sums in totals.items()
-            if sums.count
-        }
-        return found, np.concatenate(called)[: len(clips)]
 
 
 def evaluate_checkpoint(
@@ -131,7 +54,7 @@ def evaluate_checkpoint(
       InputError: the dataset's profile or classes are not the checkpoint's, an unknown split, no
         clips, no checkpoint.
     """
-    variables, card = hosts.from_first(lambda: load_model(path))
+    variables, card = multihost.from_first(lambda: load_model(path))
     dataset = open_dataset(data_dir)
     check_compatible(card, dataset.metadata, path, data_dir)
     filters = resolve_fold(fold)
@@ -201,7 +124,7 @@ def evaluate_run(workdir: Path, split: str = "test") -> dict[str, Any]:
     All processes must call it; the first one reads and writes the run's folder. The test split's
     figures are ``evaluation.json``; another split's are ``evaluation_<split>.json``.
     """
-    config = hosts.from_first(lambda: read_config(workdir))
+    config = multihost.from_first(lambda: read_config(workdir))
     data = config["data"]
     evaluation = evaluate_checkpoint(
         workdir,
@@ -212,10 +135,10 @@ def evaluate_run(workdir: Path, split: str = "test") -> dict[str, Any]:
         mode=config.get("parallel", "jit"),
     )
     name = EVALUATION_FILE if split == "test" else f"evaluation_{split}.json"
-    if hosts.is_first():
-        write_json_atomically(workdir / name, evaluation)
+    if multihost.is_first():
+        write_json(workdir / name, evaluation)
         if split == "test":
-            from avjax.report import write_report  # its libraries only here
+            from avjax.runs.report import write_report
 
             write_report(workdir)
     return evaluation
@@ -250,7 +173,7 @@ def _job(values: flags.FlagValues, positional: list[str]) -> None:
         raise InputError("give either --workdir RUN, or --checkpoint PATH with --data DATA")
     if values.checkpoint and not values.data:
         raise InputError("--checkpoint needs --data DATA, the prepared clips to score it on")
-    machine.keep_compiled_programs()
+    compilation.keep_compiled_programs()
     if values.workdir:
         evaluation = evaluate_run(Path(values.workdir), values.split)
     else:

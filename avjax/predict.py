@@ -14,14 +14,15 @@ import numpy as np
 from absl import flags
 from jaxtyping import Array, Bool, Float, UInt8
 
-from avjax import cli, machine
-from avjax.checkpoints import ModelCard, load_model
-from avjax.data.clip import Detector, prepare_clip
-from avjax.data.faces import default_detector
-from avjax.data.media import SOUND_SUFFIXES
-from avjax.data.prepared import PreparedClip
+from avjax import cli
+from avjax.data.records import PreparedClip
 from avjax.errors import InputError
 from avjax.models.networks import Network, build_network
+from avjax.preparation.clip import Detector, prepare_clip
+from avjax.preparation.face_detector import default_detector
+from avjax.preparation.media import SOUND_SUFFIXES
+from avjax.runs.saved_model import ModelCard, load_model
+from avjax.runtime import compilation
 from avjax.training.step import present_streams
 
 
@@ -264,7 +265,7 @@ def _job(values: flags.FlagValues, positional: list[str]) -> int:
         raise InputError("--checkpoint is missing; name a run or a converted checkpoint")
     if not positional:
         raise InputError("no clip given; name one or more video files")
-    machine.keep_compiled_programs()
+    compilation.keep_compiled_programs()
     return predict_clips(Model.load(values.checkpoint), positional, values.json)
 
 

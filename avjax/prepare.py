@@ -17,23 +17,30 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from avjax import cli, machine
-from avjax.data import faces, media, shards, sources
-from avjax.data.clip import Detector, check_profile, prepare_clip, sound_features
-from avjax.data.manifest import read_manifest
-from avjax.data.prepared import WINDOW_SECONDS, PreparedClip
-from avjax.data.publish import SHEET_FILE, SUMMARY_FILE, Summary, fingerprint, publish
-from avjax.data.shards import Shard
-from avjax.data.stage import Settings, Stage, check_settings, load_facts, open_stage
-from avjax.data.stopwatch import Stopwatch
+from avjax import cli
+from avjax.data.records import WINDOW_SECONDS, PreparedClip
 from avjax.errors import InputError
-from avjax.versions import versions
+from avjax.preparation import face_detector, media, ravdess_files, shards
+from avjax.preparation.clip import Detector, prepare_clip, sound_features
+from avjax.preparation.clip_store import (
+    ClipStore,
+    PreparationSettings,
+    load_facts,
+    open_clip_store,
+)
+from avjax.preparation.manifest import read_manifest
+from avjax.preparation.publish import SHEET_FILE, SUMMARY_FILE, Summary, fingerprint, publish
+from avjax.preparation.raw_clip import RawClip
+from avjax.preparation.shards import Shard
+from avjax.preparation.stopwatch import Stopwatch
+from avjax.runtime import compilation
+from avjax.runtime.versions import versions
 
 
 def prepare(
     source: Path | None,
     out: Path,
-    settings: Settings,
+    settings: PreparationSettings,
     *,
     import_crops: Path | None = None,
     manifest: Path | None = None,
@@ -50,12 +57,12 @@ def prepare(
       out: the dataset's directory; ``<out>.partial`` beside it keeps finished clips meanwhile.
       settings: profile and sizes.
       import_crops: folder with face crops that the reference's scripts wrote.
-      manifest: CSV file that lists own clips, see `avjax.data.manifest.read_manifest`.
+      manifest: CSV file that lists own clips, see `avjax.preparation.manifest.read_manifest`.
       classes: with a manifest, names of the classes in their order.
       make_detector: makes the face detector; by default the MTCNN, when first needed. Several
         threads call it at once.
       shard: prepare this share of the clips only, into ``<out>.shard-*``, and write no dataset:
-        `avjax.data.shards.merge` does.
+        `avjax.preparation.shards.merge` does.
       workers: clips in hand at once; by default as many as there are cores.
 
     Returns:
@@ -65,70 +72,63 @@ def prepare(
       InputError: no clips, none that could be written, ``out`` holds something else or cannot be
         written, or another process prepares into it.
     """
-    _check(settings)
+    settings.check()
     if manifest is not None:
         found, skipped, used = read_manifest(manifest, classes)
         settings = settings._replace(classes=used)
     elif source is None:
         raise InputError("neither a folder of clips nor a manifest is named")
     elif import_crops is None:
-        found, skipped = sources.find_raw(source, settings.pair_video_only)
+        found, skipped = ravdess_files.find_raw(source, settings.pair_video_only)
     else:
-        found, skipped = sources.find_crops(import_crops, source, settings.pair_video_only)
-    job = functools.partial(
+        found, skipped = ravdess_files.find_crops(import_crops, source, settings.pair_video_only)
+    if import_crops is None:
+        make_detector = make_detector or face_detector.default_detector
+    prepare_share = functools.partial(
         prepare_clips,
         skipped=skipped,
         settings=settings,
-        make_detector=(make_detector or faces.default_detector) if import_crops is None else None,
-        workers=workers or machine.available_cores(),
+        make_detector=make_detector if import_crops is None else None,
+        workers=workers or compilation.available_cores(),
     )
     if shard is not None:
-        with open_stage(shard.directory(out), settings) as stage:
-            summary = shards.finished(stage, found)
+        with open_clip_store(shard.directory(out), settings) as store:
+            summary = shards.finished(store, found)
             if summary is None:
-                summary = job(stage, shard.share(found))
-                shards.finish(stage, shard, settings, versions(), found, summary)
+                summary = prepare_share(store, shard.share(found))
+                shards.finish(store, shard, settings, versions(), found, summary)
         return summary
     if _is_occupied(out):
         return _check_complete(out, settings, found)
-    with open_stage(out.with_name(out.name + ".partial"), settings) as stage:
+    with open_clip_store(out.with_name(out.name + ".partial"), settings) as store:
         if _is_occupied(out):  # by a run that ended just now
-            stage.remove()
+            store.remove()
             return _check_complete(out, settings, found)
-        summary = job(stage, found)
+        summary = prepare_share(store, found)
         if not summary.written:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
             raise InputError(f"none of the {len(skipped)} clips could be prepared ({reasons})")
-        done = {clip.record: stage.path(clip.key) for clip in found if stage.has(clip.key)}
-        publish(stage, done, settings, versions(), summary, out)
+        done = {clip.record: store.path(clip.key) for clip in found if store.has(clip.key)}
+        publish(store, done, settings, versions(), summary, out)
     return summary
 
 
-def _check(settings: Settings) -> None:
-    check_profile(settings.profile)
-    if settings.profile == "reference" and settings.seconds != WINDOW_SECONDS:
-        raise InputError(
-            f"the reference profile has windows of {WINDOW_SECONDS} s; leave --seconds out, "
-            "or choose the fixed profile"
-        )
-
-
 def prepare_clips(
-    stage: Stage,
-    clips: Sequence[sources.Source],
+    store: ClipStore,
+    clips: Sequence[RawClip],
     *,
     skipped: dict[str, str],
-    settings: Settings,
+    settings: PreparationSettings,
     make_detector: Callable[[], Detector] | None,
     workers: int,
 ) -> Summary:
-    """Finishes those clips that the stage has not, several at once, and tells of all.
+    """Finishes those clips that the store has not, several at once, and tells of all.
 
     Decoding and sound of some thus go on while the networks look at others, and what is held in
     memory depends on the number of workers alone.
 
     Args:
-      stage: receives the clips.
+      store: receives the clips.
       clips: all that shall be in it.
       skipped: reasons by name, to which those of these clips are added.
       settings: profile and sizes.
@@ -137,31 +137,32 @@ def prepare_clips(
     """
     began = time.monotonic()
     watch = Stopwatch()
-    todo = [clip for clip in clips if not stage.has(clip.key)]
+    todo = [clip for clip in clips if not store.has(clip.key)]
     shows_faces = make_detector is not None and any(clip.video is not None for clip in todo)
     detector = make_detector() if shows_faces and make_detector is not None else None
     threads = 1 if min(workers, len(todo)) > 1 else 0
 
-    def finish(clip: sources.Source) -> str | None:
+    def finish(clip: RawClip) -> str | None:
         try:
             prepared = _prepare_source(clip, settings, detector, watch, threads)
         except InputError as error:
             return str(error)
-        with watch.stage("write"):
-            stage.save(clip.key, prepared)
+        with watch.phase("write"):
+            store.save(clip.key, prepared)
         return None
 
     reasons = {}
     with ThreadPoolExecutor(workers, "prepare") as pool:
-        jobs = {pool.submit(finish, clip): clip.record.clip_id for clip in todo}
+        futures = {pool.submit(finish, clip): clip.record.clip_id for clip in todo}
         try:
-            for job in tqdm(as_completed(jobs), total=len(jobs), unit="clip", desc="preparing"):
-                reasons[jobs[job]] = job.result()
+            bar = tqdm(as_completed(futures), total=len(futures), unit="clip", desc="preparing")
+            for future in bar:
+                reasons[futures[future]] = future.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)  # clips in hand are finished, others not begun
             raise
     skipped.update((name, reason) for name, reason in sorted(reasons.items()) if reason)
-    facts = [(c, load_facts(stage.path(c.key))) for c in clips if stage.has(c.key)]
+    facts = [(c, load_facts(store.path(c.key))) for c in clips if store.has(c.key)]
     lacking = [(c.record.clip_id, c.lacks(f["has_audio"], f["has_video"])) for c, f in facts]
     return Summary(
         written=len(facts),
@@ -170,13 +171,13 @@ def prepare_clips(
         faceless_frames={c.record.clip_id: n for c, f in facts if (n := f["faceless"])},
         prepared_now=sum(reason is None for reason in reasons.values()),
         seconds=round(time.monotonic() - began, 1),
-        stages=watch.seconds(),
+        phases=watch.seconds(),
     )
 
 
 def _prepare_source(
-    source: sources.Source,
-    settings: Settings,
+    source: RawClip,
+    settings: PreparationSettings,
     detector: Detector | None,
     watch: Stopwatch,
     threads: int,
@@ -188,7 +189,7 @@ def _prepare_source(
         reference profile a video without a face, which the reference cannot take.
     """
     if detector is None and source.video is not None:
-        with watch.stage("decode"):
+        with watch.phase("decode"):
             clip = _import_crops(source, settings, source.video)
     else:
         clip = prepare_clip(
@@ -213,7 +214,7 @@ def _prepare_source(
     return clip
 
 
-def _import_crops(source: sources.Source, settings: Settings, path: Path) -> PreparedClip:
+def _import_crops(source: RawClip, settings: PreparationSettings, path: Path) -> PreparedClip:
     """Reads face crops (BGR, as the reference profile stores them) and sound."""
     size = settings.image_size
     expected = (settings.num_frames, size, size, 3)
@@ -239,20 +240,18 @@ def _is_occupied(path: Path) -> bool:
     return path.exists() and not (path.is_dir() and not any(path.iterdir()))
 
 
-def _check_complete(out: Path, settings: Settings, found: Sequence[sources.Source]) -> Summary:
+def _check_complete(out: Path, settings: PreparationSettings, found: Sequence[RawClip]) -> Summary:
     """Accepts a dataset that holds just what was asked for; nothing is added twice."""
     try:
         stored = json.loads((out / SUMMARY_FILE).read_text())
-        former = Settings.restore(stored.pop("settings"))
+        former = PreparationSettings.from_json(stored.pop("settings"))
         clips = stored.pop("clips")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{out} exists and was not written by avjax.prepare; choose another --out"
         ) from error
-    check_settings(former, settings, out)
-    summary = Summary(
-        **{"incomplete": {}, "stages": {}, **stored}
-    )  # not in those of earlier versions
+    settings.check_same(former, out)
+    summary = Summary.from_json(stored)
     new = {clip.record.clip_id for clip in found} - set(clips) - set(summary.skipped)
     if new:
         raise InputError(
@@ -267,7 +266,7 @@ def _check_complete(out: Path, settings: Settings, found: Sequence[sources.Sourc
                     f"{out} is complete, and clip {name} was listed otherwise then; choose another "
                     "--out, or delete it to prepare the clips again"
                 )
-    return summary._replace(prepared_now=0, seconds=0.0, stages={})
+    return summary._replace(prepared_now=0, seconds=0.0, phases={})
 
 
 def _report(summary: Summary, out: Path) -> None:
@@ -283,9 +282,9 @@ def _report(summary: Summary, out: Path) -> None:
         f"{len(summary.incomplete)} incomplete, "
         f"{sum(summary.faceless_frames.values())} frames without a face"
     )
-    if summary.stages:
-        shares = ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary.stages.items())
-        print(f"seconds by stage, summed over the threads: {shares}")
+    if summary.phases:
+        shares = ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary.phases.items())
+        print(f"seconds by store, summed over the threads: {shares}")
     if (out / SHEET_FILE).exists():
         print(f"contact sheet: {out / SHEET_FILE}")
 
@@ -336,7 +335,7 @@ def _job(values: flags.FlagValues, positional: list[str]) -> int:
             "give one of --source FOLDER, --manifest FILE, and --merge, which takes the shards "
             "beside --out; see --help"
         )
-    machine.keep_compiled_programs()
+    compilation.keep_compiled_programs()
     out = Path(values.out)
     if values.merge:
         if values.shard:
@@ -357,7 +356,7 @@ def _prepare_as_told(values: flags.FlagValues, out: Path) -> Summary:
         raise InputError("--import_crops finds RAVDESS clips; leave --manifest out")
     if values.classes and not values.manifest:
         raise InputError("--classes names those of a --manifest; name that too")
-    settings = Settings(
+    settings = PreparationSettings(
         profile,
         values.num_frames,
         values.image_size,

@@ -17,17 +17,26 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from avjax import cli
-from avjax.checkpoints import RunCheckpoints, check_config
 from avjax.data.feed import Feed
 from avjax.data.pipeline import PreparedDataset, open_dataset
-from avjax.epochs import Job, Progress, close_epoch, compile_step, rows_left, train_epoch
+from avjax.epochs import (
+    Job,
+    Progress,
+    close_epoch,
+    compile_step,
+    rows_left,
+    train_epoch,
+)
 from avjax.errors import InputError
-from avjax.evaluate import Evaluator, evaluate_run
+from avjax.evaluate import evaluate_run
 from avjax.models.networks import learned_parameters
-from avjax.runlog import RunLog
+from avjax.runs.checkpoints import RunCheckpoints
+from avjax.runs.metrics_log import RunLog
+from avjax.runs.run_config import check_config
 from avjax.train import build, make_optimizer, make_schedule
 from avjax.training import metrics
-from avjax.training.members import Members, member, members_step, stack
+from avjax.training.evaluator import Evaluator
+from avjax.training.vmapped import Members, member, members_step, stack
 
 
 class Run(NamedTuple):

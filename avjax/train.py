@@ -14,21 +14,31 @@ import optax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from avjax import cli, hosts, machine
-from avjax.checkpoints import RunCheckpoints, check_config
+from avjax import cli
 from avjax.data.feed import Feed, check_cache
+from avjax.data.folds import resolve_fold
 from avjax.data.pipeline import Clips, PreparedDataset, open_dataset
-from avjax.data.ravdess import resolve_fold
-from avjax.epochs import Job, Progress, close_epoch, compile_step, rows_left, train_epoch
+from avjax.epochs import (
+    Job,
+    Progress,
+    close_epoch,
+    compile_step,
+    rows_left,
+    train_epoch,
+)
 from avjax.errors import InputError
-from avjax.evaluate import Evaluator, check_bands, evaluate_run, table
+from avjax.evaluate import check_bands, evaluate_run, table
 from avjax.models.networks import Network, build_network, describe_network, learned_parameters
-from avjax.pretrained import initial_variables
-from avjax.runlog import RunLog, SilentLog, open_log
+from avjax.runs.checkpoints import RunCheckpoints
+from avjax.runs.metrics_log import RunLog, SilentLog, open_log
+from avjax.runs.pretrained import initial_variables
+from avjax.runs.run_config import check_config
+from avjax.runtime import compilation, multihost
+from avjax.runtime.devices import Parallel, spread
 from avjax.training import metrics
+from avjax.training.evaluator import Evaluator
 from avjax.training.modality_dropout import check_mask
 from avjax.training.optimizer import adamw, cosine_schedule, sgd, step_schedule
-from avjax.training.parallel import Parallel, spread
 from avjax.training.sound_augment import SoundAugmentation
 from avjax.training.step import Recipe, check_dtype, create_state, train_step
 
@@ -48,12 +58,12 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     Raises:
       InputError: a config or data that cannot be trained on, or a workdir of another config.
     """
-    with hosts.all_or_none():
+    with multihost.all_or_none():
         job, start = build(config, workdir)
-    hosts.from_first(lambda: check_config(workdir, config.to_dict()))
+    multihost.from_first(lambda: check_config(workdir, config.to_dict()))
     start = jax.device_get(start)
     with RunCheckpoints(workdir) as checkpoints:
-        progress = hosts.from_first(lambda: checkpoints.restore(start) or start)
+        progress = multihost.from_first(lambda: checkpoints.restore(start) or start)
         step = int(progress.state.step)
         first_epoch = step // job.steps_per_epoch + 1
         total = config.num_epochs * len(job.splits["train"])
@@ -227,7 +237,7 @@ def _train_epochs(
             )
             close_epoch(job, progress, epoch, speed, evaluator, feed, checkpoints, log)
             progress = dataclasses.replace(progress, sums=metrics.zeros(job.net.num_classes))
-            if hosts.any_process(stop.requested):
+            if multihost.any_process(stop.requested):
                 raise KeyboardInterrupt
 
 
@@ -263,7 +273,7 @@ def read_config_flag(values: flags.FlagValues) -> ConfigDict:
 
 def _define_flags(argv: list[str], values: flags.FlagValues) -> None:
     define_config_flags(argv, values)
-    hosts.define_flags(values)
+    multihost.define_flags(values)
 
 
 def _job(values: flags.FlagValues, positional: list[str]) -> None:
@@ -271,10 +281,10 @@ def _job(values: flags.FlagValues, positional: list[str]) -> None:
         raise InputError(f"unexpected argument {positional[0]!r}; see --help")
     config = read_config_flag(values)
     workdir = Path(values.workdir or f"runs/{config.name}")
-    with hosts.joined(values):
-        machine.keep_compiled_programs()
+    with multihost.joined(values):
+        compilation.keep_compiled_programs()
         evaluation = train(config, workdir)
-        if hosts.is_first():
+        if multihost.is_first():
             print(table(evaluation))
             print(f"report: {workdir / 'report.html'}")
 

@@ -7,7 +7,7 @@ import pytest
 from avjax import crossval, train
 from avjax.crossval import cross_validate, main, summarise, table
 from avjax.errors import InputError
-from tests.single import CLIPS, audio_config, write_sounds
+from tests.sound_dataset import CLIPS, audio_config, write_sounds
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ from collections import namedtuple
 import pytest
 
 from avjax import download as module
-from avjax.data import zenodo
 from avjax.data.ravdess import AUDIO_ONLY, AUDIO_VIDEO, VIDEO_ONLY, ClipName, speech_clips
-from avjax.data.sources import find_raw
-from avjax.data.zenodo import Record
 from avjax.download import Summary
 from avjax.errors import InputError
+from avjax.preparation import zenodo
+from avjax.preparation.ravdess_files import find_raw
+from avjax.preparation.zenodo import Record
 from tests import web
 
 AUDIO, ACTORS = "audio.zip", (1, 2, 3)

@@ -10,12 +10,12 @@ from avjax.data.pipeline import open_dataset
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet
 from avjax.predict import Model
-from avjax.prepare import Settings, main, prepare
+from avjax.prepare import PreparationSettings, main, prepare
 from configs import common
 from tests.clips import WholeFrame, frame, tone, write_sound, write_video
 
 CLASSES = ("low", "middle", "high")
-SETTINGS = Settings("fixed", 3, 64, pair_video_only=False, seconds=1.2)
+SETTINGS = PreparationSettings("fixed", 3, 64, pair_video_only=False, seconds=1.2)
 SPLITS = {"Ann": "train", "Bob": "validation", "Cem": "test"}
 
 
@@ -139,6 +139,6 @@ def test_prediction_prepares_as_training_did(run, manifest):
 def test_times_outside_the_file_are_told(manifest, tmp_path, capsys, monkeypatch):
     path = manifest.parent / "late.csv"
     path.write_text("video,label,start\nAnn/4.mp4,low,9\n", encoding="utf-8")
-    monkeypatch.setattr("avjax.data.faces.default_detector", WholeFrame)
+    monkeypatch.setattr("avjax.preparation.face_detector.default_detector", WholeFrame)
     assert main(["prepare", f"--manifest={path}", f"--out={tmp_path / 'DATA'}"]) == 1
     assert "has no frame from 9 s on; correct" in " ".join(capsys.readouterr().err.split())

@@ -8,11 +8,11 @@ import pytest
 
 import avjax
 from avjax import predict
-from avjax.checkpoints import ModelCard, save_model
-from avjax.data.prepared import PreparedClip
+from avjax.data.records import PreparedClip
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.frames import normalise
+from avjax.runs.saved_model import ModelCard, save_model
 from tests.clips import tone, write_video
 
 CLASSES = ["calm", "angry", "happy"]

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from avjax import prepare as command
-from avjax.data import publish
+from avjax.data.folds import Filter
 from avjax.data.pipeline import open_dataset
-from avjax.data.ravdess import Filter
 from avjax.errors import InputError
-from avjax.prepare import Settings, main, prepare
-from avjax.weights.mtcnn import PACKAGE
+from avjax.preparation import publish
+from avjax.preparation.face_detector.weights import PACKAGE
+from avjax.prepare import PreparationSettings, main, prepare
 from tests.clips import WholeFrame, tone, write_sound, write_video
 
-SETTINGS = Settings(profile="fixed", num_frames=4, image_size=32, pair_video_only=False)
+SETTINGS = PreparationSettings(profile="fixed", num_frames=4, image_size=32, pair_video_only=False)
 FLAGS = ["--num_frames=4", "--image_size=32"]
 EVERYTHING = Filter.parse("")
 HAPPY, ANGRY, MUTE, BLACK = (f"01-01-0{i}-01-01-01-07" for i in (3, 5, 6, 7))
@@ -74,7 +74,7 @@ def cli(monkeypatch, capsys):
     """Runs the command line with a stand-in detector: status, standard output, errors."""
 
     def run(*arguments, detector=SeesLight):
-        monkeypatch.setattr(command.faces, "default_detector", detector)
+        monkeypatch.setattr(command.face_detector, "default_detector", detector)
         status = main(["prepare", *map(str, arguments)])
         captured = capsys.readouterr()
         errors = [line for line in captured.err.splitlines() if line.startswith("error:")]
@@ -140,7 +140,7 @@ def test_summary_and_contact_sheet(prepared):
     stored = json.loads((out / command.SUMMARY_FILE).read_text())
     assert stored["written"] == 6
     assert stored["skipped"] == summary.skipped
-    assert Settings.restore(stored["settings"]) == SETTINGS
+    assert PreparationSettings.from_json(stored["settings"]) == SETTINGS
     sheet = cv2.imread(str(out / command.SHEET_FILE))
     assert sheet.shape == (5 * 64, 200 + 4 * 64, 3)
     assert not out.with_name("DATA.partial").exists()
@@ -255,7 +255,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(source, prepared, tmp_path, c
         status, _, errors = cli(f"--source={source}", f"--out={out}", *FLAGS)
     assert status == 1
     assert len(errors) == 1
-    assert "no space left for" in errors[0]
+    assert "no space left in" in errors[0]
     assert not out.exists()
     staged = {path.suffix for path in (tmp_path / "DATA.partial" / "clips").iterdir()}
     assert staged == {".npz"}
@@ -390,7 +390,7 @@ def test_crops_without_sound_are_told(crops):
 def test_real_clips_give_the_crops_of_the_reference(shared_dir, tmp_path):
     if importlib.util.find_spec(PACKAGE) is None:
         pytest.skip(f"{PACKAGE} is not installed, whose wheel holds the detector's weights")
-    settings = Settings("reference", 15, 224, pair_video_only=False)
+    settings = PreparationSettings("reference", 15, 224, pair_video_only=False)
     summary = prepare(shared_dir / "ravdess" / "video", tmp_path / "DATA", settings)
     assert (summary.written, summary.skipped, summary.faceless_frames) == (8, {}, {})
     clips = open_dataset(tmp_path / "DATA").select(EVERYTHING, video_only=True)

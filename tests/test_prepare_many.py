@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from avjax import prepare as command
+from avjax.data.folds import Filter
 from avjax.data.pipeline import open_dataset
-from avjax.data.ravdess import Filter
-from avjax.data.shards import Shard, merge
 from avjax.errors import InputError
-from avjax.prepare import SUMMARY_FILE, Settings, main, prepare
+from avjax.preparation.shards import Shard, merge
+from avjax.prepare import SUMMARY_FILE, PreparationSettings, main, prepare
 from tests.clips import WholeFrame, frame, tone, write_sound, write_video
 
-SETTINGS = Settings(profile="fixed", num_frames=2, image_size=16, pair_video_only=False)
+SETTINGS = PreparationSettings(profile="fixed", num_frames=2, image_size=16, pair_video_only=False)
 NAMES = [f"01-01-0{i}-01-01-01-0{actor}" for actor in (5, 7) for i in (3, 4, 5)]
 
 
@@ -97,13 +97,13 @@ def test_a_killed_run_goes_on_with_the_same_bytes(source, prepared, killed):
 
 def test_a_run_that_ended_just_before_is_taken_for_done(source, prepared, tmp_path, monkeypatch):
     """The other process publishes between the look at --out and the lock."""
-    out, opened = tmp_path / "DATA", command.open_stage
+    out, opened = tmp_path / "DATA", command.open_clip_store
 
     def published_meanwhile(directory, settings):
         shutil.copytree(prepared[0], out)
         return opened(directory, settings)
 
-    monkeypatch.setattr(command, "open_stage", published_meanwhile)
+    monkeypatch.setattr(command, "open_clip_store", published_meanwhile)
     assert prepare(source, out, SETTINGS, make_detector=pytest.fail).written == 6
     assert not out.with_name("DATA.partial").exists()
 
@@ -158,9 +158,9 @@ def test_an_error_ends_the_run_and_keeps_what_is_done(source, tmp_path):
 
 def test_the_summary_tells_the_time_of_each_stage(prepared):
     stored = json.loads((prepared[0] / SUMMARY_FILE).read_text())
-    assert set(stored["stages"]) == {"sound", "decode", "detect", "crop", "write"}
-    assert stored["stages"] == prepared[1].stages
-    assert stored["stages"]["decode"] > 0
+    assert set(stored["phases"]) == {"sound", "decode", "detect", "crop", "write"}
+    assert stored["phases"] == prepared[1].phases
+    assert stored["phases"]["decode"] > 0
     assert list(stored["skipped"]) == ["01-01-08-01-01-01-07"]
 
 
@@ -187,7 +187,7 @@ def sharded(shards, tmp_path):
 def test_merged_shards_are_the_same_bytes(source, prepared, sharded):
     summary = merge(sharded)
     assert files_of(sharded) == files_of(prepared[0])
-    assert summary._replace(seconds=0, stages={}) == prepared[1]._replace(seconds=0, stages={})
+    assert summary._replace(seconds=0, phases={}) == prepared[1]._replace(seconds=0, phases={})
     assert not sharded.with_name("DATA.partial").exists()
     assert prepare(source, sharded, SETTINGS, make_detector=pytest.fail).prepared_now == 0
     with pytest.raises(InputError, match="DATA exists; choose another --out"):
@@ -200,7 +200,7 @@ def test_a_finished_shard_is_not_begun_again(source, sharded):
 
 
 def test_shards_on_the_command_line(source, prepared, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command.faces, "default_detector", WholeFrame)
+    monkeypatch.setattr(command.face_detector, "default_detector", WholeFrame)
     out = tmp_path / "DATA"
     flags = [f"--out={out}", "--num_frames=2", "--image_size=16"]
     for number in (1, 2, 3):

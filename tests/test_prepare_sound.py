@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from avjax import prepare as command
-from avjax.data import media
+from avjax.data.folds import Filter
 from avjax.data.pipeline import open_dataset
-from avjax.data.ravdess import Filter
 from avjax.errors import InputError
-from avjax.prepare import Settings, prepare
+from avjax.preparation import media
+from avjax.prepare import PreparationSettings, prepare
 from tests.clips import WholeFrame, tone, write_sound, write_video
 
 HAPPY, ANGRY = "01-03-01-01-01-07", "01-05-01-01-01-07"
@@ -25,7 +25,7 @@ def test_sound_alone_is_a_dataset_without_frames(tmp_path, monkeypatch, capsys):
         "--num_frames=4",
         "--image_size=32",
     ]
-    monkeypatch.setattr(command.faces, "default_detector", pytest.fail)
+    monkeypatch.setattr(command.face_detector, "default_detector", pytest.fail)
     assert command.main(["prepare", *settings]) == 0
     text = capsys.readouterr().out
     assert "skipped 03-01-04-01-01-01-11: no sound in" in text
@@ -45,7 +45,7 @@ def test_sound_alone_is_a_dataset_without_frames(tmp_path, monkeypatch, capsys):
 
 def test_log_mel_spectra_are_stored_when_asked_for(tmp_path):
     path = write_sound(tmp_path / "sound" / "Actor_07" / f"03-{ANGRY}.wav", tone(0.7))
-    settings = Settings("fixed", 4, 32, pair_video_only=False, log_mels=20)
+    settings = PreparationSettings("fixed", 4, 32, pair_video_only=False, log_mels=20)
     prepare(tmp_path / "sound", tmp_path / "DATA", settings)
     dataset = open_dataset(tmp_path / "DATA")
     assert dataset.metadata.log_mels == 20
@@ -65,7 +65,7 @@ def test_sound_alone_beside_videos_gets_black_frames(tmp_path):
     prepare(
         tmp_path / "source",
         tmp_path / "DATA",
-        Settings("fixed", 4, 32, pair_video_only=False),
+        PreparationSettings("fixed", 4, 32, pair_video_only=False),
         make_detector=WholeFrame,
     )
     clips = open_dataset(tmp_path / "DATA").select(Filter.parse(""))

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from avjax import crossval, together, train
-from avjax.checkpoints import RunCheckpoints, load_model
 from avjax.crossval import main
-from avjax.runlog import read_metrics
+from avjax.runs.checkpoints import RunCheckpoints
+from avjax.runs.metrics_log import read_metrics
+from avjax.runs.saved_model import load_model
 from avjax.together import train_together
-from tests.runs import lines, stopped_at
-from tests.single import audio_config, write_sounds
+from tests.sound_dataset import audio_config, write_sounds
+from tests.training_runs import lines, stopped_at
 
 # Two folds: 6 and 5 steps an epoch, the last ones of fewer clips.
 FOLDS = (

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from avjax import evaluate, train
-from avjax.checkpoints import load_model
-from avjax.data.prepared import PreparedClip
-from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
+from avjax.data.ravdess_dataset_builder import write_dataset
+from avjax.data.records import ClipRecord, DatasetMetadata, PreparedClip
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet
+from avjax.runs.saved_model import load_model
 from avjax.training.conditions import CONDITIONS
 from configs import common
-from tests.runs import lines, stopped_at
+from tests.training_runs import lines, stopped_at
 
 CLASSES = ("low", "high")
 EPOCHS = 5

@@ -8,15 +8,15 @@ import pytest
 
 import avjax
 from avjax import train
-from avjax.checkpoints import load_model
 from avjax.data.pipeline import open_dataset
-from avjax.data.prepared import PreparedClip
+from avjax.data.records import PreparedClip
 from avjax.errors import InputError
-from avjax.runlog import RunLog
+from avjax.runs.metrics_log import RunLog
+from avjax.runs.saved_model import load_model
 from configs import audio_only, audio_only_strong
 from tests.clips import tone, write_sound
-from tests.runs import lines
-from tests.single import write_sounds
+from tests.sound_dataset import write_sounds
+from tests.training_runs import lines
 
 MELS = 12
 

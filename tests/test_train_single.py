@@ -9,20 +9,20 @@ import pytest
 
 import avjax
 from avjax import evaluate, predict, train
-from avjax.checkpoints import load_model
+from avjax.data.folds import resolve_fold
 from avjax.data.pipeline import open_dataset
-from avjax.data.prepared import PreparedClip
-from avjax.data.ravdess import resolve_fold
-from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
+from avjax.data.ravdess_dataset_builder import write_dataset
+from avjax.data.records import ClipRecord, DatasetMetadata, PreparedClip
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.single_modality import VideoNet
-from avjax.runlog import read_metrics
-from avjax.training.parallel import spread
+from avjax.runs.metrics_log import read_metrics
+from avjax.runs.saved_model import load_model
+from avjax.runtime.devices import spread
 from configs import common, video_only
 from tests.clips import tone, write_sound, write_video
-from tests.runs import stopped_at
-from tests.single import CLIPS, audio_config, write_sounds
+from tests.sound_dataset import CLIPS, audio_config, write_sounds
+from tests.training_runs import stopped_at
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 
-from avjax.data.transfer import Patience, RemoteFile
+from avjax.preparation.transfer import Patience, RemoteFile
 
 QUICK = Patience(attempts=3, pause=0.0, timeout=5.0)
 FULL, NO_RANGE = "", "no range"  # as asked for; from the beginning whatever was asked for

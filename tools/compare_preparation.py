@@ -24,9 +24,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from avjax import cli
-from avjax.data import faces, media
-from avjax.data.clip import reference_indices
 from avjax.errors import InputError
+from avjax.preparation import face_detector, media
+from avjax.preparation.clip import reference_indices
+from avjax.preparation.crops import reference_crops
 from avjax.training.augment import MAX_ANGLE, flip_and_rotate
 
 PEER = Path(__file__).parent / "peers" / "librosa_mfcc.py"
@@ -97,7 +98,7 @@ def facenet() -> Callable[[np.ndarray], np.ndarray]:
 
 def compare_boxes(folder: Path) -> bool:
     """Every selected frame's box against facenet-pytorch's."""
-    expected_box, detector = facenet(), faces.default_detector()
+    expected_box, detector = facenet(), face_detector.default_detector()
     differences, corners = [], 0
     for path in tqdm(files(folder / "video", ".mp4"), desc="boxes", disable=None):
         frames = opencv_frames(path)
@@ -115,13 +116,13 @@ def compare_boxes(folder: Path) -> bool:
 
 def compare_crops(folder: Path) -> bool:
     """Crops against those that the reference's extract_faces.py wrote, byte for byte."""
-    detector, differing, decoded, frames = faces.default_detector(), 0, 0, 0
+    detector, differing, decoded, frames = face_detector.default_detector(), 0, 0, 0
     for path in tqdm(files(folder / "video", ".mp4"), desc="crops", disable=None):
         name = f"{path.parent.name}/{path.stem}_facecroppad.npy"
         expected = np.load(folder / "reference_crops" / name)
         images = our_frames(path)
         frames += len(images)
-        crops = faces.reference_crops(images, detector.largest_boxes(images))
+        crops = reference_crops(images, detector.largest_boxes(images))
         differing += sum((a != b).any() for a, b in zip(crops, expected, strict=False))
         differing += expected[len(crops) :].any()
         decoded += sum((a != b).any() for a, b in zip(images, opencv_frames(path), strict=True))

@@ -35,7 +35,7 @@ from avjax.training.step import (
     step_keys,
     train_step,
 )
-from avjax.weights.audio_visual import audio_visual_layers
+from avjax.weights.key_maps import audio_visual_layers
 from avjax.weights.rules import to_flax, to_torch
 
 BATCH = 2

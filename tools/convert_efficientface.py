@@ -12,14 +12,14 @@ from pathlib import Path
 from absl import flags
 
 from avjax import cli
-from avjax.checkpoints import BACKBONE_KIND, ModelCard, save_model
-from avjax.conversion import Converted, Route, convert
-from avjax.data.clip import PROFILES
-from avjax.data.prepared import WINDOW_SECONDS, audio_steps
 from avjax.data.ravdess import EMOTIONS
+from avjax.data.records import WINDOW_SECONDS, audio_steps
 from avjax.errors import InputError
-from avjax.models.networks import build_network
-from avjax.versions import versions
+from avjax.models.networks import BACKBONE_KIND, build_network
+from avjax.preparation.clip import PROFILES
+from avjax.runs.saved_model import ModelCard, save_model
+from avjax.runtime.versions import versions
+from avjax.weights.conversion import Converted, Route, convert
 
 
 def class_names(named: list[str] | None, count: int) -> list[str]:

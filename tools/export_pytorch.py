@@ -13,9 +13,9 @@ from typing import Any
 from absl import flags
 
 from avjax import cli
-from avjax.checkpoints import ModelCard, load_model
 from avjax.errors import InputError
-from avjax.weights.audio_visual import network_layers
+from avjax.runs.saved_model import ModelCard, load_model
+from avjax.weights.key_maps import network_layers
 from avjax.weights.rules import to_torch
 
 ARCHITECTURE = "multimodalcnn"  # what the reference's main.py expects to find in a checkpoint

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from absl import flags
+from demo import corpus
 
 from avjax import cli
-from avjax.data import synthetic
 
 USAGE = "Writes RAVDESS-named raw clips of synthetic actors; kept where they exist already."
 
@@ -30,9 +30,9 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def job(values: flags.FlagValues, positional: list[str]) -> None:
     """Writes the clips."""
-    names = synthetic.corpus(values.actors, values.clips_per_emotion)
+    names = corpus.corpus(values.actors, values.clips_per_emotion)
     out = Path(values.out)
-    written = synthetic.write_corpus(out, names, values.seed, values.processes, progress=True)
+    written = corpus.write_corpus(out, names, values.seed, values.processes, progress=True)
     print(f"{len(names)} clips in {out} ({written} new)")
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Int
 
 from avjax.data.pipeline import Batch, Clips
 from avjax.errors import InputError
-from avjax.training.parallel import Parallel
+from avjax.runtime.devices import Parallel
 
 CACHES = ("auto", "device", "host", "none")
 DEVICE_SHARE = 0.4  # of a device's free memory that `auto` gives to clips; the rest is the step's

@@ -12,9 +12,9 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
-from avjax.data.prepared import N_MFCC
-from avjax.data.ravdess import Filter, is_video_only
-from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata
+from avjax.data.folds import Filter
+from avjax.data.ravdess import is_video_only
+from avjax.data.records import N_MFCC, ClipRecord, DatasetMetadata
 from avjax.errors import InputError
 
 Batch = dict[str, np.ndarray]

@@ -7,77 +7,16 @@ hold an index of all clips, so that choosing clips reads no frames.
 import contextlib
 import io
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from avjax.data.prepared import N_MFCC, WINDOW_SECONDS, PreparedClip
+from avjax.data.records import N_MFCC, ClipRecord, DatasetMetadata, PreparedClip
 
 VERSION = "1.0.0"
-LABELS = ("label", "actor", "intensity", "statement", "repetition", "group")
-
-
-class ClipRecord(NamedTuple):
-    """What is known of a clip besides its arrays; -1 or "" where unknown.
-
-    Attributes:
-      clip_id: unique in the dataset.
-      split: the dataset split that holds it, such as ``actor_05``.
-      label: index into the dataset's classes.
-      actor: RAVDESS actor, 1 to 24.
-      intensity: 1 normal, 2 strong.
-      statement: 1 or 2.
-      repetition: 1 or 2.
-      group: who speaks, for folds over speakers.
-      has_audio: its sound is more than silence.
-      has_video: it shows a face.
-      subset: `train`, `validation` or `test` where a manifest says so.
-    """
-
-    clip_id: str
-    split: str
-    label: int
-    actor: int = -1
-    intensity: int = -1
-    statement: int = -1
-    repetition: int = -1
-    group: str = ""
-    has_audio: bool = True
-    has_video: bool = True
-    subset: str = ""
-
-    def features(self) -> dict[str, Any]:
-        """The record's own features: all but the split."""
-        features = self._asdict()
-        del features["split"]
-        return features
-
-
-class DatasetMetadata(NamedTuple):
-    """How a dataset was prepared.
-
-    Attributes:
-      profile: `fixed` or `reference`.
-      classes: names of the labels.
-      num_frames: frames of a clip.
-      image_size: side of a frame in pixels.
-      audio_steps: MFCC steps of a clip.
-      versions: of the libraries that prepared it.
-      seconds: of a clip's window.
-      log_mels: bands of the log-mel spectrum that is stored beside the MFCCs; 0 for none.
-    """
-
-    profile: str
-    classes: tuple[str, ...]
-    num_frames: int
-    image_size: int
-    audio_steps: int
-    versions: Mapping[str, str]
-    seconds: float = WINDOW_SECONDS
-    log_mels: int = 0
 
 
 class RavdessFaces(tfds.core.GeneratorBasedBuilder):

@@ -18,6 +18,7 @@ from avjax.models.single_modality import AudioNet, VideoNet
 
 Network: TypeAlias = AudioVisualNet | AudioNet | VideoNet | MelNet
 KINDS = ("audio_visual", "audio", "video", "log_mel")
+BACKBONE_KIND = "efficientface"  # a checkpoint of the face backbone alone: no network to build
 _SETTINGS = {
     "audio_visual": ("fusion", "num_heads"),
     "log_mel": ("num_mels", "coefficients", "dropout"),

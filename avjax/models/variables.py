@@ -10,9 +10,9 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array
 
-from avjax.machine import quick_compilation
 from avjax.models.efficientface import MIN_SIZE
 from avjax.models.layers import POSTPONED, Draw, draw
+from avjax.runtime.compilation import quick_compilation
 
 Path: TypeAlias = tuple[str, ...]
 

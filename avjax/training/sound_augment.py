@@ -1,7 +1,7 @@
 """Random changes of log-mel spectra and the mixing of neighbouring clips, for training on sound.
 
-Spectra are ``log(1 + 4e5 * power)``, so 0 is silence (`avjax.data.media.log_mel`). Every draw
-depends on a clip's row in the global batch alone.
+Spectra are ``log(1 + 4e5 * power)``, so 0 is silence (`avjax.preparation.media.log_mel`). Every
+draw depends on a clip's row in the global batch alone.
 """
 
 from typing import NamedTuple

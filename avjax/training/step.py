@@ -11,9 +11,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from avjax.errors import InputError
-from avjax.machine import quick_compilation
 from avjax.models.frames import StoredFrames
 from avjax.models.ops import total
+from avjax.runtime.compilation import quick_compilation
 from avjax.training import metrics
 from avjax.training.augment import augment
 from avjax.training.modality_dropout import Enlarged, enlarge

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from avjax.data.prepared import PreparedClip
-from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
+from avjax.data.ravdess_dataset_builder import write_dataset
+from avjax.data.records import ClipRecord, DatasetMetadata, PreparedClip
 
 METADATA = DatasetMetadata("fixed", ("calm", "angry"), 2, 8, 4, {"avjax": "1"})
 

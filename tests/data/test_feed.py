@@ -6,10 +6,10 @@ import pytest
 
 from avjax.data import feed as feed_module
 from avjax.data.feed import Feed, ReadAhead, choose_cache, free_host_memory, take
+from avjax.data.folds import Filter
 from avjax.data.pipeline import PreparedDataset, open_dataset
-from avjax.data.ravdess import Filter
 from avjax.errors import InputError
-from avjax.training.parallel import Parallel
+from avjax.runtime.devices import Parallel
 from tests.data.test_pipeline import write_numbered_clips
 
 CACHES = ("none", "host", "device")

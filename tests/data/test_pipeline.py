@@ -5,10 +5,10 @@ import zlib
 import numpy as np
 import pytest
 
+from avjax.data.folds import Filter, resolve_fold
 from avjax.data.pipeline import open_dataset
-from avjax.data.prepared import PreparedClip
-from avjax.data.ravdess import Filter, resolve_fold
-from avjax.data.ravdess_dataset_builder import ClipRecord, DatasetMetadata, write_dataset
+from avjax.data.ravdess_dataset_builder import write_dataset
+from avjax.data.records import ClipRecord, DatasetMetadata, PreparedClip
 from avjax.errors import InputError
 
 NUM_CLIPS, SILENT, FACELESS = 11, 7, 5

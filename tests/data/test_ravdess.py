@@ -2,19 +2,15 @@
 
 import pytest
 
-from avjax.data.ravdess import (
-    ACTORS,
-    EMOTIONS,
+from avjax.data.folds import (
     NAMED_FOLDS,
     SPLITS,
-    ClipName,
     Filter,
     list_folds,
     parse_actors,
     resolve_fold,
-    speech_clips,
-    split_name,
 )
+from avjax.data.ravdess import ACTORS, EMOTIONS, ClipName, speech_clips, split_name
 from avjax.errors import InputError
 
 

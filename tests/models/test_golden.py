@@ -13,7 +13,7 @@ from avjax.training import metrics
 from avjax.training.modality_dropout import enlarge_with
 from avjax.training.optimizer import sgd
 from avjax.training.step import create_state, loss_gradients, update
-from avjax.weights.audio_visual import audio_visual_layers
+from avjax.weights.key_maps import audio_visual_layers
 from avjax.weights.rules import to_flax, to_torch
 from avjax.weights.torch_file import load_torch_file
 from tests.golden_checks import check, check_norms, features

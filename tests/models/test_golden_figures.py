@@ -13,7 +13,7 @@ from avjax.models.variables import variable_shapes
 from avjax.training.modality_dropout import enlarge_with
 from avjax.training.optimizer import sgd
 from avjax.training.step import create_state, loss_gradients, update
-from avjax.weights.audio_visual import audio_visual_layers
+from avjax.weights.key_maps import audio_visual_layers
 from avjax.weights.rules import COUNTER, to_flax, to_torch
 from tests.golden_checks import check, check_norms, features
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import scipy.fft
 
-from avjax.data import media
-from avjax.data.prepared import SAMPLE_RATE
+from avjax.data.records import SAMPLE_RATE
 from avjax.errors import InputError
 from avjax.models import mel_net
 from avjax.models.audio_visual import Pairing
 from avjax.models.mel_net import MelNet
 from avjax.models.networks import build_network, describe_network
 from avjax.models.variables import init_variables, variable_shapes
+from avjax.preparation import media
 from configs import audio_only, audio_only_strong
 
 NET = MelNet(num_classes=5, num_mels=6, coefficients=(2, 5, 5), dropout=0.5)

@@ -17,7 +17,7 @@ from benchmarks import prepare as subject
 
 from avjax.models.efficientface import EfficientFace
 from avjax.models.layers import INFERENCE
-from avjax.training.parallel import CPU_STEPS_PER_CALL
+from avjax.runtime.devices import CPU_STEPS_PER_CALL
 from tests.clips import WholeFrame, tone, write_video
 from tools import benchmark
 
@@ -31,7 +31,7 @@ def test_one_measurement_prepares_twice_and_decodes(tmp_path, monkeypatch, capsy
         path = tmp_path / "Actor_07" / f"01-01-0{number}-01-01-01-07.mp4"
         write_video(path, 4, sound=tone(0.3))
     detector = WholeFrame()
-    monkeypatch.setattr(subject.faces, "default_detector", lambda: detector)
+    monkeypatch.setattr(subject.face_detector, "default_detector", lambda: detector)
     assert run("prepare", f"--source={tmp_path}", "--once", "--threads=1") == 0
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["what"] for line in told] == ["cold", "warm", "decoding"]

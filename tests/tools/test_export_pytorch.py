@@ -5,10 +5,10 @@ import importlib.util
 import numpy as np
 import pytest
 
-from avjax.conversion import convert
 from avjax.errors import InputError
-from tests.test_conversion import whole_model
+from avjax.weights.conversion import convert
 from tests.torch_files import save
+from tests.weights.test_conversion import whole_model
 from tools import convert_efficientface, export_pytorch
 
 

@@ -12,7 +12,7 @@ from avjax.models.single_modality import AudioNet
 from avjax.models.variables import init_variables
 from avjax.training.optimizer import sgd
 from avjax.training.step import Recipe, create_state, train_step
-from avjax.weights.audio_visual import audio_cnn_layers
+from avjax.weights.key_maps import audio_cnn_layers
 from avjax.weights.rules import to_torch
 
 BATCH, SIZES = 8, (8, 8, 5)

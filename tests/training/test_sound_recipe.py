@@ -10,7 +10,7 @@ import pytest
 
 from avjax.models.mel_net import MelNet
 from avjax.models.variables import init_variables
-from avjax.training.parallel import Parallel
+from avjax.runtime.devices import Parallel
 from avjax.training.sound_augment import SoundAugmentation
 from avjax.training.step import Recipe, create_state, train_step
 

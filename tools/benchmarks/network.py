@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from peers import peak_memory
 
-from avjax import machine
 from avjax.errors import InputError
 from avjax.models.networks import Network, build_network, learned_parameters
 from avjax.models.variables import init_variables
+from avjax.runtime import compilation
+from avjax.runtime.devices import Parallel, spread
 from avjax.training.conditions import eval_step
 from avjax.training.optimizer import sgd
-from avjax.training.parallel import Parallel, spread
 from avjax.training.step import Recipe, check_dtype, create_state, train_step
 
 PRECISIONS = {"highest": "highest", "tf32": "tensorfloat32"}  # as JAX names them
@@ -73,7 +73,7 @@ def random_batch(setting: Setting) -> dict[str, np.ndarray]:
 def measure(setting: Setting) -> None:
     """Prints one line of JSON: seconds of each step, peak memory, time of the first call."""
     check_dtype(setting.dtype)
-    machine.keep_compiled_programs()  # as commands do, and torch.compile
+    compilation.keep_compiled_programs()  # as commands do, and torch.compile
     _set_precision(setting.precision)
     began = time.perf_counter()
     run, together = _train(setting) if setting.what == "step" else (_forward(setting), 1)

@@ -23,18 +23,18 @@ from typing import Any
 from absl import flags
 from benchmarks import sides
 
-from avjax.data import faces, media
-from avjax.data import sources as raw
-from avjax.data.clip import even_indices
-from avjax.data.stage import Settings, open_stage
 from avjax.errors import InputError
+from avjax.preparation import face_detector, media
+from avjax.preparation import ravdess_files as raw
+from avjax.preparation.clip import even_indices
+from avjax.preparation.clip_store import PreparationSettings, open_clip_store
 from avjax.prepare import prepare_clips
 
 PEER = sides.ROOT / "tools" / "peers" / "extract_faces.py"
-SETTINGS = Settings("fixed", 15, 224, pair_video_only=False)
+SETTINGS = PreparationSettings("fixed", 15, 224, pair_video_only=False)
 
 
-def videos(source: Path) -> list[raw.Source]:
+def videos(source: Path) -> list[raw.RawClip]:
     """The folder's videos, without sound."""
     found, _ = raw.find_raw(source, pair_video_only=False)
     silent = [clip._replace(audio=None) for clip in found if clip.video is not None]
@@ -43,22 +43,25 @@ def videos(source: Path) -> list[raw.Source]:
     return silent
 
 
-def measure(clips: Sequence[raw.Source], threads: int) -> None:
+def measure(clips: Sequence[raw.RawClip], threads: int) -> None:
     """Prepares the clips cold, then warm, then only decodes; prints a line of JSON after each."""
     detector = None
     for temperature in ("cold", "warm"):
-        with tempfile.TemporaryDirectory() as scratch, open_stage(Path(scratch), SETTINGS) as stage:
-            detector = detector or faces.default_detector()
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            open_clip_store(Path(scratch), SETTINGS) as store,
+        ):
+            detector = detector or face_detector.default_detector()
             began = time.perf_counter(), time.process_time()
             summary = prepare_clips(
-                stage,
+                store,
                 clips,
                 skipped={},
                 settings=SETTINGS,
                 make_detector=lambda: detector,  # noqa: B023 (called at once)
                 workers=threads,
             )
-            _tell(temperature, began, stages=summary.stages)
+            _tell(temperature, began, phases=summary.phases)
         if summary.skipped:
             raise InputError(f"clips cannot be prepared: {summary.skipped}; remove them")
     chosen = [even_indices(media.frame_times(clip.video), SETTINGS.num_frames) for clip in clips]
@@ -69,7 +72,7 @@ def measure(clips: Sequence[raw.Source], threads: int) -> None:
     _tell("decoding", began)
 
 
-def _decode(clip: raw.Source, indices: Sequence[int]) -> None:
+def _decode(clip: raw.RawClip, indices: Sequence[int]) -> None:
     assert clip.video is not None
     media.read_frames(clip.video, indices, threads=1)
 
@@ -97,7 +100,7 @@ def measure_apart(source: Path, threads: int) -> dict[str, dict[str, Any]]:
 
 
 def measure_reference(
-    python: str, clone: Path, clips: Sequence[raw.Source], threads: int
+    python: str, clone: Path, clips: Sequence[raw.RawClip], threads: int
 ) -> dict[str, float]:
     """Wall and processor seconds of the reference's script on the same clips."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -169,12 +172,12 @@ def _print(
     more = f"; avjax takes {ratio:.2f} times as long"
     decoding = [found["decoding"]["seconds"] for found in ours]
     line("decoding", decoding, middle("decoding", "cpu"), more)
-    stages = {
-        name: median(found["warm"]["stages"][name] for found in ours) / count
-        for name in ours[0]["warm"]["stages"]
+    phases = {
+        name: median(found["warm"]["phases"][name] for found in ours) / count
+        for name in ours[0]["warm"]["phases"]
     }
-    shown = ", ".join(f"{name} {seconds:.3f}" for name, seconds in stages.items())
-    print(f"seconds of a thread for a clip, by stage: {shown}")
+    shown = ", ".join(f"{name} {seconds:.3f}" for name, seconds in phases.items())
+    print(f"seconds of a thread for a clip, by store: {shown}")
     if theirs:
         seconds = [found["seconds"] for found in theirs]
         ratio = median(seconds) / middle("warm")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from avjax.errors import InputError
-from avjax.machine import available_cores
+from avjax.runtime.compilation import available_cores
 
 ROOT = Path(__file__).resolve().parents[2]
 Found = dict[str, Any]

@@ -1,0 +1,99 @@
+"""Face crops in both profiles."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from avjax.errors import InputError
+
+Boxes = Sequence[Float[np.ndarray, "4"] | None]
+
+
+class NoFaceError(InputError):
+    """No frame of the clip shows a face."""
+
+
+def reference_crops(
+    frames: Sequence[UInt8[np.ndarray, "h w 3"]], boxes: Boxes, size: int = 224
+) -> UInt8[np.ndarray, "n {size} {size} 3"]:
+    """Cuts out the faces as the reference does (``ravdess_preprocessing/extract_faces.py``).
+
+    Corners are rounded, the aspect is not kept, channels come out as BGR. Unlike the reference,
+    boxes are clipped to the frame, and frames before the first box use that one.
+
+    Args:
+      frames: RGB frames of one clip, in order.
+      boxes: x1, y1, x2, y2 in pixels; None reuses the box of the frame before.
+      size: side of the crops.
+
+    Raises:
+      NoFaceError: every box is None.
+    """
+    present = _present(boxes)
+    crops = []
+    for index, frame in enumerate(frames):
+        last = present[max(int(np.searchsorted(present, index, side="right")) - 1, 0)]
+        x1, y1, x2, y2 = _clipped([round(float(x)) for x in boxes[last]], frame)
+        crops.append(cv2.resize(frame[y1:y2, x1:x2, ::-1], (size, size)))
+    return np.stack(crops)
+
+
+def fixed_crops(
+    frames: Sequence[UInt8[np.ndarray, "h w 3"]], boxes: Boxes, size: int = 224
+) -> UInt8[np.ndarray, "n {size} {size} 3"]:
+    """Cuts out the faces without distortion: squares round the boxes' centres, RGB.
+
+    A square has the longer side of its box, at most the frame's shorter side, and is moved into
+    the frame. Shrinking averages areas, so that no pixel is skipped.
+
+    Args:
+      frames: RGB frames of one clip, in order.
+      boxes: x1, y1, x2, y2 in pixels; None takes the nearest frame's box (of two, the earlier).
+      size: side of the crops.
+
+    Raises:
+      NoFaceError: every box is None.
+    """
+    present = _present(boxes)
+    crops = []
+    for index, frame in enumerate(frames):
+        nearest = present[np.argmin(np.abs(present - index))]
+        x, y, side = _square(boxes[nearest], frame)
+        shrinks = side > size
+        crops.append(
+            cv2.resize(
+                frame[y : y + side, x : x + side],
+                (size, size),
+                interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+            )
+        )
+    return np.stack(crops)
+
+
+def _present(boxes: Boxes) -> np.ndarray:
+    """Indices of the frames with a face."""
+    present = np.array([i for i, box in enumerate(boxes) if box is not None], np.int64)
+    if not present.size:
+        raise NoFaceError(
+            f"no face was found in any of its {len(boxes)} frames; leave the clip out"
+        )
+    return present
+
+
+def _clipped(corners: Sequence[int], frame: np.ndarray) -> tuple[int, int, int, int]:
+    """Corners inside the frame, at least one pixel apart."""
+    height, width = frame.shape[:2]
+    x1, y1 = min(max(corners[0], 0), width - 1), min(max(corners[1], 0), height - 1)
+    return x1, y1, max(min(corners[2], width), x1 + 1), max(min(corners[3], height), y1 + 1)
+
+
+def _square(box: Float[np.ndarray, "4"], frame: np.ndarray) -> tuple[int, int, int]:
+    """Left, top and side of the square round the box, inside the frame."""
+    height, width = frame.shape[:2]
+    x1, y1, x2, y2 = map(float, box)
+    side = min(max(round(max(x2 - x1, y2 - y1)), 1), height, width)
+    left = min(max(round((x1 + x2 - side) / 2), 0), width - side)
+    top = min(max(round((y1 + y2 - side) / 2), 0), height - side)
+    return left, top, side

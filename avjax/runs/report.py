@@ -1,0 +1,283 @@
+"""A run's report: one HTML file that opens anywhere, with figures drawn by matplotlib.
+
+Nothing is fetched: figures are inline SVG whose colours are CSS variables, so that the page follows
+the reader's light or dark setting.
+"""
+
+import html
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from avjax.runs.metrics_log import read_metrics
+from avjax.runs.run_config import flatten, read_config
+from avjax.runtime.files import write_text
+
+REPORT_FILE = "report.html"
+Lines = list[dict[str, Any]]  # of metrics.jsonl
+
+# Colours that matplotlib writes and the page replaces: SVG knows nothing of light and dark.
+_INK, _GRID, _PAPER, _TRAIN, _VALIDATION = "#010101", "#020202", "#030303", "#040404", "#050505"
+_VARIABLES = {
+    _INK: "var(--ink)",
+    _GRID: "var(--grid)",
+    _PAPER: "var(--paper)",
+    _TRAIN: "var(--train)",
+    _VALIDATION: "var(--validation)",
+}
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1d2433; --soft: #5b6577; --grid: #d5dae3;
+  --paper: #ffffff; --train: #c2621b; --validation: #2563c9; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9f0; --soft: #9aa5b8; --grid: #3a4252;
+  --paper: #151922; --train: #f0985a; --validation: #6ea3f5; } }
+body { background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif;
+  max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; }
+.note, figcaption { color: var(--soft); }
+figure { margin: 0; } svg { max-width: 100%; height: auto; }
+dl { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; } dt { color: var(--soft); }
+dd { margin: 0; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; }
+th, td { padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--grid); text-align: right;
+  font-variant-numeric: tabular-nums; }
+th:first-child, td:first-child { text-align: left; font-weight: normal; }
+.settings td { text-align: left; overflow-wrap: anywhere; }
+"""
+
+
+def write_report(workdir: Path) -> Path:
+    """Writes ``report.html`` of a run from what it has logged so far.
+
+    Args:
+      workdir: a run; its ``evaluation.json`` and ``metrics.jsonl`` may not exist yet.
+
+    Returns:
+      The file written.
+
+    Raises:
+      InputError: ``workdir`` is not a run.
+    """
+    workdir = Path(workdir)
+    config = read_config(workdir)
+    lines = read_metrics(workdir)
+    evaluation_file = workdir / "evaluation.json"
+    evaluation = json.loads(evaluation_file.read_text()) if evaluation_file.exists() else None
+    path = workdir / REPORT_FILE
+    write_text(path, render(config, lines, evaluation))
+    return path
+
+
+def render(config: Mapping[str, Any], lines: Lines, evaluation: Mapping[str, Any] | None) -> str:
+    """The report as one HTML document.
+
+    Args:
+      config: of the run, nested.
+      lines: of ``metrics.jsonl``.
+      evaluation: the content of ``evaluation.json``, or None before there is one.
+    """
+    name = str(config.get("name", "run"))
+    parts = [_summary(config, lines, evaluation), _curves_section(lines)]
+    if evaluation:
+        parts += [_conditions_section(evaluation), _confusion_section(evaluation)]
+    settings = [(key, _plain(value)) for key, value in sorted(flatten(config).items())]
+    parts.append("<h2>Settings</h2>" + _table(("setting", "value"), settings, "settings"))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(name)}: training report</title><style>{_STYLE}</style></head>\n"
+        f"<body><h1>{html.escape(name)}</h1>\n" + "\n".join(parts) + "\n</body></html>\n"
+    )
+
+
+# -------------------------------------------------------------------------------------- sections
+
+
+def _summary(config: Mapping[str, Any], lines: Lines, evaluation: Mapping[str, Any] | None) -> str:
+    """The figures that a reader looks for first."""
+    train, validation = _of_split(lines, "train"), _of_split(lines, "validation")
+    figures = [("epochs", f"{len(train)} of {config.get('num_epochs', '?')}")]
+    best = _best(validation)
+    if best:
+        figures.append(("best epoch", str(best["epoch"])))
+        figures.append(("validation accuracy", f"{best['accuracy']:.1%}"))
+    if evaluation:
+        clips = f"{evaluation['split']} accuracy ({evaluation['num_clips']} clips)"
+        figures.append((clips, f"{_undisturbed(evaluation)['accuracy']:.1%}"))
+    if train and "seconds" in train[-1]:
+        figures.append(("training", _duration(sum(line["seconds"] for line in train))))
+        figures.append(("clips a second", f"{train[-1]['clips_per_second']:.1f}"))
+    items = (f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in figures)
+    return f"<dl>{''.join(items)}</dl>"
+
+
+def _curves_section(lines: Lines) -> str:
+    if not lines:
+        return '<h2>Learning curves</h2><p class="note">No epoch is complete yet.</p>'
+    caption = "Train and validation by epoch; the dotted line marks the best validation accuracy."
+    return "<h2>Learning curves</h2>" + _inline(curves_figure(lines), "curves", caption)
+
+
+def _conditions_section(evaluation: Mapping[str, Any]) -> str:
+    conditions = evaluation["conditions"]
+    caption = f"Accuracy on the {evaluation['split']} split with a modality taken away or disturbed"
+    chance = f"; the dotted line is chance, 1 in {len(evaluation['classes'])}."
+    rows = [
+        (name, f"{f['accuracy']:.1%}", f"{f['macro_f1']:.3f}", f"{f['loss']:.3f}")
+        for name, f in conditions.items()
+    ]
+    figure = _inline(conditions_figure(evaluation), "conditions", caption + chance)
+    header = ("condition", "accuracy", "macro F1", "loss")
+    return f"<h2>Accuracy by condition</h2>{figure}{_table(header, rows)}"
+
+
+def _confusion_section(evaluation: Mapping[str, Any]) -> str:
+    caption = "Clips by true and predicted class, undisturbed."
+    figure = _inline(confusion_figure(evaluation), "confusion", caption)
+    return f"<h2>Confusion matrix</h2>{figure}"
+
+
+# --------------------------------------------------------------------------------------- figures
+
+
+def curves_figure(lines: Lines) -> Figure:
+    """Loss and accuracy by epoch, train against validation, with the best epoch marked."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    best = _best(_of_split(lines, "validation"))
+    for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        _dress(axes)
+        for split, colour in (("train", _TRAIN), ("validation", _VALIDATION)):
+            chosen = _of_split(lines, split)
+            epochs, values = [x["epoch"] for x in chosen], [x[quantity] for x in chosen]
+            marker = "o" if len(chosen) < 20 else None  # one epoch alone draws no line
+            axes.plot(epochs, values, color=colour, label=split, marker=marker, markersize=4)
+        if best:
+            axes.axvline(best["epoch"], color=_INK, linestyle=":", linewidth=1)
+            axes.plot(best["epoch"], best[quantity], "o", color=_VALIDATION, markersize=7)
+        axes.set_title(quantity, color=_INK)
+        axes.set_xlabel("epoch", color=_INK)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if quantity == "accuracy":
+            axes.set_ylim(0, 1)
+            axes.yaxis.set_major_formatter(PercentFormatter(1))
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=2, frameon=False, labelcolor=_INK
+    )
+    return figure
+
+
+def conditions_figure(evaluation: Mapping[str, Any]) -> Figure:
+    """A bar of accuracy for each condition, and a line at chance."""
+    conditions = evaluation["conditions"]
+    figure = Figure(figsize=(9, 0.8 + 0.36 * len(conditions)), layout="constrained")
+    axes = figure.subplots()
+    _dress(axes)
+    axes.grid(axis="y", visible=False)
+    names, values = list(conditions), [figures["accuracy"] for figures in conditions.values()]
+    bars = axes.barh(names, values, height=0.65, color=_VALIDATION, zorder=2)
+    axes.bar_label(bars, [f"{value:.1%}" for value in values], padding=4, color=_INK)
+    axes.axvline(1 / len(evaluation["classes"]), color=_INK, linestyle=":", linewidth=1, zorder=3)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.08)  # room for the label of a full bar
+    axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    return figure
+
+
+def confusion_figure(evaluation: Mapping[str, Any]) -> Figure:
+    """Counts by true (rows) and predicted class; a cell's shade is its part of the row."""
+    classes = evaluation["classes"]
+    counts = _undisturbed(evaluation)["confusion"]
+    side = 1.9 + 0.58 * len(classes)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    _dress(axes)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    for i, row in enumerate(counts):
+        for j, count in enumerate(row):
+            part = count / max(1, sum(row))
+            axes.add_patch(Rectangle((j, i), 1, 1, facecolor=_VALIDATION, alpha=0.05 + 0.9 * part))
+            colour = _PAPER if part > 0.7 else _INK
+            axes.text(j + 0.5, i + 0.5, f"{count:g}", color=colour, ha="center", va="center")
+    centres = [index + 0.5 for index in range(len(classes))]
+    axes.set_xticks(centres, classes, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(centres, classes)
+    axes.tick_params(length=0)
+    axes.set(xlim=(0, len(classes)), ylim=(len(classes), 0), aspect="equal")
+    axes.set_xlabel("predicted", color=_INK)
+    axes.set_ylabel("true", color=_INK)
+    return figure
+
+
+def _dress(axes: Axes) -> None:
+    """Colours that the page replaces, and as little frame as a plot needs."""
+    axes.set_facecolor("none")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[:].set_color(_GRID)
+    axes.tick_params(color=_GRID, labelcolor=_INK)
+    axes.grid(color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _inline(figure: Figure, name: str, caption: str) -> str:
+    """A figure as an HTML element: SVG with the page's colours and ids of its own."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]  # without XML's own header
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    text = html.escape(caption)
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{text}"', 1)
+    return f"<figure>{svg}<figcaption>{text}</figcaption></figure>"
+
+
+# ----------------------------------------------------------------------------------------- parts
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "figures") -> str:
+    """An HTML table; every cell is escaped."""
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(x)}</{tag}>" for x in cells) + "</tr>"
+
+    body = "".join(line(row, "td") for row in rows)
+    head = line(header, "th")
+    return f'<div class="wide"><table class="{kind}">{head}{body}</table></div>'
+
+
+def _of_split(lines: Lines, split: str) -> Lines:
+    return [line for line in lines if line["split"] == split]
+
+
+def _undisturbed(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The figures of clips as they are: the first condition's."""
+    return next(iter(evaluation["conditions"].values()))
+
+
+def _best(validation: Lines) -> dict[str, Any] | None:
+    """The line of the best accuracy, the earliest on ties: the epoch whose model is kept."""
+    return max(validation, key=lambda line: line["accuracy"], default=None)
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
+
+
+def _plain(value: Any) -> str:
+    """A setting as a reader would write it."""
+    return value if isinstance(value, str) else json.dumps(value)

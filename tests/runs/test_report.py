@@ -1,0 +1,183 @@
+"""The report: every figure, at every stage of a run, readable without anything else."""
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+
+import pytest
+
+from avjax.errors import InputError
+from avjax.runs import report
+
+CLASSES = ["calm", "<happy>", "sad"]
+NAME = 'a <b> & "c"'
+CONFIG = {"name": NAME, "num_epochs": 9, "optimizer": {"milestones": [4, 6]}, "mask": "noise"}
+VALIDATION = (0.25, 0.75, 0.75, 0.5)
+
+
+def metric_lines(epochs=4):
+    for epoch in range(1, epochs + 1):
+        figures = {"epoch": epoch, "step": 8 * epoch, "loss": 2.0 / epoch, "macro_f1": 0.3}
+        speed = {"seconds": 1800.0, "clips_per_second": 12.25, "learning_rate": 0.04}
+        yield {**figures, **speed, "split": "train", "accuracy": 0.2 * epoch}
+        yield {**figures, "split": "validation", "accuracy": VALIDATION[epoch - 1]}
+
+
+def evaluation(confusion=((7, 1, 2), (0, 9, 1), (3, 3, 0))):
+    figures = {"macro_f1": 0.444, "loss": 1.25, "confusion": confusion}
+    names = ("audiovisual", "audio_only/zeros", "video_only/addnoise")
+    return {
+        "split": "test",
+        "num_clips": 26,
+        "classes": CLASSES,
+        "epoch": 2,
+        "conditions": {
+            name: {**figures, "accuracy": accuracy}
+            for name, accuracy in zip(names, (0.615, 0.125, 1.0), strict=True)
+        },
+    }
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    text = "".join(json.dumps(line) + "\n" for line in metric_lines())
+    (tmp_path / "metrics.jsonl").write_text(text)
+    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation()))
+    return tmp_path
+
+
+class Page(HTMLParser):
+    """Text of a page outside its figures, ids, tables, and whether its elements nest."""
+
+    VOID = ("meta", "br")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.texts, self.ids, self.attributes, self.rows = [], [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        self.ids += [value for name, value in attrs if name == "id"]
+        self.attributes += [(tag, *attribute) for attribute in attrs]
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if data.strip() and "svg" not in self.open and "style" not in self.open:
+            self.texts.append(data)
+            if self.rows and self.open[-1] in ("td", "th"):
+                self.rows[-1].append(data)
+
+
+def page_of(workdir):
+    return Page(report.write_report(workdir).read_text(encoding="utf-8"))
+
+
+def test_a_finished_run(workdir):
+    page = page_of(workdir)
+    assert ["audiovisual", "61.5%", "0.444", "1.250"] in page.rows
+    assert ["audio_only/zeros", "12.5%", "0.444", "1.250"] in page.rows
+    assert ["optimizer.milestones", "[4, 6]"] in page.rows
+    assert ["mask", "noise"] in page.rows
+    summary = dict(zip(page.texts, page.texts[1:], strict=False))
+    assert summary["epochs"] == "4 of 9"
+    assert summary["best epoch"] == "2"  # the earliest of two equally good
+    assert summary["validation accuracy"] == "75.0%"
+    assert summary["test accuracy (26 clips)"] == "61.5%"
+    assert summary["training"] == "2 h 0 min"
+    assert summary["clips a second"] == "12.2"
+
+
+def test_it_needs_no_other_file(workdir):
+    text = report.write_report(workdir).read_text(encoding="utf-8")
+    assert text.count("<svg") == 3
+    links = [value for tag, name, value in Page(text).attributes if name in ("href", "src")]
+    assert not re.search(r"<(script|link|img|iframe)|@import", text)
+    assert [value for value in links if not value.startswith("#")] == []
+    assert not re.search(r"url\((?!#)", text)
+
+
+def test_text_is_escaped(workdir):
+    page = page_of(workdir)
+    assert NAME in page.texts
+    assert "b" not in {tag for tag, *_ in page.attributes}
+
+
+def test_ids_of_the_figures_do_not_collide(workdir):
+    page = page_of(workdir)
+    assert len(page.ids) == len(set(page.ids)) > 100
+    used = [value[1:] for _, name, value in page.attributes if name.endswith("href")]
+    assert set(used) <= set(page.ids)
+
+
+def test_figures_follow_the_readers_colours(workdir):
+    text = report.write_report(workdir).read_text(encoding="utf-8")
+    for svg in re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL):
+        ET.fromstring(svg)
+        # What remains of matplotlib's own colours would vanish on a dark page.
+        assert not re.search(r"(fill|stroke): ?(#|black|white)", svg)
+        assert "var(--ink)" in svg
+
+
+def test_before_the_test_split_is_scored(workdir):
+    (workdir / "evaluation.json").unlink()
+    text = report.write_report(workdir).read_text(encoding="utf-8")
+    assert text.count("<svg") == 1
+    assert "Learning curves" in text
+    assert "Confusion" not in text
+
+
+def test_before_the_first_epoch(workdir):
+    (workdir / "evaluation.json").unlink()
+    (workdir / "metrics.jsonl").unlink()
+    assert "No epoch is complete yet." in page_of(workdir).texts
+
+
+def test_an_epoch_that_is_not_validated_yet(workdir):
+    path = workdir / "metrics.jsonl"
+    path.write_text(path.read_text().splitlines()[0] + '\n{"epoch": 1, "sp')
+    (workdir / "evaluation.json").unlink()
+    page = page_of(workdir)
+    assert "1 of 9" in page.texts
+    assert "best epoch" not in page.texts
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(InputError, match="is not a run"):
+        report.write_report(tmp_path)
+
+
+def test_curves_show_both_splits_and_the_best_epoch():
+    loss, accuracy = report.curves_figure(list(metric_lines())).axes
+    train, validation, best, *_ = accuracy.lines
+    assert list(train.get_ydata()) == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert tuple(validation.get_ydata()) == VALIDATION
+    assert list(best.get_xdata()) == [2, 2]
+    assert tuple(loss.lines[0].get_ydata()) == (2, 1, 2 / 3, 0.5)
+
+
+def test_bars_are_the_accuracies_with_chance_marked():
+    (axes,) = report.conditions_figure(evaluation()).axes
+    assert [bar.get_width() for bar in axes.patches] == [0.615, 0.125, 1.0]
+    assert list(axes.lines[0].get_xdata()) == [1 / 3, 1 / 3]
+    assert [text.get_text() for text in axes.texts] == ["61.5%", "12.5%", "100.0%"]
+
+
+def test_confusion_shades_each_row_by_its_part():
+    (axes,) = report.confusion_figure(evaluation(((6, 2, 0), (0, 0, 0), (0, 0, 5)))).axes
+    assert [text.get_text() for text in axes.texts] == list("620000005")
+    shades = [patch.get_alpha() for patch in axes.patches]
+    assert shades == pytest.approx([0.725, 0.275] + 6 * [0.05] + [0.95])
+    assert [text.get_text() for text in axes.get_yticklabels()] == CLASSES

@@ -1,0 +1,247 @@
+"""Several devices, in one process or two, train as one does: same masks, statistics, gradients."""
+
+import functools
+import os
+import socket
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from avjax.errors import InputError
+from avjax.models.audio_visual import AudioVisualNet, trained_parameters
+from avjax.models.variables import init_variables
+from avjax.runtime.devices import CPU_STEPS_PER_CALL, MODES, Parallel, spread
+from avjax.training.modality_dropout import MASKS
+from avjax.training.optimizer import sgd
+from avjax.training.step import Recipe, create_state, train_step
+
+SCRIPT = Path(__file__).with_name("several_devices.py")
+ALL = [f"{mode}:{devices}" for mode in MODES for devices in (1, 2, 4, 8)]
+Device = namedtuple("Device", ["process_index"])
+
+
+def start(root_dir, arguments, devices, optimized=False):
+    """Starts the script with so many devices of its own."""
+    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    flags = f"--xla_force_host_platform_device_count={devices} {'' if optimized else quick}"
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *map(str, arguments)],
+        env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(root_dir)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(*processes):
+    for process in processes:
+        _, error = process.communicate(timeout=1200)
+        assert process.returncode == 0, error
+
+
+def check_alike(content, cases, loss=1e-8, first=1e-9):
+    """All cases against the first one: losses of all steps, the rest of the first step alone."""
+    of_one = {name: content[f"{cases[0]}/{name}"] for name in ("losses", "count")}
+    assert of_one["count"] > 0
+    assert np.isfinite(of_one["losses"]).all()
+    for case in cases:
+        np.testing.assert_array_equal(content[f"{case}/count"], of_one["count"])
+        for name, tolerance in (("losses", loss), ("gradients", first), ("statistics", first)):
+            one, many = content[f"{cases[0]}/{name}"], content[f"{case}/{name}"]
+            assert np.abs(one).max() > 0.01
+            np.testing.assert_allclose(many, one, rtol=tolerance, atol=tolerance, err_msg=case)
+
+
+@pytest.mark.parametrize(
+    ("network", "mask", "cases"),
+    [
+        ("audio", "softhard", ALL),  # compiled in a fraction of the time
+        ("audio", "noise", ["jit:1", "jit:4", "pmap:8"]),
+        ("audio_visual", "softhard", ["jit:1", "pmap:8"]),
+        *(
+            pytest.param("audio_visual", mask, ALL, marks=pytest.mark.slow, id=f"all-{mask}")
+            for mask in MASKS
+        ),
+    ],
+)
+def test_devices_in_both_modes_train_alike(root_dir, tmp_path, network, mask, cases):
+    """Losses of three steps, the last of a padded batch; gradients and statistics of the first."""
+    out = tmp_path / "out.npz"
+    # The hurried compiler rounds the same Gaussian draws otherwise in two programs.
+    optimized = mask == "noise"
+    finish(start(root_dir, [out, network, mask, "float64", *cases], 8, optimized))
+    check_alike(np.load(out), cases)
+
+
+@pytest.mark.parametrize(
+    ("network", "cases"),
+    [
+        ("audio", ["jit:1", "jit:8", "pmap:2"]),
+        pytest.param("audio_visual", ALL, marks=pytest.mark.slow),
+    ],
+)
+def test_devices_train_alike_in_float32(root_dir, tmp_path, network, cases):
+    """The first step alone: rounding grows from step to step."""
+    out = tmp_path / "out.npz"
+    finish(start(root_dir, [out, network, "softhard", "float32", *cases], 8, True))
+    content = dict(np.load(out))
+    for case in cases:
+        content[f"{case}/losses"] = content[f"{case}/losses"][:1]
+    check_alike(content, cases, 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize("network", ["audio", pytest.param("audio_visual", marks=pytest.mark.slow)])
+def test_two_processes_train_as_one(root_dir, tmp_path, network):
+    """In both modes, each process with two devices and its share of the clips."""
+    one, two = tmp_path / "one.npz", tmp_path / "two.npz"
+    job = [network, "softhard", "float64"]
+    finish(start(root_dir, [one, *job, "jit:1"], 1))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    arguments = [two, *job, "jit:all", "pmap:all", "--", coordinator, 2]
+    finish(*(start(root_dir, [*arguments, process], 2) for process in range(2)))
+    check_alike({**np.load(one), **np.load(two)}, ["jit:1", "jit:all", "pmap:all"])
+
+
+def prepared_step(dtype=jnp.float32):
+    """A network's variables, an optimizer and a step."""
+    net = AudioVisualNet(3, "ia", 1, (1, 1, 1))
+    fresh = init_variables(net, jax.random.key(0))
+    variables = jax.tree.map(lambda x: np.asarray(x, dtype), fresh)
+    trained = trained_parameters(variables["params"], "ia")
+    optimizer = sgd(1.0, momentum=0.0, dampening=0.0, weight_decay=0.0, trained=trained)
+    recipe = Recipe("softhard", "reference")
+    step = functools.partial(train_step, net=net, optimizer=optimizer, recipe=recipe)
+    return variables, optimizer, step
+
+
+def batch_of_four():
+    rng = np.random.default_rng(0)
+    return {
+        "frames": rng.integers(0, 256, (4, 2, 64, 64, 3)).astype(np.uint8),
+        "mfcc": rng.standard_normal((4, 16, 10)),
+        "label": np.array([0, 1, 2, 1], np.int32),
+        "has_audio": np.array([True, True, False, True]),
+        "has_video": np.array([True, False, True, True]),
+        "weight": np.array([1.0, 1.0, 1.0, 0.0]),
+    }
+
+
+def test_a_padded_batch_on_two_devices_equals_the_smaller_one_on_one_device():
+    if jax.local_device_count() < 2:
+        pytest.skip("needs two devices: XLA_FLAGS=--xla_force_host_platform_device_count=2")
+    padded = batch_of_four()
+    smaller = {name: column[:3] for name, column in padded.items()}
+    results = []
+    with jax.enable_x64(True):
+        variables, optimizer, step = prepared_step(jnp.float64)
+        for devices, batch in ((1, smaller), (2, padded)):
+            parallel = Parallel(len(batch["label"]), jax.local_devices()[:devices])
+            compiled = parallel.compile_train_step(step)
+            state = parallel.replicate(create_state(variables, optimizer))
+            key = parallel.replicate(jax.random.key(1))
+            state, sums = parallel.single(compiled(state, parallel.split(batch), key))
+            results.append((state.params, state.batch_stats, sums))
+    pairs = 3 * 4 - 2  # of the clips that lack a stream, one pair each has none
+    assert results[0][2].count == results[1][2].count == pairs
+    for one, two in zip(jax.tree.leaves(results[0]), jax.tree.leaves(results[1]), strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_call_takes_as_many_steps_as_it_is_told(devices):
+    """The same state and sums as of steps one by one; parts behind them are not looked at."""
+    if jax.local_device_count() < devices:
+        pytest.skip("needs two devices: XLA_FLAGS=--xla_force_host_platform_device_count=2")
+    first = batch_of_four()
+    second = {name: column[::-1] for name, column in first.items()}
+    with jax.enable_x64(True):
+        variables, optimizer, step = prepared_step(jnp.float64)
+        parallel = Parallel(4, jax.local_devices()[:devices])
+        key = parallel.replicate(jax.random.key(1))
+        state, expected = parallel.replicate(create_state(variables, optimizer)), []
+        compiled = parallel.compile_train_step(step)
+        for batch in (first, second):
+            state, sums = compiled(state, parallel.split(batch), key)
+            expected.append(parallel.single(sums))
+        many = parallel.compile_train_steps(step, lambda resident, part: part)
+        parts = jax.tree.map(lambda *x: np.stack(x), first, second, first)
+        fresh = parallel.replicate(create_state(variables, optimizer))
+        found = many(fresh, parallel.split_steps(parts), key, None, np.int32(2))
+        ours, sums = parallel.single(found)
+        for index, one in enumerate(expected):
+            jax.tree.map(lambda a, b, i=index: np.testing.assert_allclose(a[i], b), sums, one)
+        assert not any(np.any(x[2]) for x in sums)
+        assert int(ours.step) == 2
+        state = parallel.single(state)
+    for one, two in zip(jax.tree.leaves(state), jax.tree.leaves(ours), strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-7, atol=1e-9)
+
+
+def test_cpus_take_several_steps_a_call():
+    assert spread("jit", 4).steps_per_call == CPU_STEPS_PER_CALL > 1
+    assert spread("pmap", 4, jax.local_devices()[:1]).steps_per_call == 1
+
+
+@pytest.mark.parametrize(
+    ("platform", "devices"), [("cuda", 1), ("cuda", 2), ("tpu", 1), ("tpu", 2), ("cpu", 1)]
+)
+def test_the_step_lowers_for_accelerators(platform, devices):
+    """Without the forms that suit CPUs alone, which loop over images."""
+    variables, optimizer, step = prepared_step()
+    parallel = Parallel(4, jax.local_devices()[:devices])
+    batch = {
+        name: np.asarray(x, np.float32 if x.dtype == np.float64 else x.dtype)
+        for name, x in batch_of_four().items()
+    }
+    arguments = (create_state(variables, optimizer), batch, jax.random.key(1))
+    shapes = jax.eval_shape(lambda *x: x, *arguments)
+    compiled = parallel.compile_train_step(step)
+    exported = export.export(compiled, platforms=[platform])(*shapes)
+    assert exported.platforms == (platform,)
+    assert exported.nr_devices == devices
+    assert ("stablehlo.while" in exported.mlir_module()) == (platform == "cpu")
+
+
+def test_a_batch_that_devices_cannot_share_is_refused():
+    devices = [jax.local_devices()[0]] * 3
+    for mode in MODES:
+        with pytest.raises(InputError, match="batch_size=8 cannot be split over 3 devices"):
+            spread(mode, 8, devices)
+
+
+def test_processes_of_unequal_size_are_refused():
+    with pytest.raises(InputError, match=r"the processes have \[1, 3\] devices"):
+        Parallel(8, [Device(0), Device(1), Device(1), Device(1)])
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(InputError, match="unknown parallel 'pjit'; choose one of jit, pmap"):
+        spread("pjit", 8)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("devices", [1, 2])
+def test_rows_may_be_evaluated_apart(mode, devices):
+    """By the cores of a device alone; whatever takes them, they come in order and once."""
+    parallel = spread(mode, 4, jax.local_devices()[:devices])
+    batch = {name: x for name, x in batch_of_four().items() if name in ("mfcc", "label")}
+    batch["mfcc"] = batch["mfcc"].astype(np.float32)
+
+    def step(variables, batch):
+        return {"labels": batch["label"] * variables["two"], "sound": batch["mfcc"].sum()}
+
+    variables = parallel.replicate({"two": np.int32(2)})
+    found = parallel.compile_eval_step(step, by_row=True)(variables, parallel.split(batch))
+    shares = 4 if (mode, devices) == ("jit", 1) else devices
+    assert found["labels"].shape == (shares, 4 // shares)
+    np.testing.assert_array_equal(found["labels"].ravel(), 2 * batch["label"])
+    sound = batch["mfcc"].reshape(shares, -1).sum(1)
+    np.testing.assert_allclose(found["sound"], sound, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,94 @@
+"""Files that are whole or not there, and locks that end with their process."""
+
+import errno
+import fcntl
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from avjax.errors import InputError
+from avjax.runtime import files
+
+
+def test_json_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "x.json"
+    files.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        files.write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_lines_are_appended(tmp_path):
+    for number in (1, 2):
+        files.append_json_line(tmp_path / "x.jsonl", {"n": number})
+    assert (tmp_path / "x.jsonl").read_text() == '{"n": 1}\n{"n": 2}\n'
+
+
+def test_content_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """The order that outlasts a power cut: content, name, folder."""
+    events = []
+    sync, replace = os.fsync, Path.replace
+
+    def noted_sync(descriptor):
+        events.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        sync(descriptor)
+
+    def noted_replace(path, target):
+        events.append(f"{path.name} becomes {target.name}")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    files.write_text(tmp_path / "x", "content")
+    half = tmp_path / "x.tmp"
+    assert events == [str(half), "x.tmp becomes x", str(tmp_path)]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x"
+    files.write_text(path, "old")
+    with pytest.raises(TypeError), files.atomic_file(path) as file:
+        file.write("text where bytes are due")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "full"),
+        OSError(errno.EDQUOT, "quota"),
+        ValueError("UNKNOWN: No space left on device [x]"),
+        RuntimeError("ENOSPC"),
+    ],
+)
+def test_a_full_disk_is_explained(tmp_path, error):
+    with (
+        pytest.raises(InputError, match=r"no space left in .*; free some"),
+        files.explain_full_disk(tmp_path, "free some"),
+    ):
+        raise error
+
+
+def test_other_errors_pass(tmp_path):
+    with pytest.raises(ValueError, match="a bug"), files.explain_full_disk(tmp_path, "free some"):
+        raise ValueError("a bug")
+
+
+def test_a_lock_whose_file_was_removed_meanwhile_is_taken_again(tmp_path, monkeypatch):
+    """The lock of a removed file would keep nobody out."""
+    path, lock, taken = tmp_path / "folder" / "lock", fcntl.flock, []
+
+    def removed_first(descriptor, operation):
+        if not taken:
+            path.unlink()
+        taken.append(descriptor)
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", removed_first)
+    with files.locked(path, "busy"):
+        assert len(taken) == 2
+        assert path.exists()

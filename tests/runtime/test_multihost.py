@@ -1,0 +1,147 @@
+"""Two processes train one model through the command line; what they agree on."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from absl import flags
+
+from avjax import train
+from avjax.errors import InputError
+from avjax.runs.saved_model import load_model
+from avjax.runtime import multihost
+from tests.sound_dataset import CLIPS, audio_config, write_sounds
+
+EPOCHS = 20  # enough to be stopped among them
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    return write_sounds(tmp_path_factory.mktemp("sounds"))
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def start_two(root_dir, sounds, workdirs, *changes):
+    """Two processes of one device each, with a folder each; only the first may use its own."""
+    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    environment = {**os.environ, "PYTHONPATH": str(root_dir), "XLA_FLAGS": quick}
+    command = [sys.executable, "-m", "avjax.train", "--config=configs/audio_only.py"]
+    command += [f"--config.data.dir={sounds}", "--config.batch_size=4", *changes]
+    command += [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
+    return [
+        subprocess.Popen(
+            [*command, f"--workdir={workdir}", f"--process_id={index}"],
+            cwd=root_dir,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index, workdir in enumerate(workdirs)
+    ]
+
+
+def finish(processes):
+    """Exit statuses, output and errors of processes that end by themselves."""
+    texts = [process.communicate(timeout=600) for process in processes]
+    return [(process.returncode, *text) for process, text in zip(processes, texts, strict=True)]
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_train_through_the_command_line_as_one_does(root_dir, sounds, tmp_path):
+    """Stopped in the middle, which one process is told, and started once more."""
+    epochs = f"--config.num_epochs={EPOCHS}"
+    one, two, unused = tmp_path / "one", tmp_path / "two", tmp_path / "unused"
+    config = audio_config(sounds)
+    config.num_epochs = EPOCHS
+    expected = train.train(config, one)
+
+    processes = start_two(root_dir, sounds, (two, unused), epochs)
+    while not (two / "metrics.jsonl").exists() and processes[0].poll() is None:
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGTERM)
+    stopped = finish(processes)
+    assert [status for status, *_ in stopped] == [130, 130], stopped
+    assert len(lines(two)) < 2 * EPOCHS
+
+    resumed = finish(start_two(root_dir, sounds, (two, unused), epochs))
+    assert [status for status, *_ in resumed] == [0, 0], resumed
+    assert "test split, 12 clips" in resumed[0][1]
+    assert "test split" not in resumed[1][1]
+    assert not unused.exists()
+    assert len(list(two.glob("events*"))) == 2  # of the first process's two starts
+    both = list(zip(lines(two), lines(one), strict=True))
+    assert all(ours[key] == theirs[key] for ours, theirs in both for key in ("epoch", "split"))
+    for ours, theirs in both[:6]:  # rounding grows from step to step
+        np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-4)
+    found = json.loads((two / "evaluation.json").read_text())
+    assert found["num_clips"] == 2 * CLIPS
+    assert found["predictions"] == expected["predictions"]
+    assert load_model(two)[1].network == load_model(one)[1].network
+
+
+def test_what_stops_one_process_stops_all(root_dir, sounds, tmp_path):
+    """Only the first process sees that its folder holds another config."""
+    (tmp_path / "config.json").write_text('{"seed": 7}')
+    ended = finish(start_two(root_dir, sounds, (tmp_path, tmp_path / "unused")))
+    for status, _, error in ended:
+        assert status == 1
+        assert "seed was 7 and is 1" in error.splitlines()[-1]
+
+
+def flag_values(*arguments):
+    values = flags.FlagValues()
+    multihost.define_flags(values)
+    values(["train", *arguments])
+    return values
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--coordinator=a:1",), "--coordinator needs --num_processes and --process_id"),
+        (("--process_id=0", "--num_processes=2"), "--num_processes needs --coordinator"),
+        (("--coordinator=a", "--num_processes=2", "--process_id=0"), "a is not HOST:PORT"),
+        (("--coordinator=a:1", "--num_processes=2", "--process_id=2"), "process_id=2 is too high"),
+        (
+            ("--distributed", "--coordinator=a:1", "--num_processes=2", "--process_id=0"),
+            "--distributed finds a cluster by itself",
+        ),
+    ],
+)
+def test_half_given_flags_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message), multihost.joined(flag_values(*arguments)):
+        pytest.fail("joined")
+
+
+def test_a_cluster_that_is_not_there_is_named(root_dir):
+    command = [sys.executable, "-m", "avjax.train", "--config=configs/audio_only.py"]
+    found = subprocess.run(
+        [*command, "--distributed"], cwd=root_dir, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 1
+    assert found.stderr.startswith("error: --distributed found no cluster")
+
+
+def test_one_process_does_everything_itself():
+    with multihost.joined(flag_values()):
+        assert multihost.is_first()
+    assert multihost.agree(3, True, False) == (True, False)
+    assert not multihost.any_process(False)
+    assert multihost.from_first(lambda: 5) == 5
+    with pytest.raises(InputError, match="no"), multihost.all_or_none():
+        raise InputError("no")

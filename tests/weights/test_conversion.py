@@ -1,0 +1,221 @@
+"""Reading the reference's checkpoints: what is recognised, what is listed, what is refused."""
+
+import functools
+
+import golden
+import jax
+import numpy as np
+import pytest
+
+import avjax
+from avjax.errors import InputError
+from avjax.models.audio_visual import AudioVisualNet
+from avjax.models.efficientface import STAGE_REPEATS
+from avjax.models.variables import variable_shapes
+from avjax.runs.pretrained import initial_variables
+from avjax.runs.saved_model import read_model
+from avjax.weights.conversion import convert
+from avjax.weights.key_maps import audio_visual_layers, backbone_layers, network_layers
+from avjax.weights.rules import COUNTER, to_torch
+from tests.torch_files import Call, Name, save, write_zip
+from tools import convert_efficientface
+
+
+def state_dict(layers, shapes, seed=0):
+    """Seeded float32 tensors under PyTorch's names, counters included."""
+    empty = jax.tree.map(lambda x: np.zeros(x.shape), shapes)
+    names = {name: x.shape for name, x in to_torch(empty, layers).items()}
+    arrays = golden.weights(names, seed)
+    return {n: x if n.endswith(COUNTER) else np.float32(x) for n, x in arrays.items()}
+
+
+@functools.cache
+def _whole_model(fusion, num_classes):
+    shapes = variable_shapes(AudioVisualNet(num_classes, fusion))
+    return state_dict(audio_visual_layers(fusion), shapes)
+
+
+def whole_model(fusion="ia", num_classes=8):
+    return dict(_whole_model(fusion, num_classes))
+
+
+def efficientface(num_classes=7):
+    """A checkpoint of EfficientFace, as its authors publish it."""
+    shapes = variable_shapes(AudioVisualNet())
+    backbone = {name: tree["visual_model"] for name, tree in shapes.items()}
+    tensors = state_dict(backbone_layers(STAGE_REPEATS), backbone)
+    tensors["fc.weight"] = np.ones((num_classes, 1024), np.float32)
+    tensors["fc.bias"] = np.zeros(num_classes, np.float32)
+    return {"state_dict": {f"module.{name}": x for name, x in tensors.items()}}
+
+
+@pytest.mark.parametrize(
+    ("fusion", "num_classes", "wrapped", "legacy"),
+    [("ia", 8, True, False), ("it", 5, False, True), ("lt", 8, True, True)],
+)
+def test_whole_models_are_recognised(tmp_path, fusion, num_classes, wrapped, legacy):
+    tensors = tree = whole_model(fusion, num_classes)
+    if wrapped:  # as the reference's main.py saves it from several GPUs
+        named = {f"module.{name}": x for name, x in tensors.items()}
+        tree = {"epoch": 35, "arch": "multimodalcnn", "state_dict": named, "best_prec1": 77.08}
+        tree["optimizer"] = {"state": {"0": {"momentum_buffer": np.ones(3, np.float32)}}}
+    converted = convert(save(tmp_path / "model.pth", tree, legacy))
+    described = {"kind": "audio_visual", "fusion": fusion, "num_classes": num_classes}
+    assert converted.network == described
+    assert converted.epoch == (35 if wrapped else 0)
+    back = to_torch(converted.variables, audio_visual_layers(fusion))
+    assert set(back) == set(tensors)
+    for name, x in tensors.items():
+        np.testing.assert_array_equal(back[name], x, err_msg=name)
+    assert [route.name for route in converted.routes] == list(tensors)
+    left_out = {route.name for route in converted.routes if route.target.startswith("left out")}
+    assert left_out == {name for name in tensors if name.endswith(COUNTER)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "prefix"), [("audio", "audio_model."), ("video", "visual_model.")]
+)
+def test_models_of_one_stream_are_recognised(tmp_path, kind, prefix):
+    tensors = {n.removeprefix(prefix): x for n, x in whole_model().items() if n.startswith(prefix)}
+    converted = convert(save(tmp_path / "branch.pth", tensors))
+    assert converted.network == {"kind": kind, "num_classes": 8}
+    back = to_torch(converted.variables, network_layers(converted.network))
+    assert set(back) == set(tensors)
+    for name, x in tensors.items():
+        np.testing.assert_array_equal(back[name], x, err_msg=name)
+
+
+def test_double_and_half_precision_become_single(tmp_path):
+    for kind in (np.float64, np.float16):
+        tree = {n: x if n.endswith(COUNTER) else kind(x) for n, x in whole_model().items()}
+        variables = convert(save(tmp_path / "model.pth", tree)).variables
+        assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
+
+
+def test_everything_that_does_not_fit_is_listed(tmp_path):
+    tensors = whole_model()
+    del tensors["audio_model.conv1d_0.0.bias"]
+    del tensors["va1.q.weight"]
+    tensors["visual_model.extra.weight"] = np.ones(3, np.float32)
+    tensors["visual_model.extra.num_batches_tracked"] = np.zeros((), np.int64)
+    tensors["classifier_1.0.bias"] = np.ones(7, np.float32)
+    with pytest.raises(InputError, match=r"odd\.pth does not fit the network") as caught:
+        convert(save(tmp_path / "odd.pth", tensors))
+    for fault in (
+        "missing audio_model.conv1d_0.0.bias",
+        "missing va1.q.weight",
+        "unexpected visual_model.extra.weight",
+        "unexpected visual_model.extra.num_batches_tracked",
+        "classifier_1.0.bias has shape [7] instead of [8]",
+    ):
+        assert fault in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ([1, 2], "no state_dict"),
+        ({}, "no state_dict"),
+        ({"state_dict": 3}, "no state_dict"),
+        ({"conv1.weight": np.ones((3, 3), np.float32)}, "neither .* nor EfficientFace"),
+        ({"audio_model.x": np.ones(3, np.float32)}, "none of the three fusions"),
+        ({"av1.q.weight": np.ones(3, np.float32), "epoch": 3}, "more than .* tensors.*: epoch"),
+        (
+            {"a.b": np.ones(3, np.float32), "module.a.b": np.ones(3, np.float32)},
+            r"one twice: module\.a\.b",
+        ),
+    ],
+)
+def test_other_contents_are_refused(tmp_path, tree, message):
+    with pytest.raises(InputError, match=message):
+        convert(save(tmp_path / "other.pth", tree))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"module.fc.weight": np.ones((7, 1000), np.float32)},
+        {"module.fc.bias": np.ones(5, np.float32)},
+        {"module.fc.weight": None},
+    ],
+)
+def test_a_head_of_another_shape_is_refused(tmp_path, head):
+    tree = efficientface()
+    tensors = {**tree["state_dict"], **head}
+    tree["state_dict"] = {name: x for name, x in tensors.items() if x is not None}
+    with pytest.raises(InputError, match=r"its classifier is fc\."):
+        convert(save(tmp_path / "face.pth.tar", tree))
+
+
+# ------------------------------------------------------------------------------------- the command
+
+
+def run(*arguments):
+    return convert_efficientface.main(["convert", *map(str, arguments)])
+
+
+def test_a_converted_model_predicts(tmp_path, capsys):
+    source = save(tmp_path / "model.pth", whole_model("lt"))
+    assert run(source, tmp_path / "out", "--num-heads=4") == 0
+    printed = capsys.readouterr().out
+    lines = printed.splitlines()
+    assert [line.split()[0] for line in lines[: len(whole_model("lt"))]] == list(whole_model("lt"))
+    assert "va.mlp.fc2.weight" in printed and "params/va/mlp_fc2/kernel" in printed
+    assert "fusion lt, 8 classes (neutral" in printed
+    assert "the tensors are the same for any number of heads" in printed
+    model = avjax.load(tmp_path / "out")
+    assert model.card.network["num_heads"] == 4
+    assert model.card.profile == "reference"
+    batch = golden.inputs(0, 1, num_frames=2)
+    mfcc = np.float32(batch.mfcc.transpose(0, 2, 1))
+    logits = model.logits(mfcc, batch.frames)
+    net, variables = AudioVisualNet(fusion="lt", num_heads=4), convert(source).variables
+    expected = jax.jit(net.apply)(variables, mfcc, np.float32(batch.frames / 255))
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_classes", [7, 8, 3])
+def test_a_converted_backbone_is_where_training_starts(tmp_path, capsys, num_classes):
+    tree = efficientface(num_classes)
+    out = tmp_path / "out"
+    assert run(save(tmp_path / "EfficientFace.pth.tar", tree), out) == 0
+    printed = capsys.readouterr().out
+    assert "left out: the classifier of EfficientFace's own task" in printed
+    assert "EfficientFace backbone" in printed
+    merged = initial_variables(AudioVisualNet(num_classes=8), 0, str(out))
+    backbone = {name: part["visual_model"] for name, part in merged.items()}
+    for name, x in to_torch(backbone, backbone_layers(STAGE_REPEATS)).items():
+        np.testing.assert_array_equal(x, tree["state_dict"][f"module.{name}"], err_msg=name)
+    with pytest.raises(InputError, match="backbone alone"):
+        avjax.load(out)
+
+
+def test_classes_may_be_named(tmp_path, capsys):
+    source = save(tmp_path / "model.pth", whole_model("ia", 3))
+    assert run(source, tmp_path / "out", "--classes=low,mid,high", "--profile=fixed") == 0
+    _, card = read_model(tmp_path / "out")
+    assert (card.classes, card.profile) == (["low", "mid", "high"], "fixed")
+    assert run(source, tmp_path / "unnamed") == 0
+    assert read_model(tmp_path / "unnamed")[1].classes == ["class_0", "class_1", "class_2"]
+    assert run(source, tmp_path / "wrong", "--classes=low,high") == 1
+    assert "names 2 classes; the checkpoint has 3" in capsys.readouterr().err
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_what_the_command_refuses(tmp_path, capsys):
+    source = save(tmp_path / "model.pth", whole_model())
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    ran = tmp_path / "ran"
+    evil = {"state_dict": Call(Name("os", "system"), f"touch {ran}")}
+    write_zip(tmp_path / "evil.pth", evil, {})
+    for arguments, message in (
+        ((source,), "give a PyTorch checkpoint and a directory"),
+        ((source, tmp_path / "full"), "exists; choose another directory"),
+        ((source, tmp_path / "out", "--num-heads=3"), "num_heads=3 does not divide"),
+        ((tmp_path / "absent.pth", tmp_path / "out"), "does not exist"),
+        ((tmp_path / "evil.pth", tmp_path / "out"), "os.system"),
+    ):
+        assert run(*arguments) == 1
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists() and not ran.exists()
