@@ -3,11 +3,9 @@
 import errno
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Sequence
-from types import FrameType, TracebackType
-from typing import Self
+from typing import Any
 
 from absl import flags, logging
 
@@ -96,33 +94,34 @@ def _fail(message: object, status: int) -> int:
     return status
 
 
-class StopRequest:
-    """Turns Ctrl-C and a termination signal into a wish that a loop can grant between two steps.
+def define_process_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of a command that several processes may run together."""
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "This is one of several processes that SLURM, Open MPI, Kubernetes or a TPU slice started.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "HOST:PORT of the first of several processes that were started by hand, with "
+        "--num_processes and --process_id.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "num_processes", None, "How many, with --coordinator.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "process_id",
+        None,
+        "Which one, from 0, with --coordinator.",
+        lower_bound=0,
+        flag_values=values,
+    )
 
-    Within the ``with`` block the first signal sets `requested`; a second one interrupts at once.
-    """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    def __enter__(self) -> Self:
-        self._former = {number: signal.getsignal(number) for number in self.SIGNALS}
-        for number in self.SIGNALS:
-            signal.signal(number, self._note)
-        return self
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
+def process_flags(values: flags.FlagValues) -> dict[str, Any]:
+    """Their values, as arguments of `avjax.runtime.multihost.joined`."""
+    names = ("distributed", "coordinator", "num_processes", "process_id")
+    return {name: values[name].value for name in names}

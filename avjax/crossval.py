@@ -15,23 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict
 
 from avjax import cli
+from avjax.config import RunConfig, check_resumable
 from avjax.data.folds import list_folds
 from avjax.errors import InputError
 from avjax.evaluate import EVALUATION_FILE
-from avjax.runs.run_config import check_config
 from avjax.runtime import compilation
 from avjax.runtime.files import write_json
-from avjax.together import train_together
 from avjax.train import define_config_flags, read_config_flag, train
+from avjax.train_vmapped import train_vmapped
 
 SUMMARY_FILE = "crossval.json"
 
 
 def cross_validate(
-    config: ConfigDict,
+    config: RunConfig,
     workdir: Path,
     folds: str,
     seeds: Sequence[int] | None = None,
@@ -47,7 +46,7 @@ def cross_validate(
       folds: as `avjax.data.ravdess.list_folds`.
       seeds: by default the config's own.
       together: train all runs at once, as one vmapped program, instead of one after the other; see
-        `avjax.together`.
+        `avjax.train_vmapped`.
 
     Returns:
       The content of ``crossval.json``; see `summarise`.
@@ -55,19 +54,19 @@ def cross_validate(
     Raises:
       InputError: as `avjax.train.train`.
     """
-    seeds = [config.seed] if seeds is None else list(seeds)
+    seeds = [config.loop.seed] if seeds is None else list(seeds)
     planned = [(fold, seed) for fold in list_folds(folds) for seed in seeds]
     if together:
-        wanted = {workdir / _folder(*one): _config_of(config, *one) for one in planned}
-        train_together(
-            {path: run for path, run in wanted.items() if not (path / EVALUATION_FILE).exists()}
+        folders = {workdir / _folder(*one): config.with_fold(*one) for one in planned}
+        train_vmapped(
+            {path: run for path, run in folders.items() if not (path / EVALUATION_FILE).exists()}
         )
     runs: list[dict[str, Any]] = []
     summary: dict[str, Any] = {}
     for number, (fold, seed) in enumerate(planned, start=1):
         print(f"run {number} of {len(planned)}: fold {fold}, seed {seed}", flush=True)
         folder = _folder(fold, seed)
-        evaluation = _run(_config_of(config, fold, seed), workdir / folder)
+        evaluation = _run(config.with_fold(fold, seed), workdir / folder)
         runs.append({"fold": fold, "seed": seed, "folder": folder, **_kept(evaluation)})
         summary = {"config": config.name, "folds": folds, "planned_runs": len(planned)}
         summary |= summarise(runs)
@@ -79,19 +78,12 @@ def _folder(fold: str, seed: int) -> str:
     return f"{fold.replace('/', '-')}-seed{seed}"
 
 
-def _config_of(config: ConfigDict, fold: str, seed: int) -> ConfigDict:
-    """A run's own config."""
-    config = ConfigDict(config.to_dict())
-    config.data.fold, config.seed = fold, seed
-    return config
-
-
-def _run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     """The evaluation of one run, trained where that is not done yet."""
     path = workdir / EVALUATION_FILE
     if not path.exists():
         return train(config, workdir)
-    check_config(workdir, config.to_dict())
+    check_resumable(config, workdir)
     try:
         return json.loads(path.read_text())
     except ValueError as error:
@@ -127,12 +119,12 @@ def summarise(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
     actors: dict[str, list[Mapping[str, float]]] = {}
     for run in runs:
-        for actor, found in run["actors"].items():
-            actors.setdefault(actor, []).append(found)
+        for actor, figures in run["actors"].items():
+            actors.setdefault(actor, []).append(figures)
     by_actor = {}
     for actor in sorted(actors, key=lambda name: (len(name), name)):
-        clips = sum(found["num_clips"] for found in actors[actor])
-        hits = sum(found["num_clips"] * found["accuracy"] for found in actors[actor])
+        clips = sum(part["num_clips"] for part in actors[actor])
+        hits = sum(part["num_clips"] * part["accuracy"] for part in actors[actor])
         by_actor[actor] = {"num_clips": clips, "accuracy": hits / clips}
     return {"conditions": conditions, "actors": by_actor, "runs": list(runs)}
 
@@ -162,12 +154,12 @@ def table(summary: Mapping[str, Any]) -> str:
         counts = f"{run['seed']:5}{run['epoch']:7}{run['num_clips']:7}"
         lines.append(f"{run['fold']:12}{counts}{accuracy:>20}")
     lines.append(f"\n{'condition':22}{'mean':>9}{'std':>9}{'stderr':>9}{'runs':>6}")
-    for name, found in summary["conditions"].items():
-        spread = "".join(f"{percent(found[key]):>9}" for key in ("mean", "std", "stderr"))
-        lines.append(f"{name:22}{spread}{found['num_runs']:6}")
+    for name, values in summary["conditions"].items():
+        spread = "".join(f"{percent(values[key]):>9}" for key in ("mean", "std", "stderr"))
+        lines.append(f"{name:22}{spread}{values['num_runs']:6}")
     lines.append(f"\n{'test actor':12}{'clips':>7}{headline:>20}")
-    for actor, found in summary["actors"].items():
-        lines.append(f"{actor:12}{found['num_clips']:7}{percent(found['accuracy']):>20}")
+    for actor, values in summary["actors"].items():
+        lines.append(f"{actor:12}{values['num_clips']:7}{percent(values['accuracy']):>20}")
     return "\n".join(lines)
 
 

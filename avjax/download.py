@@ -40,6 +40,7 @@ from avjax.preparation.transfer import (
     fetch,
 )
 from avjax.preparation.zenodo import RAVDESS, Record
+from avjax.runtime.signals import StopRequest
 
 ZIPS = "zips"  # folder in OUT of what is being fetched
 _SUFFIXES = {AUDIO_VIDEO: ".mp4", VIDEO_ONLY: ".mp4", AUDIO_ONLY: ".wav"}
@@ -164,7 +165,7 @@ class _Job:
         """Does all of it; a file that cannot be had does not keep the others from coming."""
         failures: list[InputError] = []
         pool = ThreadPoolExecutor(parallel)
-        with self.total, cli.StopRequest() as stop:
+        with self.total, StopRequest() as stop:
             try:
                 # First, so that no actor's thread waits for a sound archive that none fetches.
                 audio = pool.submit(self._fetch, self.record.audio) if self.wants_audio else None

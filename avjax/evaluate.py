@@ -11,11 +11,11 @@ from absl import flags
 from jaxtyping import Int
 
 from avjax import cli
+from avjax.config import run_config
 from avjax.data.folds import resolve_fold
-from avjax.data.pipeline import Clips, PreparedDataset, open_dataset
+from avjax.data.pipeline import Clips, open_dataset
 from avjax.errors import InputError
-from avjax.models.networks import Network, build_network
-from avjax.runs.run_config import read_config
+from avjax.models.networks import build_network
 from avjax.runs.saved_model import ModelCard, load_model
 from avjax.runtime import compilation, multihost
 from avjax.runtime.devices import spread
@@ -63,30 +63,31 @@ def evaluate_checkpoint(
     net = build_network(card.network)
     clips = dataset.select(
         filters[split],
+        net.inputs,
         video_only=video_only,
-        streams=net.streams,
         num_frames=card.num_frames,
-        sound=net.sound,
     )
-    check_bands(net, dataset)
     parallel = spread(mode, conditions.BATCH_SIZE * jax.device_count())
     evaluator = Evaluator(net, card.profile, parallel)
-    scores, called = evaluator.conditions(parallel.replicate(variables), clips)
+    scores, predicted = evaluator.all_conditions(parallel.replicate(variables), clips)
     return {
         "split": split,
         "num_clips": len(clips),
         "classes": list(card.classes),
         "epoch": card.epoch,
         "conditions": scores,
-        "actors": _by_actor(clips, called),
-        "predictions": dict(zip(clips.clip_ids, (card.classes[i] for i in called), strict=True)),
+        "actors": _by_actor(clips, predicted),
+        "predictions": {
+            clip_id: card.classes[label]
+            for clip_id, label in zip(clips.clip_ids, predicted, strict=True)
+        },
     }
 
 
-def _by_actor(clips: Clips, called: Int[np.ndarray, "n"]) -> dict[str, dict[str, float]]:
+def _by_actor(clips: Clips, predicted: Int[np.ndarray, "n"]) -> dict[str, dict[str, float]]:
     """Number of clips and accuracy by RAVDESS actor, by group for other clips."""
     right: dict[str, list[bool]] = {}
-    for record, hit in zip(clips.records, called == clips.labels, strict=True):
+    for record, hit in zip(clips.records, predicted == clips.labels, strict=True):
         who = str(record.actor) if record.actor > 0 else record.group
         right.setdefault(who, []).append(bool(hit))
     return {
@@ -107,32 +108,20 @@ def check_compatible(card: ModelCard, metadata: Any, path: Any, data_dir: Any) -
             )
 
 
-def check_bands(net: Network, dataset: PreparedDataset) -> None:
-    """Raises InputError where log-mel spectra have other bands than the network reads."""
-    stored = dataset.metadata.log_mels
-    if net.sound == "log_mel" and net.sound_width != stored:
-        raise InputError(
-            f"{dataset.directory} holds {stored} mel bands and the network reads "
-            f"{net.sound_width}; set config.model.num_mels={stored}, or prepare the clips with "
-            f"--log_mels={net.sound_width}"
-        )
-
-
 def evaluate_run(workdir: Path, split: str = "test") -> dict[str, Any]:
     """Scores a run's best epoch and writes the result, for `test` with the report.
 
     All processes must call it; the first one reads and writes the run's folder. The test split's
     figures are ``evaluation.json``; another split's are ``evaluation_<split>.json``.
     """
-    config = multihost.from_first(lambda: read_config(workdir))
-    data = config["data"]
+    config = multihost.from_first(lambda: run_config(workdir))
     evaluation = evaluate_checkpoint(
         workdir,
-        data["dir"],
-        data["fold"],
+        config.data.dir,
+        config.data.fold,
         split,
-        video_only=data.get("video_only", False),
-        mode=config.get("parallel", "jit"),
+        video_only=config.data.video_only,
+        mode=config.parallel,
     )
     name = EVALUATION_FILE if split == "test" else f"evaluation_{split}.json"
     if multihost.is_first():

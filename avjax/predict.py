@@ -17,7 +17,8 @@ from jaxtyping import Array, Bool, Float, UInt8
 from avjax import cli
 from avjax.data.records import PreparedClip
 from avjax.errors import InputError
-from avjax.models.networks import Network, build_network
+from avjax.models.network import Network
+from avjax.models.networks import build_network
 from avjax.preparation.clip import Detector, prepare_clip
 from avjax.preparation.face_detector import default_detector
 from avjax.preparation.media import SOUND_SUFFIXES
@@ -113,7 +114,7 @@ class Model:
         mfcc, frames = self._inputs(mfcc, frames)
         if frames.dtype != np.uint8:
             raise InputError(f"frames are {frames.dtype}; give uint8 crops, not normalised ones")
-        width = self._net.sound_width
+        width = self._net.inputs.audio_width
         if (
             mfcc.ndim != 3
             or mfcc.shape[-1] != width
@@ -144,9 +145,9 @@ class Model:
             raise InputError("neither mfcc nor frames are given; give one of them at least")
         card, rows = self.card, np.shape(given)[0]
         if mfcc is None:
-            mfcc = np.zeros((rows, card.audio_steps, self._net.sound_width), np.float32)
-        if frames is None or "video" not in self._net.streams:
-            shown = card.num_frames if "video" in self._net.streams else 0
+            mfcc = np.zeros((rows, card.audio_steps, self._net.inputs.audio_width), np.float32)
+        if frames is None or "video" not in self._net.inputs.streams:
+            shown = card.num_frames if "video" in self._net.inputs.streams else 0
             frames = np.zeros((rows, shown, card.image_size, card.image_size, 3), np.uint8)
         return np.asarray(mfcc, np.float32), np.asarray(frames)
 
@@ -172,7 +173,7 @@ class Model:
         Raises:
           InputError: nothing that the network reads.
         """
-        streams = self._net.streams
+        streams = self._net.inputs.streams
         present = {"audio": clip.has_audio, "video": clip.has_video}
         missing = tuple(stream for stream in streams if not present[stream])
         if missing == streams:
@@ -182,7 +183,7 @@ class Model:
             }
             lack = single.get(streams, "neither sound nor a face")
             raise InputError(f"{name} has {lack}; choose another clip")
-        sound = clip.log_mel if self._net.sound == "log_mel" else clip.mfcc
+        sound = clip.log_mel if self._net.inputs.audio == "log_mel" else clip.mfcc
         if sound is None:
             raise InputError(f"{name} was prepared without log-mel spectra; prepare it with them")
         logits = self.logits(
@@ -196,7 +197,8 @@ class Model:
         return Prediction(max(probabilities, key=probabilities.__getitem__), probabilities, missing)
 
     def _prepare(self, path: Path) -> PreparedClip:
-        sound_alone = path.suffix.lower() in SOUND_SUFFIXES or "video" not in self._net.streams
+        inputs = self._net.inputs
+        sound_alone = path.suffix.lower() in SOUND_SUFFIXES or "video" not in inputs.streams
         return prepare_clip(
             None if sound_alone else path,
             path,
@@ -205,7 +207,7 @@ class Model:
             image_size=self.card.image_size,
             seconds=self.card.seconds,
             detector=None if sound_alone else self._find_faces,
-            log_mels=self._net.sound_width if self._net.sound == "log_mel" else 0,
+            log_mels=inputs.audio_width if inputs.audio == "log_mel" else 0,
         )
 
     @functools.cached_property
@@ -223,7 +225,7 @@ def _logits(
     profile: str,
 ) -> Array:
     """Logits of stored inputs; of the module, so that every model of a network shares it."""
-    batch = {"mfcc": mfcc, "frames": frames, **present}
+    batch = {"audio": mfcc, "frames": frames, **present}
     return net.apply(variables, *present_streams(batch, profile))
 
 

@@ -3,242 +3,219 @@
 The same command again resumes, from where the run stopped.
 """
 
-import dataclasses
 import functools
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 from absl import flags
-from ml_collections import ConfigDict, config_flags
+from jaxtyping import Int
+from ml_collections import config_flags
 
 from avjax import cli
-from avjax.data.feed import Feed, check_cache
+from avjax.config import RunConfig, check_resumable
+from avjax.data.feed import Feed
 from avjax.data.folds import resolve_fold
 from avjax.data.pipeline import Clips, PreparedDataset, open_dataset
-from avjax.epochs import (
-    Job,
-    Progress,
-    close_epoch,
-    compile_step,
-    rows_left,
-    train_epoch,
-)
 from avjax.errors import InputError
-from avjax.evaluate import check_bands, evaluate_run, table
-from avjax.models.networks import Network, build_network, describe_network, learned_parameters
-from avjax.runs.checkpoints import RunCheckpoints
-from avjax.runs.metrics_log import RunLog, SilentLog, open_log
+from avjax.evaluate import evaluate_run, table
+from avjax.models.network import Network
+from avjax.models.networks import build_network
 from avjax.runs.pretrained import initial_variables
-from avjax.runs.run_config import check_config
+from avjax.runs.run_folder import RunFolder
+from avjax.runs.saved_model import ModelCard
 from avjax.runtime import compilation, multihost
 from avjax.runtime.devices import Parallel, spread
+from avjax.runtime.signals import StopRequest
+from avjax.runtime.versions import versions
 from avjax.training import metrics
 from avjax.training.evaluator import Evaluator
-from avjax.training.modality_dropout import check_mask
-from avjax.training.optimizer import adamw, cosine_schedule, sgd, step_schedule
-from avjax.training.sound_augment import SoundAugmentation
-from avjax.training.step import Recipe, check_dtype, create_state, train_step
+from avjax.training.loop import Progress, TrainingLoop
+from avjax.training.step import create_state, train_step
 
 
-def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def train(config: RunConfig, workdir: Path) -> dict[str, Any]:
     """Trains, validates after every epoch, then scores the test split with the best epoch.
 
     All processes must call it, where there are several; the first keeps the run's folder.
 
     Args:
-      config: see `configs/common.py`.
+      config: what to train, on what, how; see `configs/common.py`.
       workdir: where everything is written; a run found there is resumed.
 
     Returns:
       The evaluation of the test split, as written to ``evaluation.json``.
 
     Raises:
-      InputError: a config or data that cannot be trained on, or a workdir of another config.
+      InputError: data that cannot be trained on, or a workdir of another config.
+      KeyboardInterrupt: stopped by a signal, between two steps; the same call goes on from there.
     """
-    with multihost.all_or_none():
-        job, start = build(config, workdir)
-    multihost.from_first(lambda: check_config(workdir, config.to_dict()))
-    start = jax.device_get(start)
-    with RunCheckpoints(workdir) as checkpoints:
-        progress = multihost.from_first(lambda: checkpoints.restore(start) or start)
-        step = int(progress.state.step)
-        first_epoch = step // job.steps_per_epoch + 1
-        total = config.num_epochs * len(job.splits["train"])
-        with open_log(workdir, total, first_epoch, job.clips_before(step)) as log:
-            _train_epochs(job, progress, first_epoch, checkpoints, log)
+    setup = build(config)
+    multihost.from_first(lambda: check_resumable(config, workdir))
+
+    train_clips, validation_clips = setup.clips["train"], setup.clips["validation"]
+    feed = Feed([train_clips, validation_clips], config.data.cache, setup.parallel)
+    step = functools.partial(
+        train_step,
+        net=setup.net,
+        optimizer=setup.optimizer,
+        config=config.step,
+        profile=setup.profile,
+    )
+    key = jax.random.key(config.loop.seed)
+    loop = TrainingLoop(step, key, feed, setup.parallel, config.loop, setup.steps_per_epoch)
+    evaluator = Evaluator(setup.net, setup.profile, setup.parallel)
+
+    with RunFolder(workdir) as run, StopRequest() as stop:
+        progress = run.restore(setup.start)
+        steps_done = int(progress.state.step)
+        run.open_log(setup.epoch_after(steps_done), setup.total_clips, setup.clips_in(steps_done))
+        progress = loop.place(progress)
+        for epoch in range(setup.epoch_after(steps_done), config.loop.num_epochs + 1):
+            rows = setup.rows_left(feed, epoch, steps_done)
+            progress, speed = loop.train_epoch(progress, rows, run, stop)
+            scores = evaluator.undisturbed(progress.state.variables, validation_clips, feed)
+            progress = setup.end_epoch(run, epoch, progress, speed, scores)
+            multihost.stop_if_any(stop.requested)
     return evaluate_run(workdir)
 
 
-def build(
-    config: ConfigDict, workdir: Path, dataset: PreparedDataset | None = None
-) -> tuple[Job, Progress]:
-    """Checks a config against the data; builds all that a run needs, and its start.
+class Setup(NamedTuple):
+    """A config made real: the fixed parts of a run, and where it starts.
+
+    Attributes:
+      config: of the run.
+      dataset: the clips to choose from.
+      clips: the chosen ones by split.
+      net: the network.
+      parallel: the devices.
+      schedule: the learning rate by step.
+      optimizer: follows the schedule.
+      start: the state before the first step.
+    """
+
+    config: RunConfig
+    dataset: PreparedDataset
+    clips: dict[str, Clips]
+    net: Network
+    parallel: Parallel
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+    start: Progress
+
+    @property
+    def profile(self) -> str:
+        """How the clips were prepared."""
+        return self.dataset.metadata.profile
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Updates per epoch; the last one may be of a smaller batch."""
+        return self.clips["train"].num_batches(self.config.loop.batch_size)
+
+    @property
+    def total_clips(self) -> int:
+        """Clips of all epochs."""
+        return self.config.loop.num_epochs * len(self.clips["train"])
+
+    def epoch_after(self, steps: int) -> int:
+        """The epoch, from 1, in which training goes on after so many updates."""
+        return steps // self.steps_per_epoch + 1
+
+    def clips_in(self, steps: int) -> int:
+        """Clips of the first updates."""
+        epochs, rest = divmod(steps, self.steps_per_epoch)
+        return epochs * len(self.clips["train"]) + rest * self.config.loop.batch_size
+
+    def rows_left(self, feed: Feed, epoch: int, steps: int) -> Int[np.ndarray, "steps b"]:
+        """The clips of an epoch's batches, without those of the run's first updates."""
+        loop = self.config.loop
+        rows = feed.rows(self.clips["train"], loop.batch_size, shuffle_key=loop.seed, epoch=epoch)
+        return rows[max(0, steps - (epoch - 1) * self.steps_per_epoch) :]
+
+    def end_epoch(
+        self,
+        run: RunFolder,
+        epoch: int,
+        progress: Progress,
+        speed: dict[str, float],
+        scores: dict[str, float],
+    ) -> Progress:
+        """Writes an epoch down; returns where the next one starts."""
+        steps = epoch * self.steps_per_epoch
+        trained = {
+            "epoch": epoch,
+            "split": "train",
+            "step": steps,
+            "learning_rate": float(self.schedule(steps - 1)),
+            **speed,
+            **metrics.summarise(progress.sums),
+        }
+        after = Progress(progress.state, metrics.zeros(self.net.num_classes))
+        kept = Progress(self.parallel.single(progress.state), after.sums)
+        run.end_epoch(kept, trained, scores, self._card(epoch, scores))
+        return after
+
+    def _card(self, epoch: int, scores: dict[str, float]) -> ModelCard:
+        """What `avjax.load` must know of the model."""
+        data = self.dataset.metadata
+        return ModelCard(
+            network=self.config.model.describe(self.net.num_classes),
+            classes=list(data.classes),
+            profile=data.profile,
+            num_frames=data.num_frames if "video" in self.net.inputs.streams else 0,
+            image_size=data.image_size,
+            audio_steps=data.audio_steps,
+            seconds=data.seconds,
+            epoch=epoch,
+            metrics=scores,
+            versions=versions(),
+        )
+
+
+@multihost.all_or_none()
+def build(config: RunConfig, dataset: PreparedDataset | None = None) -> Setup:
+    """Builds what a config describes, and checks it against data and devices.
 
     Args:
       config: of the run.
-      workdir: of the run; nothing is written.
       dataset: the config's, where it is open already.
 
     Raises:
-      InputError: a config or data that cannot be trained on.
+      InputError: data or devices that the config cannot be trained on.
     """
-    check_mask(config.mask)
-    check_cache(config.data.cache)
-    if config.steps_per_call < 0:
-        raise InputError(
-            f"config.steps_per_call={config.steps_per_call}; choose 1 or more, or 0 for as many as "
-            "suit the devices"
-        )
     dataset = dataset or open_dataset(config.data.dir)
-    network = describe_network(config.model, len(dataset.metadata.classes))
-    net = build_network(network)
-    splits = _splits(config, dataset, net)
-    check_bands(net, dataset)
-    parallel = spread(config.parallel, config.batch_size)
-    if config.steps_per_call > 1 and "device" not in parallel.caches:
-        raise InputError(
-            f"config.steps_per_call={config.steps_per_call} needs config.parallel='jit' in a "
-            "single process; set it to 1"
-        )
-    recipe = Recipe(
-        config.mask,
-        dataset.metadata.profile,
-        config.augment,
-        config.deduplicate,
-        _sound_augmentation(config, net, parallel),
-        config.label_smoothing,
-        check_dtype(config.dtype),
-    )
+    net = build_network(config.model.describe(len(dataset.metadata.classes)))
+    clips = _clips(config, dataset, net)
+    parallel = spread(config.parallel, config.loop.batch_size)
     variables = initial_variables(
-        net, config.seed, config.model.pretrained, dataset.metadata.profile
+        net, config.loop.seed, config.model.pretrained, dataset.metadata.profile
     )
-    steps_per_epoch = splits["train"].num_batches(config.batch_size)
-    schedule = make_schedule(config, steps_per_epoch)
-    optimizer = make_optimizer(config, schedule, learned_parameters(variables["params"], net))
-    job = Job(
-        config,
-        workdir,
-        dataset,
-        splits,
-        network,
-        net,
-        schedule,
-        optimizer,
-        recipe,
-        parallel,
-        # An epoch's first call is of one step; room for more than the others would stay empty.
-        min(config.steps_per_call or parallel.steps_per_call, max(1, steps_per_epoch - 1)),
-    )
-    return job, Progress(create_state(variables, optimizer), metrics.zeros(net.num_classes))
+    steps_per_epoch = clips["train"].num_batches(config.loop.batch_size)
+    schedule = config.optimizer.schedule(config.loop.num_epochs, steps_per_epoch)
+    optimizer = config.optimizer.optimizer(schedule, net.trained(variables["params"]))
+    state = jax.device_get(create_state(variables, optimizer))
+    start = Progress(state, metrics.zeros(net.num_classes))
+    return Setup(config, dataset, clips, net, parallel, schedule, optimizer, start)
 
 
-def make_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
-    """The learning rate by step that a config names.
-
-    Raises:
-      InputError: an unknown optimizer.
-    """
-    recipe = config.optimizer
-    if recipe.name == "sgd":
-        return step_schedule(recipe.learning_rate, recipe.milestones, steps_per_epoch)
-    if recipe.name == "adamw":
-        return cosine_schedule(
-            recipe.learning_rate, recipe.warmup_epochs, config.num_epochs, steps_per_epoch
-        )
-    raise InputError(f"unknown optimizer {recipe.name!r}; choose one of sgd, adamw")
-
-
-def make_optimizer(
-    config: ConfigDict, schedule: optax.Schedule, trained: Any
-) -> optax.GradientTransformation:
-    """The optimizer that a config names, following a schedule; see `sgd` for ``trained``."""
-    recipe = config.optimizer
-    if recipe.name == "adamw":
-        return adamw(schedule, weight_decay=recipe.weight_decay, trained=trained)
-    return sgd(
-        schedule,
-        momentum=recipe.momentum,
-        dampening=recipe.dampening,
-        weight_decay=recipe.weight_decay,
-        trained=trained,
-    )
-
-
-def _sound_augmentation(config: ConfigDict, net: Network, parallel: Parallel) -> SoundAugmentation:
-    """How a config changes and mixes sound.
-
-    Raises:
-      InputError: for another network than one of log-mel spectra, or with rows that have no
-        neighbour on their device to be mixed with.
-    """
-    amount = SoundAugmentation(**config.sound_augment)
-    if any(amount) and net.sound != "log_mel":
-        raise InputError(
-            f"config.sound_augment changes log-mel spectra, and a network of kind "
-            f"{config.model.kind!r} reads MFCCs; set its values to 0"
-        )
-    if amount.mixup and config.batch_size // parallel.mesh.size % 2:
-        raise InputError(
-            f"mixup pairs neighbours, and batch_size={config.batch_size} gives each of "
-            f"{parallel.mesh.size} devices an odd number of clips; choose an even share"
-        )
-    return amount
-
-
-def _splits(config: ConfigDict, dataset: PreparedDataset, net: Network) -> dict[str, Clips]:
+def _clips(config: RunConfig, dataset: PreparedDataset, net: Network) -> dict[str, Clips]:
     """The clips of every split that the network can use."""
-    if len(net.streams) == 1 and config.mask != "nodropout":
-        raise InputError(
-            f"mask {config.mask!r} takes away the only stream of a network of kind "
-            f"{config.model.kind!r}; set config.mask='nodropout'"
-        )
-    if "video" in net.streams and not dataset.metadata.num_frames:
+    if "video" in net.inputs.streams and not dataset.metadata.num_frames:
         raise InputError(
             f"{dataset.directory} holds sound alone; train configs/audio_only.py on it, or prepare "
             "videos"
         )
-    filters = resolve_fold(config.data.fold)
-    chosen = functools.partial(
-        dataset.select, video_only=config.data.video_only, streams=net.streams, sound=net.sound
-    )
-    return {name: chosen(filter_) for name, filter_ in filters.items()}
+    return {
+        split: dataset.select(chosen, net.inputs, video_only=config.data.video_only)
+        for split, chosen in resolve_fold(config.data.fold).items()
+    }
 
 
-def _train_epochs(
-    job: Job,
-    progress: Progress,
-    first_epoch: int,
-    checkpoints: RunCheckpoints,
-    log: RunLog | SilentLog,
-) -> None:
-    """Trains and validates epoch by epoch; keeps the newest state and the best model."""
-    feed = Feed(list(job.splits.values())[:2], job.config.data.cache, job.parallel)
-    step = compile_step(
-        functools.partial(train_step, net=job.net, optimizer=job.optimizer, recipe=job.recipe),
-        job,
-        feed,
-    )
-    evaluator = Evaluator(job.net, job.recipe.profile, job.parallel)
-    progress = dataclasses.replace(progress, state=job.parallel.replicate(progress.state))
-    key = job.parallel.replicate(jax.random.key(job.config.seed))
-
-    def save(progress: Progress) -> None:
-        checkpoints.save(int(progress.state.step), progress)
-
-    with cli.StopRequest() as stop:
-        for epoch in range(first_epoch, job.config.num_epochs + 1):
-            step_number = int(job.parallel.single(progress.state.step))
-            rows = rows_left(job, feed, epoch, step_number)
-            progress, speed = train_epoch(
-                job, step, progress, key, feed, rows, epoch, log.step, save, stop
-            )
-            close_epoch(job, progress, epoch, speed, evaluator, feed, checkpoints, log)
-            progress = dataclasses.replace(progress, sums=metrics.zeros(job.net.num_classes))
-            if multihost.any_process(stop.requested):
-                raise KeyboardInterrupt
+# ------------------------------------------------------------------------------- the command line
 
 
 def define_config_flags(argv: list[str], values: flags.FlagValues) -> None:
@@ -255,25 +232,25 @@ def define_config_flags(argv: list[str], values: flags.FlagValues) -> None:
     )
 
 
-def read_config_flag(values: flags.FlagValues) -> ConfigDict:
+def read_config_flag(values: flags.FlagValues) -> RunConfig:
     """The configuration with its changes.
 
     Raises:
-      InputError: none is named, or the file cannot be read.
+      InputError: none is named, the file cannot be read, or it holds what cannot be used.
     """
-    config = values.config
-    if config is None:
+    if values.config is None:
         raise InputError("--config is missing; name a file such as configs/ia_softhard.py")
     try:
-        return config.lock()  # a file that could not be read fails on first use
+        tree = values.config.to_dict()  # a file that could not be read fails on first use
     except OSError as error:
         file = values["config"].config_filename
         raise InputError(f"the config file {file} cannot be read; name one of configs/") from error
+    return RunConfig.from_tree(tree)
 
 
 def _define_flags(argv: list[str], values: flags.FlagValues) -> None:
     define_config_flags(argv, values)
-    multihost.define_flags(values)
+    cli.define_process_flags(values)
 
 
 def _job(values: flags.FlagValues, positional: list[str]) -> None:
@@ -281,7 +258,7 @@ def _job(values: flags.FlagValues, positional: list[str]) -> None:
         raise InputError(f"unexpected argument {positional[0]!r}; see --help")
     config = read_config_flag(values)
     workdir = Path(values.workdir or f"runs/{config.name}")
-    with multihost.joined(values):
+    with multihost.joined(**cli.process_flags(values)):
         compilation.keep_compiled_programs()
         evaluation = train(config, workdir)
         if multihost.is_first():

@@ -14,7 +14,6 @@ def get_config():
 
     config.model.num_mels = 128
     config.model.coefficients = (7, 7, 10, 10, 13, 13, 20, 20, 40, 40, 80)
-    config.model.dropout = 0.0
 
     config.sound_augment.shift = 10.0
     config.sound_augment.warp = 0.1

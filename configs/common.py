@@ -30,11 +30,9 @@ def get_config(
 
     config.mask = mask if kind == "audio_visual" else "nodropout"
     config.augment = True  # flip and rotate the frames
-    # How log-mel spectra are changed; see avjax/training/sound_augment.py. 0 leaves a change out.
-    config.sound_augment = ConfigDict()
-    for change in ("stretch", "shift", "warp", "gain", "time_mask", "band_mask", "mixup"):
-        config.sound_augment[change] = 0.0
-    config.label_smoothing = 0.0  # share of a target spread evenly over all classes
+    config.sound_augment = ConfigDict()  # of log-mel spectra; 0 leaves a change out
+    config.sound_augment.shift = 0.0  # largest shift in time, in steps
+    config.sound_augment.warp = 0.0  # largest scaling of the mel axis, as a natural logarithm
     config.dtype = "float32"  # or "bfloat16": what the network computes in; parameters stay float32
     config.deduplicate = True  # compute repeated inputs of the enlarged batch once
     config.parallel = "jit"  # how steps are spread over devices: jit or pmap

@@ -39,3 +39,23 @@ def shared_dir() -> Path:
 def torch():
     """PyTorch, of which only comparisons make use."""
     return pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
+
+
+@pytest.fixture(scope="session")
+def small_networks():
+    """Networks with few of the backbone's units, which compile in a fraction of the time.
+
+    A config or card names them by the kinds "small" and "small_video".
+    """
+    import functools
+
+    from avjax.models.audio_visual import AudioVisualNet
+    from avjax.models.networks import NETWORKS
+    from avjax.models.single_modality import VideoNet
+
+    few = {"stage_repeats": (1, 1, 1)}
+    with pytest.MonkeyPatch.context() as patch:
+        small = functools.partial(AudioVisualNet, **few), ("fusion", "num_heads")
+        patch.setitem(NETWORKS, "small", small)
+        patch.setitem(NETWORKS, "small_video", (functools.partial(VideoNet, **few), ()))
+        yield

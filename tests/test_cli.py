@@ -1,8 +1,6 @@
-"""The command-line frame: exit statuses, one-line errors, interruption between two steps."""
+"""The command-line frame: exit statuses, one-line errors."""
 
 import errno
-import os
-import signal
 
 import pytest
 from absl import flags
@@ -113,15 +111,3 @@ def test_help_names_purpose_and_flags(capsys):
     out = capsys.readouterr().out
     assert out.startswith("What it does.")
     assert "A number." in out
-
-
-@pytest.mark.parametrize("number", cli.StopRequest.SIGNALS)
-def test_first_signal_asks_and_second_interrupts(number):
-    former = signal.getsignal(number)
-    with cli.StopRequest() as stop:
-        assert not stop.requested
-        os.kill(os.getpid(), number)
-        assert stop.requested
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), number)
-    assert signal.getsignal(number) is former

@@ -1,13 +1,20 @@
 """Cross-validation: runs, resuming, statistics, refusals."""
 
+import dataclasses
 import json
 
 import pytest
 
-from avjax import crossval, train
+from avjax import crossval
+from avjax.config import RunConfig
 from avjax.crossval import cross_validate, main, summarise, table
 from avjax.errors import InputError
+from avjax.train import train
 from tests.sound_dataset import CLIPS, audio_config, write_sounds
+
+
+def config_of(data_dir):
+    return RunConfig.from_tree(audio_config(data_dir))
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +26,7 @@ def data_dir(tmp_path_factory):
 def finished(tmp_path_factory, data_dir):
     """Two runs that nothing interrupted."""
     workdir = tmp_path_factory.mktemp("crossval")
-    return workdir, cross_validate(audio_config(data_dir), workdir, "published", [0, 1])
+    return workdir, cross_validate(config_of(data_dir), workdir, "published", [0, 1])
 
 
 def test_every_seed_is_a_run_of_its_own(finished):
@@ -49,7 +56,7 @@ def test_every_seed_is_a_run_of_its_own(finished):
 def test_what_is_done_is_not_done_again(finished, data_dir, monkeypatch):
     workdir, summary = finished
     monkeypatch.setattr(crossval, "train", pytest.fail)
-    assert cross_validate(audio_config(data_dir), workdir, "published", [0, 1]) == summary
+    assert cross_validate(config_of(data_dir), workdir, "published", [0, 1]) == summary
 
 
 def test_an_interrupted_one_goes_on(finished, data_dir, tmp_path, monkeypatch):
@@ -59,20 +66,20 @@ def test_an_interrupted_one_goes_on(finished, data_dir, tmp_path, monkeypatch):
         begun.append(workdir.name)
         if len(begun) == 2:
             raise KeyboardInterrupt
-        return train.train(config, workdir)
+        return train(config, workdir)
 
     monkeypatch.setattr(crossval, "train", second_is_interrupted)
     with pytest.raises(KeyboardInterrupt):
-        cross_validate(audio_config(data_dir), tmp_path, "published", [0, 1])
+        cross_validate(config_of(data_dir), tmp_path, "published", [0, 1])
     half = json.loads((tmp_path / "crossval.json").read_text())
     assert (len(half["runs"]), half["planned_runs"]) == (1, 2)
-    assert cross_validate(audio_config(data_dir), tmp_path, "published", [0, 1]) == finished[1]
+    assert cross_validate(config_of(data_dir), tmp_path, "published", [0, 1]) == finished[1]
     assert begun == ["published-seed0", "published-seed1", "published-seed1"]
 
 
 def test_another_config_in_the_same_workdir_is_refused(finished, data_dir):
-    config = audio_config(data_dir)
-    config.num_epochs = 9
+    config = config_of(data_dir)
+    config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, num_epochs=9))
     with pytest.raises(InputError, match=r"num_epochs was 3 and is 9"):
         cross_validate(config, finished[0], "published", [0])
 
@@ -84,7 +91,7 @@ def test_a_damaged_evaluation_is_told(finished, data_dir, tmp_path):
         text = (finished[0] / "published-seed1" / name).read_text()
         (folder / name).write_text(text if name == "config.json" else text[:30])
     with pytest.raises(InputError, match=r"evaluation\.json is damaged"):
-        cross_validate(audio_config(data_dir), tmp_path, "published")
+        cross_validate(config_of(data_dir), tmp_path, "published")
 
 
 RUNS = [
@@ -102,11 +109,11 @@ RUNS = [
 
 def test_statistics_are_of_the_sample():
     summary = summarise(RUNS)
-    found = summary["conditions"]["audiovisual"]
-    assert found["mean"] == pytest.approx(0.65)
-    assert found["std"] == pytest.approx((0.065 / 2) ** 0.5)
-    assert found["stderr"] == pytest.approx((0.065 / 6) ** 0.5)
-    assert found["num_runs"] == 3
+    spread = summary["conditions"]["audiovisual"]
+    assert spread["mean"] == pytest.approx(0.65)
+    assert spread["std"] == pytest.approx((0.065 / 2) ** 0.5)
+    assert spread["stderr"] == pytest.approx((0.065 / 6) ** 0.5)
+    assert spread["num_runs"] == 3
     once = summary["conditions"]["audio_only/zeros"]
     assert once == {"mean": 0.5, "std": None, "stderr": None, "num_runs": 1}
     assert list(summary["actors"]) == ["1", "2", "9"]

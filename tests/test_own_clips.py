@@ -13,6 +13,7 @@ from avjax.predict import Model
 from avjax.prepare import PreparationSettings, main, prepare
 from configs import common
 from tests.clips import WholeFrame, frame, tone, write_sound, write_video
+from tests.training_runs import train_run
 
 CLASSES = ("low", "middle", "high")
 SETTINGS = PreparationSettings("fixed", 3, 64, pair_video_only=False, seconds=1.2)
@@ -76,7 +77,7 @@ def run(dataset, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for module in (train, evaluate, predict):
             patch.setattr(module, "build_network", build)
-        train.train(config, workdir)
+        train_run(config, workdir)
         yield workdir
 
 

@@ -6,32 +6,19 @@ import jax
 import numpy as np
 import pytest
 
-from avjax import evaluate, train
+from avjax import train
 from avjax.data.ravdess_dataset_builder import write_dataset
 from avjax.data.records import ClipRecord, DatasetMetadata, PreparedClip
 from avjax.errors import InputError
-from avjax.models.audio_visual import AudioVisualNet
+from avjax.models.network import CONDITIONS
 from avjax.runs.saved_model import load_model
-from avjax.training.conditions import CONDITIONS
 from configs import common
-from tests.training_runs import lines, stopped_at
+from tests.training_runs import lines, stopped_at, train_run
 
 CLASSES = ("low", "high")
 EPOCHS = 5
+pytestmark = pytest.mark.usefixtures("small_networks")
 FOLD = "train: actor=1; validation: actor=2; test: actor=3"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _small_network():
-    """The same network with fewer units, which compiles in a fraction of the time."""
-
-    def build(network):
-        return AudioVisualNet(network["num_classes"], network["fusion"], 1, (1, 1, 1))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "build_network", build)
-        patch.setattr(evaluate, "build_network", build)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +39,7 @@ def data_dir(tmp_path_factory):
 
 def small_config(data_dir):
     config = common.get_config("small")
+    config.model.kind = "small"
     config.data.dir = str(data_dir)
     config.data.fold = FOLD
     config.num_epochs = EPOCHS
@@ -60,10 +48,10 @@ def small_config(data_dir):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, data_dir):
+def finished(tmp_path_factory, data_dir, small_networks):
     """A run that nothing interrupted."""
     workdir = tmp_path_factory.mktemp("run")
-    train.train(small_config(data_dir), workdir)
+    train_run(small_config(data_dir), workdir)
     return workdir
 
 
@@ -102,8 +90,8 @@ def test_the_best_model_is_of_the_earliest_best_validation(finished):
 def test_an_interrupted_run_resumes_to_the_same_digits(finished, data_dir, tmp_path, stop_after):
     """Stopped within the first epoch, and at its last call."""
     with stopped_at(stop_after):
-        train.train(small_config(data_dir), tmp_path)
-    train.train(small_config(data_dir), tmp_path)
+        train_run(small_config(data_dir), tmp_path)
+    train_run(small_config(data_dir), tmp_path)
     assert lines(tmp_path) == lines(finished)
     ours, theirs = (load_model(workdir)[0] for workdir in (tmp_path, finished))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
@@ -111,7 +99,7 @@ def test_an_interrupted_run_resumes_to_the_same_digits(finished, data_dir, tmp_p
 
 def test_a_finished_run_is_only_scored_again(finished, data_dir):
     before = lines(finished)
-    train.train(small_config(data_dir), finished)
+    train_run(small_config(data_dir), finished)
     assert lines(finished) == before
 
 
@@ -119,14 +107,14 @@ def test_another_config_in_the_same_workdir_is_refused(finished, data_dir):
     config = small_config(data_dir)
     config.optimizer.momentum = 0.8
     with pytest.raises(InputError, match=r"optimizer\.momentum was 0\.9 and is 0\.8"):
-        train.train(config, finished)
+        train_run(config, finished)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("mask", "softhrd", "unknown mask 'softhrd'"),
-        ("parallel", "pjit", "unknown parallel 'pjit'; choose one of jit, pmap"),
+        ("mask", "softhrd", "unknown config.mask 'softhrd'"),
+        ("parallel", "pjit", "unknown config.parallel 'pjit'; choose one of jit, pmap"),
         ("batch_size", 5, "batch_size=5 cannot be split over 2 devices"),
         ("data.fold", "publishd", "unknown fold 'publishd'"),
         ("data.fold", "train: actor=1; validation: actor=2; test: actor=9", "no clip of"),
@@ -137,7 +125,7 @@ def test_bad_values_are_named(data_dir, tmp_path, key, value, message):
     config = small_config(data_dir)
     config.update_from_flattened_dict({key: value})
     with pytest.raises(InputError, match=message):
-        train.train(config, tmp_path)
+        train_run(config, tmp_path)
     assert not any(tmp_path.iterdir())
 
 

@@ -8,21 +8,23 @@ import numpy as np
 import pytest
 
 import avjax
-from avjax import evaluate, predict, train
+from avjax import evaluate, predict
+from avjax.data.feed import Feed
 from avjax.data.folds import resolve_fold
 from avjax.data.pipeline import open_dataset
 from avjax.data.ravdess_dataset_builder import write_dataset
 from avjax.data.records import ClipRecord, DatasetMetadata, PreparedClip
 from avjax.errors import InputError
-from avjax.models.audio_visual import AudioVisualNet
-from avjax.models.single_modality import VideoNet
+from avjax.models.network import Inputs
+from avjax.models.networks import build_network
 from avjax.runs.metrics_log import read_metrics
 from avjax.runs.saved_model import load_model
 from avjax.runtime.devices import spread
+from avjax.training.evaluator import Evaluator
 from configs import common, video_only
 from tests.clips import tone, write_sound, write_video
 from tests.sound_dataset import CLIPS, audio_config, write_sounds
-from tests.training_runs import stopped_at
+from tests.training_runs import stopped_at, train_run
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +36,8 @@ def sounds(tmp_path_factory):
 def heard(tmp_path_factory, sounds):
     """A run on sound alone."""
     workdir = tmp_path_factory.mktemp("heard")
-    train.train(audio_config(sounds), workdir)
+    train_run(audio_config(sounds), workdir)
     return workdir
-
-
-@pytest.fixture(scope="module")
-def small_video_network():
-    def build(network):
-        return VideoNet(network["num_classes"], (1, 1, 1))
-
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (train, evaluate, predict):
-            patch.setattr(module, "build_network", build)
-        yield
 
 
 def test_sound_alone_trains_and_is_scored(heard):
@@ -75,7 +66,7 @@ def test_where_clips_are_kept_and_steps_a_call_change_nothing(
 ):
     config = audio_config(sounds)
     config.data.cache, config.steps_per_call = cache, steps_per_call
-    train.train(config, tmp_path)
+    train_run(config, tmp_path)
     for ours, theirs in zip(read_metrics(tmp_path), read_metrics(heard), strict=True):
         exact = {"loss": theirs["loss"], "step": theirs["step"]}
         if steps_per_call > 1:
@@ -91,37 +82,27 @@ def test_a_run_is_stopped_between_calls_and_goes_on(heard, sounds, tmp_path):
     config = audio_config(sounds)
     config.batch_size, config.steps_per_call = 2, 2
     whole = tmp_path / "whole"
-    train.train(config, whole)
+    train_run(config, whole)
     with stopped_at(1):
-        train.train(config, tmp_path / "stopped")
+        train_run(config, tmp_path / "stopped")
     assert not read_metrics(tmp_path / "stopped")
-    train.train(config, tmp_path / "stopped")
+    train_run(config, tmp_path / "stopped")
     losses = [[line["loss"] for line in read_metrics(tmp_path / x)] for x in ("whole", "stopped")]
     assert losses[0] == losses[1]
-
-
-@pytest.mark.parametrize(("wanted", "taken"), [(0, 2), (1, 1), (2, 2), (1000, 2)])
-def test_a_call_has_no_room_for_more_steps_than_an_epoch(sounds, tmp_path, wanted, taken):
-    """Room is memory: a large number, for whole epochs, must not cost more than they do."""
-    config = audio_config(sounds)
-    config.batch_size, config.steps_per_call = 2, wanted
-    job, _ = train.build(config, tmp_path)
-    assert job.steps_per_epoch == 3
-    assert job.steps_per_call == taken
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
         ("data.cache", "gpu", "unknown config.data.cache 'gpu'; choose one of auto, device"),
-        ("steps_per_call", -1, "config.steps_per_call=-1; choose 1 or more, or 0"),
+        ("steps_per_call", -1, "config.steps_per_call=-1; choose 0 or more"),
     ],
 )
 def test_bad_ways_of_feeding_are_named(sounds, tmp_path, key, value, message):
     config = audio_config(sounds)
     config.update_from_flattened_dict({key: value})
     with pytest.raises(InputError, match=re.escape(message)):
-        train.train(config, tmp_path)
+        train_run(config, tmp_path)
     assert not any(tmp_path.iterdir())
 
 
@@ -129,13 +110,13 @@ def test_a_run_from_before_there_were_these_keys_goes_on(heard, sounds, tmp_path
     config = audio_config(sounds).to_dict()
     del config["data"]["cache"], config["steps_per_call"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    train.train(audio_config(sounds), tmp_path)
+    train_run(audio_config(sounds), tmp_path)
     ours, theirs = ([line["loss"] for line in read_metrics(x)] for x in (tmp_path, heard))
     assert ours == theirs
     changed = audio_config(sounds)
     changed.steps_per_call = 3
     with pytest.raises(InputError, match="steps_per_call was 0 and is 3"):
-        train.train(changed, tmp_path)
+        train_run(changed, tmp_path)
 
 
 def test_the_audio_network_learns(heard):
@@ -155,21 +136,21 @@ def test_its_card_tells_that_it_takes_no_frames(heard):
 def test_figures_do_not_depend_on_the_number_of_devices(heard, sounds):
     """Disturbed ones among them, whose statistics are of a batch; 12 clips, so some rows pad."""
     variables, card = load_model(heard)
-    clips = open_dataset(sounds).select(resolve_fold("published")["test"], streams=("audio",))
-    found = []
+    clips = open_dataset(sounds).select(resolve_fold("published")["test"], Inputs(("audio",)))
+    results = []
     for mode, devices in (("jit", 1), ("jit", 2), ("pmap", 2)):
         parallel = spread(mode, 8 * devices, jax.local_devices()[:devices])
-        evaluator = evaluate.Evaluator(evaluate.build_network(card.network), "reference", parallel)
+        evaluator = Evaluator(build_network(card.network), "reference", parallel)
         replicated = parallel.replicate(variables)
-        scores, called = evaluator.conditions(replicated, clips)
-        batches = clips.batches(evaluator.batch_size, **parallel.share)
-        scores["clean"] = evaluator.clean(replicated, map(parallel.split, batches))
+        scores, predicted = evaluator.all_conditions(replicated, clips)
+        feed = Feed([clips], "auto", parallel)
+        scores["undisturbed"] = evaluator.undisturbed(replicated, clips, feed)
         losses = [figures.pop("loss") for figures in scores.values()]
-        found.append((scores, called.tolist(), losses))
-    assert len(found[0][1]) == len(clips)
-    for other in found[1:]:
-        assert other[:2] == found[0][:2]
-        np.testing.assert_allclose(other[2], found[0][2], rtol=1e-6)
+        results.append((scores, predicted.tolist(), losses))
+    assert len(results[0][1]) == len(clips)
+    for other in results[1:]:
+        assert other[:2] == results[0][:2]
+        np.testing.assert_allclose(other[2], results[0][2], rtol=1e-6)
 
 
 def test_a_sound_model_judges_files_by_their_sound(heard, tmp_path, monkeypatch):
@@ -191,11 +172,11 @@ def test_what_a_network_cannot_use_is_refused(sounds, tmp_path):
     config = audio_config(sounds)
     config.mask = "softhard"
     with pytest.raises(InputError, match=r"mask 'softhard' takes away the only stream"):
-        train.train(config, tmp_path)
+        train_run(config, tmp_path)
     config = common.get_config("both")
     config.data.dir = str(sounds)
     with pytest.raises(InputError, match=r"holds sound alone; train configs/audio_only\.py"):
-        train.train(config, tmp_path)
+        train_run(config, tmp_path)
     assert not any(tmp_path.iterdir())
 
 
@@ -236,12 +217,13 @@ def mixed_config(config, directory):
     return config
 
 
-@pytest.mark.usefixtures("small_video_network")
+@pytest.mark.usefixtures("small_networks")
 @pytest.mark.parametrize("takes_silent", [False, True])
 def test_frames_alone_train_and_are_scored(mixed, tmp_path, takes_silent):
     config = mixed_config(video_only.get_config(), mixed)
+    config.model.kind = "small_video"
     config.data.video_only = takes_silent
-    evaluation = train.train(config, tmp_path)
+    evaluation = train_run(config, tmp_path)
     assert list(evaluation["conditions"]) == ["video_only/zeros", "audio_only/addnoise"]
     assert evaluation["num_clips"] == (3 if takes_silent else 2)
     model = avjax.load(tmp_path)
@@ -252,14 +234,13 @@ def test_frames_alone_train_and_are_scored(mixed, tmp_path, takes_silent):
         model.predict(write_sound(tmp_path / "voice.wav", tone(1.0)))
 
 
+@pytest.mark.usefixtures("small_networks")
 def test_clips_that_lack_a_stream_train_and_are_scored(mixed, sounds, tmp_path, monkeypatch):
-    net = AudioVisualNet(2, stage_repeats=(1, 1, 1))
-    for module in (train, evaluate):
-        monkeypatch.setattr(module, "build_network", lambda network: net)
     config = mixed_config(common.get_config("mixed"), mixed)
+    config.model.kind = "small"
     config.data.video_only = True
-    evaluation = train.train(config, tmp_path)
-    counts = {name: found["num_clips"] for name, found in evaluation["conditions"].items()}
+    evaluation = train_run(config, tmp_path)
+    counts = {name: scores["num_clips"] for name, scores in evaluation["conditions"].items()}
     assert counts.pop("audiovisual") == 4
     assert set(counts.values()) == {3}
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(load_model(tmp_path)[0]))

@@ -7,7 +7,15 @@ from unittest import mock
 
 import pytest
 
-from avjax.runs.metrics_log import RunLog, read_metrics
+from avjax import train
+from avjax.config import RunConfig
+from avjax.runs.metrics_log import MetricsLog, read_metrics
+
+
+def train_run(config, workdir):
+    """Trains what a config file says."""
+    return train.train(RunConfig.from_tree(config), workdir)
+
 
 _CLOCK = ("seconds", "clips_per_second", "input_share")
 
@@ -20,7 +28,7 @@ def lines(workdir):
 @contextlib.contextmanager
 def stopped_at(number):
     """Ctrl-C, or its like, just before so many steps are logged; the run must end in it."""
-    count, former_step = 0, RunLog.step
+    count, former_step = 0, MetricsLog.step
 
     def step_then_stop(*arguments):
         nonlocal count
@@ -29,5 +37,5 @@ def stopped_at(number):
             os.kill(os.getpid(), signal.SIGTERM)
         former_step(*arguments)
 
-    with mock.patch.object(RunLog, "step", step_then_stop), pytest.raises(KeyboardInterrupt):
+    with mock.patch.object(MetricsLog, "step", step_then_stop), pytest.raises(KeyboardInterrupt):
         yield

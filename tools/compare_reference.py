@@ -23,12 +23,12 @@ from absl import flags
 
 from avjax import cli
 from avjax.errors import InputError
-from avjax.models.audio_visual import AudioVisualNet, trained_parameters
+from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.variables import variable_shapes
 from avjax.training.modality_dropout import draw, enlarge_with
 from avjax.training.optimizer import sgd
 from avjax.training.step import (
-    Recipe,
+    StepConfig,
     create_state,
     loss_gradients,
     network_inputs,
@@ -83,14 +83,14 @@ def compare_training(fusion: str, mask: str, seed: int) -> Iterator[Row]:
     peer = reference.Reference(fusion, 1, golden.NUM_FRAMES, seed)
     net, variables = load(peer)
     layers = audio_visual_layers(fusion)
-    trained = trained_parameters(variables["params"], fusion)
+    trained = net.trained(variables["params"])
     optimizer = sgd(golden.LEARNING_RATE, **golden.SGD, trained=trained)
-    recipe = Recipe(mask, "reference", augment=False)
+    config = StepConfig(mask, augment=False)
     inputs = golden.inputs(seed, BATCH)
     mfcc, _ = golden.to_network(inputs)
     present = np.ones(BATCH, bool)
     batch = {
-        "mfcc": mfcc,
+        "audio": mfcc,
         "frames": inputs.frames,
         "label": inputs.labels,
         "has_audio": present,
@@ -101,11 +101,13 @@ def compare_training(fusion: str, mask: str, seed: int) -> Iterator[Row]:
     @jax.jit
     def step(state, batch, key):
         augment_key, mask_key = step_keys(key, state.step)
-        network = network_inputs(batch, recipe, augment_key, None)
+        network = network_inputs(batch, config, "reference", augment_key, None)
         draws = draw(mask, mask_key, *network)
         enlarged = enlarge_with(mask, draws, *network, batch["weight"])
         gradients, _, _ = loss_gradients(state, enlarged, batch["label"], net=net)
-        whole = functools.partial(train_step, net=net, optimizer=optimizer, recipe=recipe)
+        whole = functools.partial(
+            train_step, net=net, optimizer=optimizer, config=config, profile="reference"
+        )
         return gradients, draws, *whole(state, batch, key)
 
     state = create_state(jax.tree.map(jnp.asarray, variables), optimizer)

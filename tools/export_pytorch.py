@@ -15,6 +15,7 @@ from absl import flags
 from avjax import cli
 from avjax.errors import InputError
 from avjax.runs.saved_model import ModelCard, load_model
+from avjax.runtime.files import atomic_file
 from avjax.weights.key_maps import network_layers
 from avjax.weights.rules import to_torch
 
@@ -47,12 +48,8 @@ def write(content: Any, path: Path) -> None:
     """Saves by ``torch.save``; a file that is there stays whole until the new one is."""
     import torch
 
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        torch.save(content, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        torch.save(content, file)
 
 
 def constructor(card: ModelCard) -> str:

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,12 +17,12 @@ from jaxtyping import Int
 from avjax.data.pipeline import Batch, Clips
 from avjax.errors import InputError
 from avjax.runtime.devices import Parallel
+from avjax.runtime.memory import free_device_memory, free_host_memory
 
 CACHES = ("auto", "device", "host", "none")
 DEVICE_SHARE = 0.4  # of a device's free memory that `auto` gives to clips; the rest is the step's
 HOST_SHARE = 0.25  # of the machine's free memory
 DEPTH = 2  # batches made ahead
-_MEMINFO = Path("/proc/meminfo")
 
 
 def check_cache(cache: str) -> None:
@@ -49,7 +48,7 @@ def choose_cache(
       possible: places that the way of training allows.
 
     Raises:
-      InputError: unknown name, or clips that cannot fit where they are wanted.
+      InputError: unknown name, or clips that do not fit where they should be kept.
     """
     check_cache(cache)
     if cache == "auto":
@@ -69,23 +68,6 @@ def choose_cache(
             f"{free / 1e9:.1f} GB are free there; choose auto or none"
         )
     return cache
-
-
-def free_device_memory() -> int | None:
-    """Free bytes of the local device that has least; None where devices do not tell."""
-    stats = [device.memory_stats() for device in jax.local_devices()]
-    told = [s for s in stats if s and "bytes_limit" in s]
-    if len(told) < len(stats):
-        return None
-    return min(s["bytes_limit"] - s.get("bytes_in_use", 0) for s in told)
-
-
-def free_host_memory() -> int | None:
-    """Bytes that the machine can give to a process; None where Linux does not tell."""
-    if not _MEMINFO.exists():
-        return None
-    lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines())
-    return 1024 * int(lines["MemAvailable"].split()[0])
 
 
 class ReadAhead:
@@ -130,7 +112,7 @@ class ReadAhead:
 class Feed:
     """Batches of several selections of clips, which are kept once for all of them.
 
-    A batch is wanted by the positions of its clips, as `rows` gives them. Axes may be added before
+    A batch is named by the positions of its clips, as `rows` gives them. Axes may be added before
     and behind that of rows: for steps of one call, and for models that train together.
 
     Attributes:
@@ -138,7 +120,7 @@ class Feed:
     """
 
     def __init__(self, selections: Sequence[Clips], cache: str, parallel: Parallel) -> None:
-        """Chooses a place to keep the clips; they are read when the first batch is wanted.
+        """Chooses a place to keep the clips; they are read for the first batch.
 
         Args:
           selections: clips of a dataset for one network.
@@ -168,7 +150,7 @@ class Feed:
 
     def batches(
         self,
-        wanted: Sequence[Int[np.ndarray, "*rows"]],
+        rows: Sequence[Int[np.ndarray, "*rows"]],
         place: Callable[[Any], Any] = lambda batch: batch,
         *,
         gather: bool = True,
@@ -176,31 +158,31 @@ class Feed:
         """Batches in memory or on devices, made ahead of their use.
 
         Args:
-          wanted: positions of each batch, of one shape.
+          rows: positions of each batch, of one shape.
           place: puts a batch on devices, such as `Parallel.split`.
           gather: False leaves clips that lie on the device to the compiled step: what comes is
             the positions, to be looked up in `resident` by `take`.
         """
-        return ReadAhead(self._made(wanted, place, gather))
+        return ReadAhead(self._made(rows, place, gather))
 
     def _made(
-        self, wanted: Sequence[np.ndarray], place: Callable[[Any], Any], gather: bool
+        self, rows: Sequence[np.ndarray], place: Callable[[Any], Any], gather: bool
     ) -> Iterator[Any]:
         if self.cache == "device":
-            for rows in wanted:
-                placed = place(rows)
+            for batch_rows in rows:
+                placed = place(batch_rows)
                 yield place(_take_on_device(self.resident, placed)) if gather else placed
             return
-        for batch in self._from_host(wanted):
+        for batch in self._from_host(rows):
             yield place(batch)
 
-    def _from_host(self, wanted: Sequence[np.ndarray]) -> Iterator[Batch]:
+    def _from_host(self, rows: Sequence[np.ndarray]) -> Iterator[Batch]:
         if self.cache == "host":
-            for rows in wanted:
-                yield take(self._all.columns, rows)
+            for batch_rows in rows:
+                yield take(self._all.columns, batch_rows)
             return
-        if len(wanted):
-            yield from self._all.read(np.stack(wanted), whole="host" in self._parallel.caches)
+        if len(rows):
+            yield from self._all.read(np.stack(rows), whole="host" in self._parallel.caches)
 
 
 def take(columns: Batch, rows: Any) -> Batch:

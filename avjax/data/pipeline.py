@@ -14,12 +14,12 @@ from jaxtyping import Int
 
 from avjax.data.folds import Filter
 from avjax.data.ravdess import is_video_only
-from avjax.data.records import N_MFCC, ClipRecord, DatasetMetadata
+from avjax.data.records import ClipRecord, DatasetMetadata
 from avjax.errors import InputError
+from avjax.models.network import N_MFCC, Inputs
 
 Batch = dict[str, np.ndarray]
 Row = dict[str, np.ndarray | np.generic]
-STREAMS = ("audio", "video")
 READ_THREADS = 2
 READ_AHEAD = 16  # clips
 
@@ -49,11 +49,10 @@ class PreparedDataset:
     def select(
         self,
         chosen: Filter,
+        inputs: Inputs = Inputs(),
         *,
         video_only: bool = False,
-        streams: Sequence[str] = STREAMS,
         num_frames: int | None = None,
-        sound: str = "mfcc",
     ) -> "Clips":
         """The clips that a filter chooses, of those that a network can use.
 
@@ -62,24 +61,18 @@ class PreparedDataset:
 
         Args:
           chosen: filter over the records' features.
+          inputs: what the network reads; a clip has one of its streams at least.
           video_only: take RAVDESS's 02-* recordings without sound, too.
-          streams: what the network reads, "audio", "video" or both; a clip has one of them at
-            least. Without "video" no frames are read.
           num_frames: black frames of a clip where the dataset holds sound alone (default: none).
-          sound: which stored features stand as ``mfcc`` in batches, "mfcc" or "log_mel".
 
         Raises:
-          InputError: no clip is chosen, or the dataset holds no log-mel spectra.
+          InputError: no clip is chosen, or the dataset lacks what the network reads.
         """
-        if sound == "log_mel" and not self.metadata.log_mels:
-            raise InputError(
-                f"{self.directory} holds no log-mel spectra, which the network reads; prepare the "
-                "clips again with --log_mels=128"
-            )
+        self._check_audio(inputs)
         matching = [i for i, r in enumerate(self.records) if chosen.matches(r.features())]
-        picked = [i for i in matching if _usable(self.records[i], video_only, streams)]
+        picked = [i for i in matching if _usable(self.records[i], video_only, inputs.streams)]
         if matching and not picked:
-            lacking = "sound" if "audio" in streams or not video_only else "a face"
+            lacking = "sound" if "audio" in inputs.streams or not video_only else "a face"
             raise InputError(
                 f"none of the {len(matching)} clips of {self.directory} that match '{chosen}' has "
                 f"{lacking}; prepare others, or take clips without sound with "
@@ -92,7 +85,22 @@ class PreparedDataset:
                 "choose another config.data.fold or prepare more clips"
             )
         shown = self.metadata.num_frames or num_frames or 0
-        return Clips(self, picked, shown if "video" in streams else 0, sound)
+        return Clips(self, picked, shown if "video" in inputs.streams else 0, inputs.audio)
+
+    def _check_audio(self, inputs: Inputs) -> None:
+        """Raises InputError where the dataset's features of sound are not the network's."""
+        if inputs.audio != "log_mel" or inputs.audio_width == self.metadata.log_mels:
+            return
+        if not self.metadata.log_mels:
+            raise InputError(
+                f"{self.directory} holds no log-mel spectra, which the network reads; prepare the "
+                f"clips again with --log_mels={inputs.audio_width}"
+            )
+        raise InputError(
+            f"{self.directory} holds {self.metadata.log_mels} mel bands and the network reads "
+            f"{inputs.audio_width}; set config.model.num_mels={self.metadata.log_mels}, or prepare "
+            f"the clips with --log_mels={inputs.audio_width}"
+        )
 
     def read(self, number: int) -> dict[str, Any]:
         """One record with its arrays."""
@@ -108,10 +116,10 @@ class Clips:
         dataset: PreparedDataset,
         picked: Sequence[int],
         num_frames: int,
-        sound: str = "mfcc",
+        audio: str = "mfcc",
     ) -> None:
         self._dataset = dataset
-        self._sound = sound
+        self._audio = audio
         self._picked = list(picked)
         size = dataset.metadata.image_size
         self._no_frames = np.zeros((num_frames, size, size, 3), np.uint8)
@@ -126,7 +134,7 @@ class Clips:
         record = self._dataset.records[self._picked[index]]
         return {
             "frames": np.asarray(features["frames"]) if self._reads_frames else self._no_frames,
-            "mfcc": np.asarray(features[self._sound]),
+            "audio": np.asarray(features[self._audio]),
             "label": np.int32(record.label),
             "has_audio": np.bool_(record.has_audio),
             "has_video": np.bool_(record.has_video),
@@ -174,8 +182,8 @@ class Clips:
           process_count: number of shares; it divides ``batch_size``.
 
         Yields:
-          ``frames`` uint8 [b, n, h, w, 3], ``mfcc`` float32 [b, t, 10] (or log-mel spectra
-          [b, t, m], see `PreparedDataset.select`), ``label`` int32 [b],
+          ``frames`` uint8 [b, n, h, w, 3], ``audio`` float32 (MFCCs [b, t, 10] or log-mel spectra
+          [b, t, m], as the network reads), ``label`` int32 [b],
           ``has_audio`` and ``has_video`` bool [b], ``weight`` float32 [b] (1 for a clip),
           ``clip_key`` uint32 [b] (CRC-32 of the clip's name).
 
@@ -189,8 +197,8 @@ class Clips:
             )
         rows = self.order(batch_size, shuffle_key=shuffle_key, epoch=epoch)
         share = batch_size // process_count
-        own = rows[start:, process_index * share : (process_index + 1) * share]
-        yield from self.read(own, whole=process_count == 1)
+        rows = rows[start:, process_index * share : (process_index + 1) * share]
+        yield from self.read(rows, whole=process_count == 1)
 
     def order(
         self, batch_size: int, *, shuffle_key: int | None = None, epoch: int = 0
@@ -209,7 +217,7 @@ class Clips:
 
         Args:
           batches: positions.
-          whole: clips without frames may all be kept in memory; False reads the wanted ones alone.
+          whole: clips without frames may all be kept in memory; False reads none but these.
 
         Yields:
           As `batches`; axes of ``rows`` stand in the place of ``b``.
@@ -248,7 +256,7 @@ class Clips:
     def union(self, others: Sequence["Clips"]) -> "Clips":
         """The clips of several selections of the same network, each once."""
         picked = sorted(set(self._picked).union(*(clips._picked for clips in others)))
-        return Clips(self._dataset, picked, len(self._no_frames), self._sound)
+        return Clips(self._dataset, picked, len(self._no_frames), self._audio)
 
     def positions_in(self, whole: "Clips") -> Int[np.ndarray, "n"]:
         """Where each clip stands in a union that holds it."""
@@ -258,10 +266,10 @@ class Clips:
         if position >= 0:
             return self[position]
         m = self._dataset.metadata
-        width = m.log_mels if self._sound == "log_mel" else N_MFCC
+        width = m.log_mels if self._audio == "log_mel" else N_MFCC
         return {
             "frames": np.zeros_like(self._no_frames),
-            "mfcc": np.zeros((m.audio_steps, width), np.float32),
+            "audio": np.zeros((m.audio_steps, width), np.float32),
             "label": np.int32(0),
             "has_audio": np.bool_(True),
             "has_video": np.bool_(True),

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from avjax.data.records import N_MFCC, ClipRecord, DatasetMetadata, PreparedClip
+from avjax.data.records import ClipRecord, DatasetMetadata, PreparedClip
+from avjax.models.network import N_MFCC
 
 VERSION = "1.0.0"
 

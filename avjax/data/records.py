@@ -12,7 +12,6 @@ from jaxtyping import Float, UInt8
 
 SAMPLE_RATE = 22050
 WINDOW_SECONDS = 3.6
-N_MFCC = 10
 HOP = 512  # samples from one step to the next
 
 

@@ -7,7 +7,6 @@ from avjax.errors import InputError
 from avjax.models import ops
 from avjax.models.layers import INFERENCE, BatchNorm, Conv1d, Dense, Statistics
 
-N_MFCC = 10
 MIN_STEPS = 13  # each of the four blocks takes three steps
 
 

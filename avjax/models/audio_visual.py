@@ -1,47 +1,25 @@
 """The audio-visual network and its three fusions (paper section 3; reference `MultiModalCNN`)."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from avjax.errors import InputError
 from avjax.models.attention import AttentionBlock, CrossAttention
-from avjax.models.audio_cnn import N_MFCC, AudioCNN
+from avjax.models.audio_cnn import AudioCNN
 from avjax.models.efficientface import STAGE_REPEATS, Dimmed, EfficientFace
 from avjax.models.frames import Frames
 from avjax.models.layers import Dense, Statistics
+from avjax.models.network import Inputs, Network, Pairing
 
 FUSIONS = ("ia", "it", "lt")
 AUDIO_STAGE1, VIDEO_STAGE1, STAGE2 = 128, 64, 128  # widths of the streams
 
 
-class Pairing(NamedTuple):
-    """Which distinct inputs meet in fusion, and how often each occurs in the enlarged batch.
-
-    Attributes:
-      audio_rows: ``[p]`` row of ``mfcc`` that pair p takes (static NumPy indices).
-      video_rows: ``[p]`` row of the video clips that pair p takes: those of ``frames``, then those
-        of ``dimmed``, the black one last.
-      audio_weight: ``[a]`` multiplicity of each audio row.
-      video_weight: ``[v]`` multiplicity of each video row but the black one.
-      dimmed: video clips that follow from ``frames``, or None where there are none.
-      pair_weight: ``[p]`` 1 for a real pair, 0 for padding.
-    """
-
-    audio_rows: Int[np.ndarray, "p"]
-    video_rows: Int[np.ndarray, "p"]
-    audio_weight: Float[Array, "a"]
-    video_weight: Float[Array, "v"]
-    dimmed: Dimmed | None
-    pair_weight: Float[Array, "p"]
-
-
-class AudioVisualNet(nn.Module):
+class AudioVisualNet(Network):
     """Audio CNN and EfficientFace joined by one of three fusions.
 
     Attributes:
@@ -56,14 +34,25 @@ class AudioVisualNet(nn.Module):
     fusion: str = "ia"
     num_heads: int = 1
     stage_repeats: tuple[int, ...] = STAGE_REPEATS
-    streams: ClassVar = ("audio", "video")
-    sound: ClassVar = "mfcc"
-    sound_width: ClassVar = N_MFCC
-    dropout: ClassVar = 0.0
 
-    def setup(self) -> None:
+    @property
+    def inputs(self) -> Inputs:
+        """Sound and frames."""
+        return Inputs()
+
+    def check(self) -> None:
+        """Raises InputError for an unknown fusion, or heads that do not divide its widths."""
         if self.fusion not in FUSIONS:
             raise InputError(f"unknown fusion {self.fusion!r}; choose one of {', '.join(FUSIONS)}")
+        narrow = STAGE2 if self.fusion == "lt" else min(AUDIO_STAGE1, VIDEO_STAGE1)
+        if self.num_heads < 1 or narrow % self.num_heads:
+            raise InputError(
+                f"num_heads={self.num_heads} does not divide the attention width {narrow} of "
+                f"fusion {self.fusion!r}; choose 1, 2, 4, 8, 16, 32 or 64"
+            )
+
+    def setup(self) -> None:
+        self.check()
         self.audio_model = AudioCNN(self.num_classes)
         self.visual_model = EfficientFace(self.num_classes, self.stage_repeats)
         if self.fusion == "lt":
@@ -158,17 +147,16 @@ class AudioVisualNet(nn.Module):
         scale = [w[..., None].astype(x.dtype) for w, x in ((to_audio, audio), (to_video, video))]
         return audio * scale[0], video * scale[1]
 
+    def trained(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Marks the parameters that the loss reaches, in the structure of ``params``.
 
-def trained_parameters(params: Mapping[str, Any], fusion: str) -> dict[str, Any]:
-    """Marks the parameters that the loss reaches, in the structure of ``params``.
+        The rest exist for checkpoints only: the single-modality classifiers and, in `ia`, ``proj``.
+        The reference's optimizer skips parameters without a gradient, weight decay included.
+        """
 
-    The rest exist for checkpoints only: the single-modality classifiers and, in `ia`, ``proj``. The
-    reference's optimizer skips parameters without a gradient, weight decay included.
-    """
+        def reached(path: tuple, _: Any) -> bool:
+            names = [entry.key for entry in path]
+            own_classifier = len(names) > 2 and names[1] == "classifier_1"
+            return not (own_classifier or (self.fusion == "ia" and "proj" in names))
 
-    def reached(path: tuple, _: Any) -> bool:
-        names = [entry.key for entry in path]
-        own_classifier = len(names) > 2 and names[1] == "classifier_1"
-        return not (own_classifier or (fusion == "ia" and "proj" in names))
-
-    return jax.tree_util.tree_map_with_path(reached, params)
+        return jax.tree_util.tree_map_with_path(reached, params)

@@ -5,20 +5,19 @@ err differently. Each learns from its own loss; their mean log probability is th
 """
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import jax.scipy.fft
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from avjax.errors import InputError
 from avjax.models.audio_cnn import ConvBlock
-from avjax.models.audio_visual import Pairing
 from avjax.models.frames import Frames
 from avjax.models.layers import BatchNorm, Dense, Statistics
+from avjax.models.network import Inputs, Network, Pairing, cross_entropy
 
 MIN_STEPS = 8  # halved three times, one is left
 WIDTHS = (32, 64, 128, 64)
@@ -68,12 +67,10 @@ class CepstralCNN(nn.Module):
     Attributes:
       num_classes: number of emotions.
       coefficients: how many MFCCs are read, from the first one.
-      dropout: share of the pooled features that a training step leaves out.
     """
 
     num_classes: int
     coefficients: int
-    dropout: float
 
     @nn.compact
     def __call__(
@@ -81,7 +78,6 @@ class CepstralCNN(nn.Module):
         mfcc: Float[Array, "b t m"],
         voice: Float[Array, "b t 2"],
         stats: Statistics,
-        keys: Array | None,
     ) -> Float[Array, "b k"]:
         x = jnp.concatenate([mfcc[..., : self.coefficients], voice], axis=-1)
         x = BatchNorm(name="standardise")(x, stats)
@@ -89,11 +85,7 @@ class CepstralCNN(nn.Module):
             x = ConvBlock(width, padding=1, name=f"conv1d_{number}")(x, stats)
             if number < len(WIDTHS) - 1:
                 x = _halve_time(x)
-        pooled = x.mean(1)
-        if keys is not None:
-            kept = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - self.dropout, pooled.shape[1:]))
-            pooled = jnp.where(kept(keys), pooled / (1 - self.dropout), 0)
-        return Dense(self.num_classes, name="classifier")(pooled)
+        return Dense(self.num_classes, name="classifier")(x.mean(1))
 
 
 def _halve_time(x: Float[Array, "b t c"]) -> Float[Array, "b t//2 c"]:
@@ -107,83 +99,80 @@ def _halve_time(x: Float[Array, "b t c"]) -> Float[Array, "b t//2 c"]:
     return jnp.where(second > first, second, first)
 
 
-class MelNet(nn.Module):
-    """Log-mel spectra to emotions; the methods are those of `AudioVisualNet`.
+class MelNet(Network):
+    """Log-mel spectra to emotions by a vote of small networks.
 
     Attributes:
       num_classes: number of emotions.
       num_mels: bands of the spectra.
       coefficients: number of MFCCs of each member.
-      dropout: share of the pooled features that a training step leaves out.
     """
 
     num_classes: int = 8
     num_mels: int = 128
     coefficients: Sequence[int] = (10, 40)
-    dropout: float = 0.0
-    streams: ClassVar = ("audio",)
-    sound: ClassVar = "log_mel"
 
     @property
-    def sound_width(self) -> int:
-        """Values of a step of sound."""
-        return self.num_mels
+    def inputs(self) -> Inputs:
+        """Log-mel spectra alone."""
+        return Inputs(("audio",), "log_mel", self.num_mels)
+
+    def check(self) -> None:
+        """Raises InputError for MFCCs that the bands do not give."""
+        numbers, mels = self.coefficients, self.num_mels
+        if not numbers or not all(1 <= number <= mels for number in numbers):
+            raise InputError(
+                f"config.model.coefficients={tuple(numbers)} for {mels} mel bands; name a number "
+                f"of MFCCs from 1 to {mels} for every member"
+            )
 
     def setup(self) -> None:
-        self.members = [
-            CepstralCNN(self.num_classes, number, self.dropout) for number in self.coefficients
-        ]
+        self.members = [CepstralCNN(self.num_classes, number) for number in self.coefficients]
 
     def __call__(
         self,
-        mfcc: Float[Array, "b t m"],
+        spectra: Float[Array, "b t m"],
         frames: Frames,
         train: bool = False,
         *,
         pairing: Pairing | None = None,
         axis_name: str | None = None,
-        keys: Array | None = None,
     ) -> Float[Array, "b k"] | Float[Array, "b members k"]:
-        """Logits; of every member with ``train``, else the members' mean log probabilities.
-
-        Args:
-          mfcc: log-mel spectra, in the place of MFCCs.
-          frames: not read.
-          train: batch statistics instead of running ones.
-          pairing: multiplicity of the rows.
-          axis_name: mapped device axis, or None.
-          keys: one a row for dropout, ``[b]``; without them nothing is dropped.
-        """
+        """Logits; of every member with ``train``. See `Network`; ``frames`` is not read."""
         weight = None if pairing is None else pairing.audio_weight
-        logits = self._member_logits(mfcc, Statistics(train, weight, axis_name), keys)
+        logits = self._member_logits(spectra, Statistics(train, weight, axis_name))
         if pairing is not None:
             logits = jnp.take(logits, pairing.audio_rows, axis=0)
-        return logits if train else jax.nn.log_softmax(logits).mean(1)
+        return logits if train else self.logits(logits)
 
-    def encode_audio(self, mfcc: Float[Array, "b t m"]) -> Float[Array, "b members k"]:
+    def encode_audio(self, spectra: Float[Array, "b t m"]) -> Float[Array, "b members k"]:
         """Logits of every member."""
-        return self._member_logits(mfcc, Statistics(), None)
-
-    def encode_video(self, frames: Array) -> Float[Array, "b 0"]:
-        """Nothing."""
-        return jnp.zeros((frames.shape[0], 0), frames.dtype)
+        return self._member_logits(spectra, Statistics())
 
     def fuse(
         self, audio: Float[Array, "b members k"], video: Float[Array, "b 0"]
     ) -> Float[Array, "b k"]:
         """The members' mean log probabilities."""
-        return jax.nn.log_softmax(audio).mean(1)
+        return self.logits(audio)
 
-    def _member_logits(self, x: Array, stats: Statistics, keys: Array | None) -> Array:
-        if x.shape[1] < MIN_STEPS:
+    def losses(
+        self, outputs: Float[Array, "p members k"], labels: Int[Array, "p"]
+    ) -> Float[Array, "p"]:
+        """The members' mean loss: each learns from its own."""
+        return cross_entropy(outputs, labels).mean(1)
+
+    def logits(self, outputs: Float[Array, "p members k"]) -> Float[Array, "p k"]:
+        """The members' mean log probabilities."""
+        return jax.nn.log_softmax(outputs).mean(1)
+
+    def _member_logits(
+        self, spectra: Float[Array, "b t m"], stats: Statistics
+    ) -> Float[Array, "b members k"]:
+        if spectra.shape[1] < MIN_STEPS:
             raise InputError(
-                f"{x.shape[1]} steps of sound are too few: the network halves them three times and "
-                f"needs at least {MIN_STEPS} (0.19 s of audio)"
+                f"{spectra.shape[1]} steps of sound are too few: the network halves them three "
+                f"times and needs at least {MIN_STEPS} (0.19 s of audio)"
             )
-        own: list[Array | None] = [None] * len(self.members)
-        if keys is not None:
-            own = [jax.vmap(jax.random.fold_in, (0, None))(keys, i) for i in range(len(own))]
-        basis = jax.scipy.fft.dct(jnp.eye(x.shape[-1]), norm="ortho")  # of type 2, as MFCCs are
-        inputs = x @ basis.astype(x.dtype), pitch(x)
-        logits = [member(*inputs, stats, k) for member, k in zip(self.members, own, strict=True)]
-        return jnp.stack(logits, axis=1)
+        basis = jax.scipy.fft.dct(jnp.eye(spectra.shape[-1]), norm="ortho")  # type 2, as for MFCCs
+        inputs = spectra @ basis.astype(spectra.dtype), pitch(spectra)
+        return jnp.stack([member(*inputs, stats) for member in self.members], axis=1)

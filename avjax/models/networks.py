@@ -1,88 +1,79 @@
-"""Which network a config or a checkpoint names, and which of its parameters learn."""
+"""Networks by name: what a config or a card says of one, and the module that it means."""
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeAlias
-
-import jax
+from typing import Any
 
 from avjax.errors import InputError
-from avjax.models.audio_visual import (
-    AUDIO_STAGE1,
-    FUSIONS,
-    VIDEO_STAGE1,
-    AudioVisualNet,
-    trained_parameters,
-)
+from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.mel_net import MelNet
+from avjax.models.network import Network
 from avjax.models.single_modality import AudioNet, VideoNet
 
-Network: TypeAlias = AudioVisualNet | AudioNet | VideoNet | MelNet
-KINDS = ("audio_visual", "audio", "video", "log_mel")
-BACKBONE_KIND = "efficientface"  # a checkpoint of the face backbone alone: no network to build
-_SETTINGS = {
-    "audio_visual": ("fusion", "num_heads"),
-    "log_mel": ("num_mels", "coefficients", "dropout"),
+# By kind: the module, and those of its fields that a config sets and a card records.
+NETWORKS: dict[str, tuple[type[Network], tuple[str, ...]]] = {
+    "audio_visual": (AudioVisualNet, ("fusion", "num_heads")),
+    "audio": (AudioNet, ()),
+    "video": (VideoNet, ()),
+    "log_mel": (MelNet, ("num_mels", "coefficients")),
 }
+BACKBONE_KIND = "efficientface"  # a checkpoint of the face backbone alone: no network to build
 
 
-def describe_network(model: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
-    """What a checkpoint must record of a config's network for `build_network`.
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network, and what it starts from.
 
-    Args:
-      model: the config's part ``model``: ``kind``, and for "audio_visual" ``fusion``,
-        ``num_heads``, for "log_mel" ``num_mels``, ``coefficients``, ``dropout``.
-      num_classes: number of emotions.
-    """
-    named = _SETTINGS.get(model["kind"], ())
-    settings = {name: model[name] for name in ("kind", *named)} | {"num_classes": num_classes}
-    return {name: list(x) if isinstance(x, tuple) else x for name, x in settings.items()}
-
-
-def build_network(network: Mapping[str, Any]) -> Network:
-    """The module that a checkpoint's or config's description names.
-
-    Args:
-      network: ``kind``, one of `KINDS`; ``num_classes``; for "audio_visual" ``fusion`` and
-        ``num_heads``, for "log_mel" ``num_mels``, ``coefficients`` and ``dropout``.
+    Attributes:
+      kind: one of `NETWORKS`.
+      fusion: of "audio_visual", see `avjax.models.audio_visual.FUSIONS`.
+      num_heads: attention heads of "audio_visual".
+      num_mels: bands that "log_mel" reads.
+      coefficients: MFCCs that each member of "log_mel" reads.
+      pretrained: a run or model directory to start from; empty for fresh parameters.
 
     Raises:
-      InputError: unknown kind or fusion, heads that do not divide the width, MFCCs that the bands
-        do not give, a dropout of 1.
+      InputError: values that make no network.
     """
-    kind, num_classes = network.get("kind", "audio_visual"), int(network["num_classes"])
-    if kind not in KINDS:
-        raise InputError(f"unknown network kind {kind!r}; choose one of {', '.join(KINDS)}")
-    if kind == "log_mel":
-        return _mel_net(network, num_classes)
-    if kind != "audio_visual":
-        return AudioNet(num_classes) if kind == "audio" else VideoNet(num_classes)
-    net = AudioVisualNet(num_classes, network["fusion"], int(network["num_heads"]))
-    if net.fusion not in FUSIONS:
-        raise InputError(f"unknown fusion {net.fusion!r}; choose one of {', '.join(FUSIONS)}")
-    narrow = AUDIO_STAGE1 if net.fusion == "lt" else VIDEO_STAGE1
-    if net.num_heads < 1 or narrow % net.num_heads:
-        raise InputError(
-            f"num_heads={net.num_heads} does not divide the attention width {narrow} of fusion "
-            f"{net.fusion!r}; choose 1, 2, 4, 8, 16, 32 or 64"
-        )
+
+    kind: str = "audio_visual"
+    fusion: str = "ia"
+    num_heads: int = 1
+    num_mels: int = 128
+    coefficients: tuple[int, ...] = (10, 40)
+    pretrained: str = ""
+
+    def __post_init__(self) -> None:
+        build_network(self.describe(num_classes=1))
+
+    def to_tree(self) -> dict[str, Any]:
+        """The keys that matter for the kind of network."""
+        names = ("kind", *NETWORKS[self.kind][1], "pretrained")
+        return {name: getattr(self, name) for name in names}
+
+    def describe(self, num_classes: int) -> dict[str, Any]:
+        """What a checkpoint's card records of the network, for `build_network`."""
+        fields = NETWORKS[self.kind][1] if self.kind in NETWORKS else ()
+        values = {name: getattr(self, name) for name in ("kind", *fields)}
+        values["num_classes"] = num_classes
+        return {name: list(x) if isinstance(x, tuple) else x for name, x in values.items()}
+
+
+def build_network(description: Mapping[str, Any]) -> Network:
+    """The module that a card or `ModelConfig.describe` means.
+
+    Args:
+      description: ``kind``, ``num_classes``, and the fields that `NETWORKS` names for the kind.
+
+    Raises:
+      InputError: unknown kind, or fields that make no network.
+    """
+    kind = description.get("kind", "audio_visual")
+    if kind not in NETWORKS:
+        raise InputError(f"unknown network kind {kind!r}; choose one of {', '.join(NETWORKS)}")
+    module, names = NETWORKS[kind]
+    fields = {name: description[name] for name in names}
+    fields = {name: tuple(x) if isinstance(x, list) else x for name, x in fields.items()}
+    net = module(num_classes=int(description["num_classes"]), **fields)
+    net.check()
     return net
-
-
-def _mel_net(network: Mapping[str, Any], num_classes: int) -> MelNet:
-    mels, coefficients = int(network["num_mels"]), tuple(network["coefficients"])
-    if not coefficients or not all(1 <= number <= mels for number in coefficients):
-        raise InputError(
-            f"config.model.coefficients={coefficients} for {mels} mel bands; name a number of "
-            f"MFCCs from 1 to {mels} for every member"
-        )
-    dropout = float(network["dropout"])
-    if not 0 <= dropout < 1:
-        raise InputError(f"config.model.dropout={dropout} is no share; choose one below 1")
-    return MelNet(num_classes, mels, coefficients, dropout)
-
-
-def learned_parameters(params: Mapping[str, Any], net: Network) -> dict[str, Any]:
-    """Marks the parameters that the loss reaches, in the structure of ``params``."""
-    if isinstance(net, AudioVisualNet):
-        return trained_parameters(params, net.fusion)
-    return jax.tree.map(lambda _: True, dict(params))

@@ -1,23 +1,19 @@
 """Networks of sound or frames alone: the audio-visual network's branches with a classifier each.
 
-They take what the audio-visual network takes and leave the other stream unread, so that training,
-evaluation and prediction treat all networks alike.
+They take what the audio-visual network takes and leave the other stream unread.
 """
 
-from typing import ClassVar
-
-import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from avjax.models.audio_cnn import N_MFCC, AudioCNN
-from avjax.models.audio_visual import Pairing
+from avjax.models.audio_cnn import AudioCNN
 from avjax.models.efficientface import STAGE_REPEATS, EfficientFace
 from avjax.models.frames import Frames
 from avjax.models.layers import Statistics
+from avjax.models.network import Inputs, Network, Pairing
 
 
-class AudioNet(nn.Module):
+class AudioNet(Network):
     """The audio CNN with its own classifier (reference `AudioCNNPool`).
 
     Attributes:
@@ -25,10 +21,11 @@ class AudioNet(nn.Module):
     """
 
     num_classes: int = 8
-    streams: ClassVar = ("audio",)
-    sound: ClassVar = "mfcc"
-    sound_width: ClassVar = N_MFCC
-    dropout: ClassVar = 0.0
+
+    @property
+    def inputs(self) -> Inputs:
+        """Sound alone."""
+        return Inputs(("audio",))
 
     def setup(self) -> None:
         self.audio_model = AudioCNN(self.num_classes)
@@ -53,10 +50,6 @@ class AudioNet(nn.Module):
         """The stream through both stages."""
         return self.audio_model.stage2(self.audio_model.stage1(mfcc, stats), stats)
 
-    def encode_video(self, frames: Array) -> Float[Array, "b 0"]:
-        """Nothing."""
-        return jnp.zeros((frames.shape[0], 0), frames.dtype)
-
     def fuse(
         self, audio: Float[Array, "b u 128"], video: Float[Array, "b 0"]
     ) -> Float[Array, "b k"]:
@@ -64,7 +57,7 @@ class AudioNet(nn.Module):
         return self.audio_model.classify(audio)
 
 
-class VideoNet(nn.Module):
+class VideoNet(Network):
     """EfficientFace, its temporal head and its own classifier (reference `EfficientFaceTemporal`).
 
     Attributes:
@@ -74,10 +67,11 @@ class VideoNet(nn.Module):
 
     num_classes: int = 8
     stage_repeats: tuple[int, ...] = STAGE_REPEATS
-    streams: ClassVar = ("video",)
-    sound: ClassVar = "mfcc"
-    sound_width: ClassVar = N_MFCC
-    dropout: ClassVar = 0.0
+
+    @property
+    def inputs(self) -> Inputs:
+        """Frames alone."""
+        return Inputs(("video",))
 
     def setup(self) -> None:
         self.visual_model = EfficientFace(self.num_classes, self.stage_repeats)
@@ -95,10 +89,6 @@ class VideoNet(nn.Module):
         weight = None if pairing is None else pairing.video_weight
         logits = self.visual_model(frames, Statistics(train, weight, axis_name))
         return logits if pairing is None else jnp.take(logits, pairing.video_rows, axis=0)
-
-    def encode_audio(self, mfcc: Float[Array, "b t 10"]) -> Float[Array, "b 0"]:
-        """Nothing."""
-        return jnp.zeros((mfcc.shape[0], 0), mfcc.dtype)
 
     def encode_video(
         self, frames: Frames, stats: Statistics = Statistics()

@@ -20,7 +20,7 @@ Path: TypeAlias = tuple[str, ...]
 def _smallest_inputs(net: nn.Module) -> tuple[np.ndarray, np.ndarray]:
     """Inputs that every network takes; NumPy's, so that no device is touched."""
     return (
-        np.zeros((1, 20, net.sound_width), np.float32),
+        np.zeros((1, 20, net.inputs.audio_width), np.float32),
         np.zeros((1, 1, MIN_SIZE, MIN_SIZE, 3), np.float32),
     )
 

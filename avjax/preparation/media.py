@@ -20,13 +20,13 @@ from jaxtyping import Float, UInt8
 
 from avjax.data.records import (
     HOP,
-    N_MFCC,
     SAMPLE_RATE,
     WINDOW_SECONDS,
     audio_steps,
     window_samples,
 )
 from avjax.errors import InputError
+from avjax.models.network import N_MFCC
 
 WINDOW_SAMPLES = window_samples(WINDOW_SECONDS)
 N_FFT = 2048

@@ -1,23 +1,22 @@
 """What a run shows while it trains: a progress bar, metrics.jsonl and TensorBoard events."""
 
+import contextlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from avjax.runtime import multihost
-from avjax.runtime.files import append_json_line
+from avjax.runtime.files import append_json_line, write_text
 from avjax.training import metrics
 
 METRICS_FILE = "metrics.jsonl"
 _SECONDS_BETWEEN_LINES = 30.0  # where the bar is not on a terminal but in a log file
 
 
-class RunLog:
+class MetricsLog:
     """One run's live view.
 
     Attributes:
@@ -25,29 +24,23 @@ class RunLog:
     """
 
     def __init__(
-        self,
-        workdir: Path,
-        total_clips: int,
-        first_epoch: int,
-        done_clips: int,
-        *,
-        bar: bool = True,
+        self, workdir: Path, first_epoch: int, total_clips: int, done_clips: int, *, bar: bool
     ) -> None:
         """Opens the view; lines of epochs that will be trained again are dropped.
 
         Args:
           workdir: the run's folder.
-          total_clips: clips over all epochs.
           first_epoch: the epoch about to be trained (they count from 1).
+          total_clips: clips over all epochs.
           done_clips: clips trained on before this start.
           bar: show progress; one of several models that train together shows that of all.
         """
-        self._path = workdir / METRICS_FILE
+        self._path, self._epoch = workdir / METRICS_FILE, first_epoch
         self.lines = [line for line in read_metrics(workdir) if line["epoch"] < first_epoch]
         if self._path.exists():
-            rewritten = self._path.with_suffix(".tmp")
-            rewritten.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
-            rewritten.replace(self._path)
+            write_text(self._path, "".join(json.dumps(line) + "\n" for line in self.lines))
+        with _without_torch():
+            from tensorboardX import SummaryWriter
         self._events = SummaryWriter(str(workdir))
         on_terminal = sys.stderr.isatty()
         self._bar = tqdm(
@@ -59,23 +52,25 @@ class RunLog:
             mininterval=0.1 if on_terminal else _SECONDS_BETWEEN_LINES,
         )
 
-    def step(self, clips: int, epoch: int, sums: metrics.Sums) -> None:
+    def step(self, clips: int, sums: metrics.Sums) -> None:
         """Moves the bar on by ``clips``; ``sums`` are the epoch's so far."""
-        self._bar.set_description(f"epoch {epoch}", refresh=False)
+        self._bar.set_description(f"epoch {self._epoch}", refresh=False)
         if sums.count:
             figures = metrics.summarise(sums)
             shown = {"loss": f"{figures['loss']:.3f}", "accuracy": f"{figures['accuracy']:.1%}"}
             self._bar.set_postfix(shown, refresh=False)
         self._bar.update(clips)
 
-    def epoch(self, line: Mapping[str, Any]) -> None:
-        """Writes one line of metrics: ``epoch``, ``split``, ``step`` and figures."""
-        append_json_line(self._path, dict(line))
-        self.lines.append(dict(line))
-        for name, value in line.items():
-            if isinstance(value, float):
-                self._events.add_scalar(f"{line['split']}/{name}", value, line["step"])
+    def end_epoch(self, *lines: Mapping[str, Any]) -> None:
+        """Writes an epoch's lines: ``epoch``, ``split``, ``step`` and figures."""
+        for line in lines:
+            append_json_line(self._path, line)
+            self.lines.append(dict(line))
+            for name, value in line.items():
+                if isinstance(value, float):
+                    self._events.add_scalar(f"{line['split']}/{name}", value, line["step"])
         self._events.flush()
+        self._epoch += 1
 
     def __enter__(self) -> Self:
         return self
@@ -86,27 +81,17 @@ class RunLog:
         self._events.close()
 
 
-class SilentLog:
-    """Stands in for a `RunLog` in processes that write nothing."""
-
-    lines: tuple[dict[str, Any], ...] = ()
-
-    def step(self, clips: int, epoch: int, sums: metrics.Sums) -> None:
-        """Shows nothing."""
-
-    def epoch(self, line: Mapping[str, Any]) -> None:
-        """Writes nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Has nothing to close."""
-
-
-def open_log(*arguments: Any) -> RunLog | SilentLog:
-    """The log of a run in its first process, arguments as `RunLog`; silence in the others."""
-    return RunLog(*arguments) if multihost.is_first() else SilentLog()
+@contextlib.contextmanager
+def _without_torch() -> Iterator[None]:
+    """Hides torch, which tensorboardX would import wherever it is installed, for no use here."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules["torch"]
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
@@ -118,7 +103,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = []
-    for text in path.read_text().splitlines():
+    for text in path.read_text(encoding="utf-8").splitlines():
         try:
             lines.append(json.loads(text))
         except json.JSONDecodeError:

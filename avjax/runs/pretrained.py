@@ -6,7 +6,8 @@ import jax
 import numpy as np
 
 from avjax.errors import InputError
-from avjax.models.networks import BACKBONE_KIND, Network
+from avjax.models.network import Network
+from avjax.models.networks import BACKBONE_KIND
 from avjax.models.variables import init_variables
 from avjax.runs.saved_model import read_model
 

@@ -249,14 +249,19 @@ class PmapParallel(Parallel):
 MODES = {"jit": Parallel, "pmap": PmapParallel}
 
 
+def check_mode(mode: str) -> None:
+    """Raises InputError for an unknown way to spread steps."""
+    if mode not in MODES:
+        raise InputError(f"unknown config.parallel {mode!r}; choose one of {', '.join(MODES)}")
+
+
 def spread(mode: str, batch_size: int, devices: Sequence[jax.Device] | None = None) -> Parallel:
     """What compiles and spreads steps in the way that ``config.parallel`` names.
 
     Raises:
       InputError: an unknown mode, or as `Parallel`.
     """
-    if mode not in MODES:
-        raise InputError(f"unknown parallel {mode!r}; choose one of {', '.join(MODES)}")
+    check_mode(mode)
     return MODES[mode](batch_size, devices)
 
 

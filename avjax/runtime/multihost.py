@@ -14,14 +14,12 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import flags
 from jax.experimental import multihost_utils
 
 from avjax.errors import InputError
 
 T = TypeVar("T")
 
-_BY_HAND = ("coordinator", "num_processes", "process_id")
 _STEPS_BETWEEN_AGREEMENTS = 8  # each makes the host wait for the devices
 _PATIENCE = 60  # seconds that an ending process waits for the others
 _MEETING_HOURS = 2  # that the others wait for the slowest process, such as one that saves
@@ -29,43 +27,33 @@ _MEETING_HOURS = 2  # that the others wait for the slowest process, such as one 
 _meetings = itertools.count()
 
 
-def define_flags(values: flags.FlagValues) -> None:
-    """Defines the flags that `joined` reads."""
-    flags.DEFINE_bool(
-        "distributed",
-        False,
-        "This is one of several processes that SLURM, Open MPI, Kubernetes or a TPU slice started.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "coordinator",
-        None,
-        "HOST:PORT of the first of several processes that were started by hand, with "
-        "--num_processes and --process_id.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "num_processes", None, "How many, with --coordinator.", lower_bound=1, flag_values=values
-    )
-    flags.DEFINE_integer(
-        "process_id",
-        None,
-        "Which one, from 0, with --coordinator.",
-        lower_bound=0,
-        flag_values=values,
-    )
-
-
 @contextmanager
-def joined(values: flags.FlagValues) -> Iterator[None]:
-    """Makes this process one of several within the block, where the flags say so.
+def joined(
+    *,
+    distributed: bool = False,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> Iterator[None]:
+    """Makes this process one of several within the block, where any argument says so.
 
     Comes before the first use of a device.
 
+    Args:
+      distributed: SLURM, Open MPI, Kubernetes or a TPU slice started the processes.
+      coordinator: HOST:PORT of the first of processes that were started by hand.
+      num_processes: how many, with ``coordinator``.
+      process_id: which one, from 0, with ``coordinator``.
+
     Raises:
-      InputError: flags that do not go together, no cluster, or a coordinator out of reach.
+      InputError: arguments that do not go together, no cluster, or a coordinator out of reach.
     """
-    arguments = _arguments(values)
+    by_hand = {
+        "coordinator": coordinator,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
+    arguments = _arguments(distributed, by_hand)
     if arguments is None:
         yield
         return
@@ -92,32 +80,28 @@ def joined(values: flags.FlagValues) -> Iterator[None]:
     jax.distributed.shutdown()
 
 
-def _arguments(values: flags.FlagValues) -> dict[str, Any] | None:
+def _arguments(distributed: bool, by_hand: dict[str, Any]) -> dict[str, Any] | None:
     """What `jax.distributed.initialize` takes; None for a single process."""
-    given = [name for name in _BY_HAND if values[name].value is not None]
+    given = [name for name, value in by_hand.items() if value is not None]
     if not given:
-        return {} if values.distributed else None
-    lacking = [name for name in _BY_HAND if name not in given]
+        return {} if distributed else None
+    lacking = [name for name in by_hand if name not in given]
     if lacking:
         raise InputError(f"--{given[0]} needs --{' and --'.join(lacking)}")
-    if values.distributed:
+    if distributed:
         raise InputError(
             "--distributed finds a cluster by itself; leave it or --coordinator, --num_processes "
             "and --process_id out"
         )
-    host, _, port = values.coordinator.rpartition(":")
+    host, _, port = by_hand["coordinator"].rpartition(":")
     if not host or not port.isdigit():
-        raise InputError(f"--coordinator={values.coordinator} is not HOST:PORT")
-    if values.process_id >= values.num_processes:
+        raise InputError(f"--coordinator={by_hand['coordinator']} is not HOST:PORT")
+    number, count = by_hand["process_id"], by_hand["num_processes"]
+    if number >= count:
         raise InputError(
-            f"--process_id={values.process_id} is too high; {values.num_processes} processes count "
-            f"from 0 to {values.num_processes - 1}"
+            f"--process_id={number} is too high; {count} processes count from 0 to {count - 1}"
         )
-    return {
-        "coordinator_address": values.coordinator,
-        "num_processes": values.num_processes,
-        "process_id": values.process_id,
-    }
+    return {"coordinator_address": f"{host}:{port}", "num_processes": count, "process_id": number}
 
 
 def is_first() -> bool:
@@ -125,25 +109,31 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def any_process(wish: bool) -> bool:
-    """Whether any process wishes; all must come here."""
+def any_process(request: bool) -> bool:
+    """Whether any process requests something; all must come here."""
     if jax.process_count() == 1:
-        return wish
+        return request
     _meet()
-    return bool(np.any(multihost_utils.process_allgather(np.array(wish))))
+    return bool(np.any(multihost_utils.process_allgather(np.array(request))))
 
 
-def agree(step: int, *wishes: bool) -> tuple[bool, ...]:
-    """Which wishes, such as to stop, any process has; all must ask with the same ``step``.
+def stop_if_any(requested: bool) -> None:
+    """Raises KeyboardInterrupt where any process was asked to stop; all must come here."""
+    if any_process(requested):
+        raise KeyboardInterrupt
 
-    One process has what it wishes at once, several at every eighth step.
+
+def agree(step: int, *requests: bool) -> tuple[bool, ...]:
+    """Which requests, such as to stop, any process has; all must ask with the same ``step``.
+
+    A single process is answered at once, several at every eighth step.
     """
     if jax.process_count() == 1:
-        return wishes
+        return requests
     if step % _STEPS_BETWEEN_AGREEMENTS:
-        return (False,) * len(wishes)
-    everyone = multihost_utils.process_allgather(np.array(wishes))
-    return tuple(bool(wish) for wish in everyone.any(0))
+        return (False,) * len(requests)
+    everyone = multihost_utils.process_allgather(np.array(requests))
+    return tuple(bool(request) for request in everyone.any(0))
 
 
 @contextmanager
@@ -168,21 +158,21 @@ def from_first(find: Callable[[], T]) -> T:
     """
     if jax.process_count() == 1:
         return find()
-    found: Any = None
+    result: Any = None
     if is_first():
         try:
-            found = jax.device_get(find())
+            result = jax.device_get(find())
         except InputError as error:
-            found = error
+            result = error
     _meet()
-    content = np.frombuffer(pickle.dumps(found), np.uint8)
+    content = np.frombuffer(pickle.dumps(result), np.uint8)
     size = multihost_utils.broadcast_one_to_all(np.array(content.size, np.int32))
     padded = np.zeros(int(size), np.uint8)
     padded[: content.size if is_first() else 0] = content if is_first() else ()
-    found = pickle.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
-    if isinstance(found, InputError):
-        raise found
-    return found
+    result = pickle.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
+    if isinstance(result, InputError):
+        raise result
+    return result
 
 
 def _meet() -> None:

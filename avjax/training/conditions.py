@@ -10,57 +10,38 @@ zeros or noise replace that all the same, but nothing can be added to it.
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from avjax.models.network import UNDISTURBED, Network
 from avjax.training import metrics
 from avjax.training.modality_dropout import gaussian_inputs
 from avjax.training.randomness import clip_keys
 from avjax.training.step import Batch, present_streams
 
-AUDIOVISUAL = "audiovisual"
-DISTURBANCES = ("zeros", "noise", "addnoise")
-CONDITIONS = (
-    AUDIOVISUAL,
-    *(f"audio_only/{name}" for name in DISTURBANCES),
-    *(f"video_only/{name}" for name in DISTURBANCES),
-)
-# A network of one stream sees no difference between some conditions, and nothing at all in others.
-# Two are left: its stream undisturbed without the other one, and its own stream disturbed.
-SINGLE_CONDITIONS = {
-    "audio": ("audio_only/zeros", "video_only/addnoise"),
-    "video": ("video_only/zeros", "audio_only/addnoise"),
-}
 BATCH_SIZE = 8  # "addnoise" takes its statistics over a batch, so its size is part of the figure
 
 
 class Scored(NamedTuple):
-    """What an evaluation step finds under one condition.
+    """Results of an evaluation step under one condition.
 
     Attributes:
       sums: of the clips that count.
-      called: the class that each row of the batch was taken for.
+      predicted: class of each row of the batch.
     """
 
     sums: metrics.Sums
-    called: Int[Array, "b"]
-
-
-def conditions_of(net: nn.Module) -> tuple[str, ...]:
-    """The conditions that make sense for a network; the first one is of undisturbed clips."""
-    return CONDITIONS if len(net.streams) > 1 else SINGLE_CONDITIONS[net.streams[0]]
+    predicted: Int[Array, "b"]
 
 
 def eval_step(
     variables: dict[str, Any],
     batch: Batch,
     *,
-    net: nn.Module,
+    net: Network,
     profile: str,
 ) -> metrics.Sums:
     """Metric sums of undisturbed clips."""
-    mfcc, frames = present_streams(batch, profile)
-    logits = net.apply(variables, mfcc, frames)
+    logits = net.apply(variables, *present_streams(batch, profile))
     return metrics.sums(logits, batch["label"], batch["weight"])
 
 
@@ -69,10 +50,10 @@ def eval_conditions_step(
     batch: Batch,
     key: Array,
     *,
-    net: nn.Module,
+    net: Network,
     profile: str,
 ) -> dict[str, Scored]:
-    """Scores of every condition, by its name in `conditions_of` the network.
+    """Scores of every condition that makes sense for the network, by name.
 
     Args:
       variables: parameters and running statistics.
@@ -81,31 +62,31 @@ def eval_conditions_step(
       net: the network.
       profile: how frames were prepared.
     """
-    mfcc, stored = present_streams(batch, profile)
+    audio, stored = present_streams(batch, profile)
     frames = stored.seen()
-    audio_noise, video_noise = gaussian_inputs(clip_keys(key, batch["clip_key"]), mfcc, frames)
-    weight, names = batch["weight"], conditions_of(net)
+    audio_noise, video_noise = gaussian_inputs(clip_keys(key, batch["clip_key"]), audio, frames)
+    weight, names, streams = batch["weight"], net.conditions, net.inputs.streams
     has = {"audio": batch["has_audio"], "video": batch["has_video"]}
-    audio = _versions(mfcc, audio_noise, weight, has["audio"])
-    video = _versions(frames, video_noise, weight, has["video"])
-    wanted = [_wanted(name) for name in names]
-    audio = _encode(net, variables, "encode_audio", audio, {first for first, _ in wanted})
-    video = _encode(net, variables, "encode_video", video, {second for _, second in wanted})
-    stacked_audio = jnp.concatenate([audio[first] for first, _ in wanted])
-    stacked_video = jnp.concatenate([video[second] for _, second in wanted])
+    audio_versions = _versions(audio, audio_noise, weight, has["audio"])
+    video_versions = _versions(frames, video_noise, weight, has["video"])
+    pairs = [_pair(name) for name in names]
+    audio_codes = _encode(net, variables, "encode_audio", audio_versions, {a for a, _ in pairs})
+    video_codes = _encode(net, variables, "encode_video", video_versions, {v for _, v in pairs})
+    stacked_audio = jnp.concatenate([audio_codes[a] for a, _ in pairs])
+    stacked_video = jnp.concatenate([video_codes[v] for _, v in pairs])
     logits = net.apply(variables, stacked_audio, stacked_video, method="fuse")
     scored = {}
     for name, part in zip(names, jnp.split(logits, len(names)), strict=True):
-        kept = net.streams[0] if len(net.streams) == 1 else name.partition("_only/")[0]
+        kept = streams[0] if len(streams) == 1 else name.partition("_only/")[0]
         counted = weight * has.get(kept, True)
         scored[name] = Scored(metrics.sums(part, batch["label"], counted), part.argmax(-1))
     return scored
 
 
-def _wanted(condition: str) -> tuple[str, str]:
+def _pair(condition: str) -> tuple[str, str]:
     """Which versions of sound and frames make up a condition."""
     kept, _, disturbance = condition.partition("_only/")
-    if kept == AUDIOVISUAL:
+    if kept == UNDISTURBED:
         return "clean", "clean"
     return ("clean", disturbance) if kept == "audio" else (disturbance, "clean")
 
@@ -135,15 +116,15 @@ def _versions(
 
 
 def _encode(
-    net: nn.Module,
+    net: Network,
     variables: dict[str, Any],
     method: str,
     versions: dict[str, Array],
-    wanted: set[str],
+    needed: set[str],
 ) -> dict[str, Array]:
     """Encodes versions in one pass; the zeros' single row is repeated for every clip."""
     rows = versions["clean"].shape[0]
-    versions = {name: version for name, version in versions.items() if name in wanted}
+    versions = {name: version for name, version in versions.items() if name in needed}
     encoded = net.apply(variables, jnp.concatenate(list(versions.values())), method=method)
     starts = [rows * i for i in range(1, len(versions))]
     parts = dict(zip(versions, jnp.split(encoded, starts), strict=True))

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
+from avjax.data.feed import Feed
 from avjax.data.pipeline import Clips
-from avjax.models.networks import Network
+from avjax.models.network import Network
 from avjax.runtime.devices import Parallel
 from avjax.training import conditions, metrics
 
@@ -29,39 +30,35 @@ class Evaluator:
         self._net = net
         self._parallel = parallel
 
-        def score_all(variables: Any, batch: Any) -> Any:
+        def every(variables: Any, batch: Any) -> Any:
             key = jax.random.key(NOISE_SEED)
             return conditions.eval_conditions_step(variables, batch, key, net=net, profile=profile)
 
-        clean = functools.partial(conditions.eval_step, net=net, profile=profile)
-        self._clean = parallel.compile_eval_step(clean, by_row=True)
-        self._all = parallel.compile_eval_step(score_all)
+        undisturbed = functools.partial(conditions.eval_step, net=net, profile=profile)
+        self._undisturbed = parallel.compile_eval_step(undisturbed, by_row=True)
+        self._every = parallel.compile_eval_step(every)
 
     @property
     def batch_size(self) -> int:
         """Clips of a batch over all devices."""
         return self._parallel.mesh.size * conditions.BATCH_SIZE
 
-    def _scored(self, step: Callable, variables: Any, batches: Iterable[Any]) -> Iterator[Any]:
-        """What a step finds in each share of a batch, in split order, in all processes."""
-        for batch in batches:
-            found = step(variables, batch)
-            for share in range(len(jax.tree.leaves(found)[0])):
-                yield jax.tree.map(operator.itemgetter(share), found)
-
-    def clean(self, variables: Any, batches: Iterable[Any]) -> dict[str, float]:
+    def undisturbed(self, variables: Any, clips: Clips, feed: Feed) -> dict[str, float]:
         """Loss, accuracy and macro F1 of undisturbed clips.
 
         Args:
           variables: replicated.
-          batches: of `batch_size` clips in split order, on the devices.
+          clips: to score.
+          feed: holds the clips.
         """
         total = metrics.zeros(self._net.num_classes)
-        for sums in self._scored(self._clean, variables, batches):
-            total = metrics.add(total, sums)
+        rows = self._parallel.own(feed.rows(clips, self.batch_size))
+        with feed.batches(list(rows), self._parallel.split) as batches:
+            for sums in _shares(self._undisturbed, variables, batches):
+                total = metrics.add(total, sums)
         return metrics.summarise(total)
 
-    def conditions(
+    def all_conditions(
         self, variables: Any, clips: Clips
     ) -> tuple[dict[str, Any], Int[np.ndarray, "n"]]:
         """Scores of every condition that makes sense for the network.
@@ -72,18 +69,16 @@ class Evaluator:
 
         Returns:
           Clips that count, loss, accuracy, macro F1 and confusion matrix by condition, without
-          those in which no clip counts; and the class called for each undisturbed clip.
+          those in which no clip counts; and the predicted class of each undisturbed clip.
         """
-        totals = dict.fromkeys(
-            conditions.conditions_of(self._net), metrics.zeros(self._net.num_classes)
-        )
-        called = []
+        names = self._net.conditions
+        totals = dict.fromkeys(names, metrics.zeros(self._net.num_classes))
+        predicted = []
         batches = clips.batches(self.batch_size, **self._parallel.share)
-        placed = map(self._parallel.split, batches)
-        for scored in self._scored(self._all, variables, placed):
+        for scored in _shares(self._every, variables, map(self._parallel.split, batches)):
             totals = {name: metrics.add(sums, scored[name].sums) for name, sums in totals.items()}
-            called.append(scored[next(iter(totals))].called)
-        found = {
+            predicted.append(scored[names[0]].predicted)
+        scores = {
             name: {
                 "num_clips": int(sums.count),
                 **metrics.summarise(sums),
@@ -92,4 +87,12 @@ class Evaluator:
             for name, sums in totals.items()
             if sums.count
         }
-        return found, np.concatenate(called)[: len(clips)]
+        return scores, np.concatenate(predicted)[: len(clips)]
+
+
+def _shares(step: Callable, variables: Any, batches: Iterable[Any]) -> Iterator[Any]:
+    """A step's results for each device's share of each batch, in split order, in all processes."""
+    for batch in batches:
+        results = step(variables, batch)
+        for share in range(len(jax.tree.leaves(results)[0])):
+            yield jax.tree.map(operator.itemgetter(share), results)

@@ -3,9 +3,10 @@
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+
+from avjax.models.network import cross_entropy
 
 
 class Sums(NamedTuple):
@@ -23,8 +24,7 @@ def zeros(num_classes: int) -> Sums:
 
 def sums(logits: Float[Array, "b k"], labels: Int[Array, "b"], weight: Float[Array, "b"]) -> Sums:
     """Sums of cross entropy, clips and confusions, each row counted ``weight`` times."""
-    log_probabilities = jax.nn.log_softmax(logits)
-    loss = -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
+    loss = cross_entropy(logits, labels)
     classes = logits.shape[-1]
     true = jax.nn.one_hot(labels, classes) * weight[:, None]
     called = jax.nn.one_hot(logits.argmax(-1), classes)

@@ -1,5 +1,6 @@
 """SGD as PyTorch computes it, with a rate that steps by epoch; AdamW with a cosine rate."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,74 @@ from avjax.errors import InputError
 
 GRADIENT_NORM = 5.0
 ADAM_B2 = 0.99  # runs are a few thousand steps long
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer and its learning rate.
+
+    Attributes:
+      name: `sgd` (PyTorch's, with a rate that steps) or `adamw` (with a cosine rate).
+      learning_rate: the highest.
+      milestones: of `sgd`, epochs from which the rate is a tenth of what it was.
+      momentum: of `sgd`, share of the buffer kept.
+      dampening: of `sgd`, share of the gradient left out of the buffer.
+      weight_decay: L2 factor of `sgd`; of `adamw` the share of the rate by which kernels shrink.
+      warmup_epochs: of `adamw`, over which the rate rises from 0.
+
+    Raises:
+      InputError: an unknown name, or a value out of range.
+    """
+
+    name: str = "sgd"
+    learning_rate: float = 0.04
+    milestones: tuple[int, ...] = (40, 55, 65, 70, 200, 250)
+    momentum: float = 0.9
+    dampening: float = 0.9
+    weight_decay: float = 1e-3
+    warmup_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        if self.name not in ("sgd", "adamw"):
+            raise InputError(f"unknown optimizer {self.name!r}; choose one of sgd, adamw")
+        for name in ("learning_rate", "weight_decay"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise InputError(f"config.optimizer.{name}={value}; choose 0 or more")
+        for name in ("momentum", "dampening"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise InputError(f"config.optimizer.{name}={value}; choose a share from 0 to 1")
+        if any(epoch < 1 for epoch in self.milestones):
+            raise InputError(f"config.optimizer.milestones={self.milestones}; epochs count from 1")
+        if self.warmup_epochs < 0:
+            raise InputError(
+                f"config.optimizer.warmup_epochs={self.warmup_epochs}; choose 0 or more"
+            )
+
+    def schedule(self, num_epochs: int, steps_per_epoch: int) -> optax.Schedule:
+        """The learning rate by step.
+
+        Raises:
+          InputError: the warm-up leaves no epoch to the cosine.
+        """
+        if self.name == "adamw":
+            return cosine_schedule(
+                self.learning_rate, self.warmup_epochs, num_epochs, steps_per_epoch
+            )
+        return step_schedule(self.learning_rate, self.milestones, steps_per_epoch)
+
+    def optimizer(self, schedule: optax.Schedule, trained: Any) -> optax.GradientTransformation:
+        """The optimizer that follows a schedule; see `sgd` for ``trained``."""
+        if self.name == "adamw":
+            return adamw(schedule, weight_decay=self.weight_decay, trained=trained)
+        return sgd(
+            schedule,
+            momentum=self.momentum,
+            dampening=self.dampening,
+            weight_decay=self.weight_decay,
+            trained=trained,
+        )
 
 
 class DampenedTrace(NamedTuple):

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from avjax.data import feed as feed_module
-from avjax.data.feed import Feed, ReadAhead, choose_cache, free_host_memory, take
+from avjax.data.feed import Feed, ReadAhead, choose_cache, take
 from avjax.data.folds import Filter
 from avjax.data.pipeline import PreparedDataset, open_dataset
 from avjax.errors import InputError
+from avjax.models.network import Inputs
 from avjax.runtime.devices import Parallel
 from tests.data.test_pipeline import write_numbered_clips
 
@@ -26,7 +26,7 @@ def selections(dataset, request):
     """Two that share clips, out of which neither holds all."""
     streams = ("audio", "video") if request.param == "with frames" else ("audio",)
     return [
-        dataset.select(Filter.parse(text), streams=streams) for text in ("actor=1,3", "actor=2,3")
+        dataset.select(Filter.parse(text), Inputs(streams)) for text in ("actor=1,3", "actor=2,3")
     ]
 
 
@@ -54,8 +54,8 @@ def test_batches_are_those_of_the_pipeline(selections, cache):
             rows = feed.rows(clips, BATCH, shuffle_key=3, epoch=epoch)
             for start in (0, 1):
                 with feed.batches(list(rows[start:]), devices.split) as batches:
-                    wanted = clips.batches(BATCH, shuffle_key=3, epoch=epoch, start=start)
-                    assert_same(batches, list(wanted))
+                    expected = clips.batches(BATCH, shuffle_key=3, epoch=epoch, start=start)
+                    assert_same(batches, list(expected))
         with feed.batches(list(feed.rows(clips, BATCH))) as batches:
             assert_same(batches, list(clips.batches(BATCH)))
 
@@ -70,10 +70,10 @@ def test_batches_of_several_steps_and_models(selections, cache):
     rows[1, :, 1] = -1
     calls = [rows, rows[::-1]]
     with feed.batches(calls, devices.split_steps) as batches:
-        found = list(batches)
-    assert_same(found, [take(columns, call) for call in calls])
-    assert found[0]["label"].shape == (2, BATCH, 2)
-    assert not found[0]["weight"][1, :, 1].any()
+        placed = list(batches)
+    assert_same(placed, [take(columns, call) for call in calls])
+    assert placed[0]["label"].shape == (2, BATCH, 2)
+    assert not placed[0]["weight"][1, :, 1].any()
 
 
 def test_clips_on_the_device_are_left_to_the_compiled_step(selections):
@@ -133,13 +133,6 @@ def test_a_place_without_room_or_of_no_name_is_refused(cache, device, host):
     message = "unknown config.data.cache 'gpu'" if cache == "gpu" else f"cache='{cache}' wants"
     with pytest.raises(InputError, match=message):
         choose_cache(cache, 100, device, host)
-
-
-def test_free_memory_is_what_linux_tells(tmp_path, monkeypatch):
-    monkeypatch.setattr(feed_module, "_MEMINFO", tmp_path / "meminfo")
-    assert free_host_memory() is None
-    (tmp_path / "meminfo").write_text("MemTotal:  9 kB\nMemAvailable:    5 kB\n")
-    assert free_host_memory() == 5 * 1024
 
 
 def test_reading_ahead_keeps_order_and_passes_errors_on():

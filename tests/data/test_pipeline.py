@@ -10,6 +10,7 @@ from avjax.data.pipeline import open_dataset
 from avjax.data.ravdess_dataset_builder import write_dataset
 from avjax.data.records import ClipRecord, DatasetMetadata, PreparedClip
 from avjax.errors import InputError
+from avjax.models.network import Inputs
 
 NUM_CLIPS, SILENT, FACELESS = 11, 7, 5
 EVERYTHING = Filter.parse("")
@@ -56,7 +57,7 @@ def clips(dataset):
 
 def numbers(batches):
     """Clip numbers of the real rows, in the order of the batches."""
-    return [int(n) for b in batches for n in b["mfcc"][b["weight"] == 1, 0, 0]]
+    return [int(n) for b in batches for n in b["audio"][b["weight"] == 1, 0, 0]]
 
 
 def test_metadata(dataset):
@@ -70,7 +71,7 @@ def test_a_row_is_one_clip(clips):
     shapes = {name: (array.shape, array.dtype) for name, array in batch.items()}
     assert shapes == {
         "frames": ((11, 2, 8, 8, 3), np.uint8),
-        "mfcc": ((11, 4, 10), np.float32),
+        "audio": ((11, 4, 10), np.float32),
         "label": ((11,), np.int32),
         "has_audio": ((11,), np.bool_),
         "has_video": ((11,), np.bool_),
@@ -79,7 +80,7 @@ def test_a_row_is_one_clip(clips):
     }
     count = np.arange(NUM_CLIPS)
     np.testing.assert_array_equal(batch["frames"][:, 1, 5, 5, 2], count)
-    np.testing.assert_array_equal(batch["mfcc"][:, 3, 9], count)
+    np.testing.assert_array_equal(batch["audio"][:, 3, 9], count)
     np.testing.assert_array_equal(batch["label"], count % 3)
     np.testing.assert_array_equal(batch["has_audio"], count != SILENT)
     assert batch["clip_key"][3] == zlib.crc32(b"clip-03")
@@ -128,7 +129,7 @@ def test_processes_share_every_batch(clips, process_count):
 
 @pytest.mark.parametrize("streams", [("audio", "video"), ("audio",)])
 def test_a_process_reads_its_share_alone(dataset, monkeypatch, streams):
-    clips = dataset.select(EVERYTHING, streams=streams)
+    clips = dataset.select(EVERYTHING, inputs=Inputs(streams))
     read, former = [], dataset.read
 
     def note(number):
@@ -174,7 +175,7 @@ def test_clips_without_sound_are_taken_when_asked_for(dataset):
     ],
 )
 def test_a_network_gets_the_clips_that_it_can_use(dataset, streams, video_only, left_out):
-    chosen = dataset.select(EVERYTHING, video_only=video_only, streams=streams)
+    chosen = dataset.select(EVERYTHING, video_only=video_only, inputs=Inputs(streams))
     taken = {clip_id(i) for i in set(range(NUM_CLIPS)) - left_out}
     assert set(chosen.clip_ids) == taken
     assert [record.clip_id for record in chosen.records] == chosen.clip_ids
@@ -183,7 +184,7 @@ def test_a_network_gets_the_clips_that_it_can_use(dataset, streams, video_only, 
 def test_batches_without_frames_are_the_same_otherwise(dataset):
     arguments = {"shuffle_key": 3, "epoch": 2, "start": 1, "process_index": 1, "process_count": 2}
     whole = dataset.select(EVERYTHING)
-    sound = dataset.select(EVERYTHING, streams=("audio",))
+    sound = dataset.select(EVERYTHING, inputs=Inputs(("audio",)))
     ours, theirs = (list(clips.batches(4, **arguments)) for clips in (sound, whole))
     assert len(ours) == len(theirs) == 2
     for batch, expected in zip(ours, theirs, strict=True):
@@ -204,10 +205,10 @@ def test_a_dataset_of_sound_alone_shows_black_frames_when_asked_to(tmp_path):
         (batch,) = dataset.select(EVERYTHING, num_frames=wanted).batches(2)
         assert batch["frames"].shape == (2, shown, 8, 8, 3)
         assert not batch["frames"].any()
-        assert batch["mfcc"].any((1, 2)).tolist() == [True, False]
+        assert batch["audio"].any((1, 2)).tolist() == [True, False]
         assert not batch["has_video"][0]
     with pytest.raises(InputError, match=r"none of the 1 clips .* has a face"):
-        dataset.select(EVERYTHING, video_only=True, streams=("video",))
+        dataset.select(EVERYTHING, video_only=True, inputs=Inputs(("video",)))
 
 
 def test_clips_that_all_lack_sound_are_told(dataset):

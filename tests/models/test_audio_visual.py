@@ -7,7 +7,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from avjax.errors import InputError
-from avjax.models.audio_visual import AudioVisualNet, trained_parameters
+from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.efficientface import Dimmed
 from avjax.models.layers import Statistics
 
@@ -92,7 +92,7 @@ def test_exactly_the_marked_parameters_get_no_gradient(fusion):
         return jax.grad(loss)(params)
 
     gradients = flatten_dict(gradient(variables["params"]))
-    trained = flatten_dict(trained_parameters(variables["params"], fusion))
+    trained = flatten_dict(net.trained(variables["params"]))
     reached = {path: bool(jnp.any(g != 0)) for path, g in gradients.items()}
     # The next batch normalisation takes these away again: a gradient, but one of zero.
     taken_away = {

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avjax.models.audio_visual import AudioVisualNet, trained_parameters
+from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.variables import variable_shapes
 from avjax.training import metrics
 from avjax.training.modality_dropout import enlarge_with
@@ -125,7 +125,7 @@ def test_trajectory(shared_dir, fusion, mask, seed, loss_bounds, state_bound):
         momentum=0.9,
         dampening=0.9,
         weight_decay=1e-3,
-        trained=trained_parameters(variables["params"], fusion),
+        trained=net.trained(variables["params"]),
     )
 
     @jax.jit

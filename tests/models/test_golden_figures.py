@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avjax.models.audio_visual import AudioVisualNet, trained_parameters
+from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.variables import variable_shapes
 from avjax.training.modality_dropout import enlarge_with
 from avjax.training.optimizer import sgd
@@ -95,7 +95,7 @@ def test_training(figures, fusion, mask):
     """Loss, gradients and statistics of a step; losses and state of a few."""
     net, variables = network(fusion)
     layers = audio_visual_layers(fusion)
-    trained = trained_parameters(variables["params"], fusion)
+    trained = net.trained(variables["params"])
     optimizer = sgd(golden.LEARNING_RATE, **golden.SGD, trained=trained)
 
     @jax.jit

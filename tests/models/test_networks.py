@@ -1,5 +1,7 @@
 """Choosing a network by its description; the networks of one stream."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,10 +9,10 @@ import pytest
 
 from avjax.errors import InputError
 from avjax.models.audio_cnn import AudioCNN
-from avjax.models.audio_visual import Pairing
 from avjax.models.efficientface import EfficientFace
 from avjax.models.layers import Statistics
-from avjax.models.networks import build_network, describe_network, learned_parameters
+from avjax.models.network import Pairing
+from avjax.models.networks import NETWORKS, ModelConfig, build_network
 from avjax.models.single_modality import AudioNet, VideoNet
 from avjax.models.variables import init_variables
 
@@ -41,24 +43,24 @@ def test_build_network_takes_every_divisor_of_the_width():
     assert build_network({"fusion": "lt", "num_heads": 128, "num_classes": 3}).num_classes == 3
 
 
-@pytest.mark.parametrize(
-    ("model", "described"),
-    [
-        (
-            {"kind": "audio_visual", "fusion": "it", "num_heads": 2, "pretrained": ""},
-            {"kind": "audio_visual", "fusion": "it", "num_heads": 2, "num_classes": 8},
-        ),
-        ({"kind": "audio", "pretrained": ""}, {"kind": "audio", "num_classes": 8}),
-        ({"kind": "video", "pretrained": ""}, {"kind": "video", "num_classes": 8}),
-    ],
-)
-def test_a_description_builds_its_network(model, described):
-    network = describe_network(model, 8)
-    assert network == described
-    net = build_network(network)
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_config_describes_its_network(kind):
+    config = ModelConfig(kind=kind)
+    description = config.describe(8)
+    assert set(description) == {"kind", "num_classes", *NETWORKS[kind][1]}
+    assert json.loads(json.dumps(description)) == description
+    net = build_network(description)
     assert net.num_classes == 8
-    streams = {"audio_visual": ("audio", "video"), "audio": ("audio",), "video": ("video",)}
-    assert net.streams == streams[model["kind"]]
+    streams = {"audio_visual": ("audio", "video"), "video": ("video",)}
+    assert net.inputs.streams == streams.get(kind, ("audio",))
+    assert net.conditions[0].startswith(
+        "audiovisual" if kind == "audio_visual" else net.inputs.streams[0]
+    )
+
+
+def test_a_card_with_fields_that_are_gone_still_builds():
+    old = {"kind": "log_mel", "num_mels": 16, "coefficients": [4], "dropout": 0.0}
+    assert build_network({**old, "num_classes": 2}).coefficients == (4,)
 
 
 @pytest.mark.parametrize("kind", NETS)
@@ -110,7 +112,7 @@ def test_encoding_and_fusing_is_the_whole(kind):
 @pytest.mark.parametrize("kind", NETS)
 def test_all_of_a_single_networks_parameters_learn(kind):
     params = init_variables(NETS[kind], jax.random.key(0))["params"]
-    assert all(jax.tree.leaves(learned_parameters(params, NETS[kind])))
+    assert all(jax.tree.leaves(NETS[kind].trained(params)))
 
 
 def test_the_audio_networks_size():

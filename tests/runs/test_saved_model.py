@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from avjax.errors import InputError
-from avjax.runs.run_config import check_config
+from avjax.runs.run_config import write_config
 from avjax.runs.saved_model import ModelCard, load_model, read_model, save_model
 
 
@@ -66,7 +66,7 @@ def test_same_epoch_again_replaces_the_model(tmp_path):
 
 
 def test_workdir_stands_for_its_best_epoch(tmp_path):
-    check_config(tmp_path, {"seed": 1})
+    write_config(tmp_path, {"seed": 1})
     save_model(tmp_path / "best", variables(2.0), card(epoch=9))
     assert load_model(str(tmp_path))[1].epoch == 9
 
@@ -115,7 +115,7 @@ def test_file_instead_of_directory(tmp_path):
 
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_run_without_best_epoch(tmp_path, interrupted):
-    check_config(tmp_path, {"seed": 1})
+    write_config(tmp_path, {"seed": 1})
     if interrupted:  # killed in the first save of a model
         (tmp_path / "best" / "0.orbax-checkpoint-tmp").mkdir(parents=True)
     with pytest.raises(InputError, match="no best epoch yet"):

@@ -13,11 +13,11 @@ import jax
 import numpy as np
 
 from avjax.models.audio_visual import AudioVisualNet
-from avjax.models.networks import build_network, learned_parameters
+from avjax.models.networks import build_network
 from avjax.models.variables import init_variables
 from avjax.runtime.devices import spread
 from avjax.training.optimizer import sgd
-from avjax.training.step import Recipe, create_state, train_step
+from avjax.training.step import StepConfig, create_state, train_step
 
 BATCH_SIZE, PADDING, STEPS, RATE = 8, 3, 3, 0.1
 
@@ -30,7 +30,7 @@ def batch_of_eight(number, dtype):
         weight[-PADDING:] = 0
     return {
         "frames": rng.integers(0, 256, (BATCH_SIZE, 4, 64, 64, 3)).astype(np.uint8),
-        "mfcc": rng.standard_normal((BATCH_SIZE, 16, 10)).astype(dtype),
+        "audio": rng.standard_normal((BATCH_SIZE, 16, 10)).astype(dtype),
         "label": rng.integers(0, 3, BATCH_SIZE).astype(np.int32),
         "has_audio": np.arange(BATCH_SIZE) != 2,
         "has_video": np.arange(BATCH_SIZE) != 1,
@@ -47,10 +47,12 @@ def job(network, mask, dtype):
     net = small if network == "audio_visual" else build_network({"kind": network, "num_classes": 3})
     variables = init_variables(net, jax.random.key(0))
     variables = jax.tree.map(lambda x: np.asarray(x, dtype), jax.device_get(variables))
-    trained = learned_parameters(variables["params"], net)
+    trained = net.trained(variables["params"])
     optimizer = sgd(RATE, momentum=0.0, dampening=0.0, weight_decay=0.0, trained=trained)
-    recipe = Recipe(mask, "reference")
-    step = functools.partial(train_step, net=net, optimizer=optimizer, recipe=recipe)
+    config = StepConfig(mask)
+    step = functools.partial(
+        train_step, net=net, optimizer=optimizer, config=config, profile="reference"
+    )
     return variables, optimizer, step
 
 

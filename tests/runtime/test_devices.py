@@ -15,12 +15,12 @@ import pytest
 from jax import export
 
 from avjax.errors import InputError
-from avjax.models.audio_visual import AudioVisualNet, trained_parameters
+from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.variables import init_variables
 from avjax.runtime.devices import CPU_STEPS_PER_CALL, MODES, Parallel, spread
 from avjax.training.modality_dropout import MASKS
 from avjax.training.optimizer import sgd
-from avjax.training.step import Recipe, create_state, train_step
+from avjax.training.step import StepConfig, create_state, train_step
 
 SCRIPT = Path(__file__).with_name("several_devices.py")
 ALL = [f"{mode}:{devices}" for mode in MODES for devices in (1, 2, 4, 8)]
@@ -115,10 +115,12 @@ def prepared_step(dtype=jnp.float32):
     net = AudioVisualNet(3, "ia", 1, (1, 1, 1))
     fresh = init_variables(net, jax.random.key(0))
     variables = jax.tree.map(lambda x: np.asarray(x, dtype), fresh)
-    trained = trained_parameters(variables["params"], "ia")
+    trained = net.trained(variables["params"])
     optimizer = sgd(1.0, momentum=0.0, dampening=0.0, weight_decay=0.0, trained=trained)
-    recipe = Recipe("softhard", "reference")
-    step = functools.partial(train_step, net=net, optimizer=optimizer, recipe=recipe)
+    config = StepConfig("softhard")
+    step = functools.partial(
+        train_step, net=net, optimizer=optimizer, config=config, profile="reference"
+    )
     return variables, optimizer, step
 
 
@@ -126,7 +128,7 @@ def batch_of_four():
     rng = np.random.default_rng(0)
     return {
         "frames": rng.integers(0, 256, (4, 2, 64, 64, 3)).astype(np.uint8),
-        "mfcc": rng.standard_normal((4, 16, 10)),
+        "audio": rng.standard_normal((4, 16, 10)),
         "label": np.array([0, 1, 2, 1], np.int32),
         "has_audio": np.array([True, True, False, True]),
         "has_video": np.array([True, False, True, True]),
@@ -232,16 +234,16 @@ def test_an_unknown_mode_is_refused():
 def test_rows_may_be_evaluated_apart(mode, devices):
     """By the cores of a device alone; whatever takes them, they come in order and once."""
     parallel = spread(mode, 4, jax.local_devices()[:devices])
-    batch = {name: x for name, x in batch_of_four().items() if name in ("mfcc", "label")}
-    batch["mfcc"] = batch["mfcc"].astype(np.float32)
+    batch = {name: x for name, x in batch_of_four().items() if name in ("audio", "label")}
+    batch["audio"] = batch["audio"].astype(np.float32)
 
     def step(variables, batch):
-        return {"labels": batch["label"] * variables["two"], "sound": batch["mfcc"].sum()}
+        return {"labels": batch["label"] * variables["two"], "sound": batch["audio"].sum()}
 
     variables = parallel.replicate({"two": np.int32(2)})
     found = parallel.compile_eval_step(step, by_row=True)(variables, parallel.split(batch))
     shares = 4 if (mode, devices) == ("jit", 1) else devices
     assert found["labels"].shape == (shares, 4 // shares)
     np.testing.assert_array_equal(found["labels"].ravel(), 2 * batch["label"])
-    sound = batch["mfcc"].reshape(shares, -1).sum(1)
+    sound = batch["audio"].reshape(shares, -1).sum(1)
     np.testing.assert_allclose(found["sound"], sound, rtol=1e-4, atol=1e-4)

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from absl import flags
 
-from avjax import train
+from avjax import cli
 from avjax.errors import InputError
 from avjax.runs.saved_model import load_model
 from avjax.runtime import multihost
 from tests.sound_dataset import CLIPS, audio_config, write_sounds
+from tests.training_runs import train_run
 
 EPOCHS = 20  # enough to be stopped among them
 
@@ -68,7 +69,7 @@ def test_two_processes_train_through_the_command_line_as_one_does(root_dir, soun
     one, two, unused = tmp_path / "one", tmp_path / "two", tmp_path / "unused"
     config = audio_config(sounds)
     config.num_epochs = EPOCHS
-    expected = train.train(config, one)
+    expected = train_run(config, one)
 
     processes = start_two(root_dir, sounds, (two, unused), epochs)
     while not (two / "metrics.jsonl").exists() and processes[0].poll() is None:
@@ -103,29 +104,34 @@ def test_what_stops_one_process_stops_all(root_dir, sounds, tmp_path):
         assert "seed was 7 and is 1" in error.splitlines()[-1]
 
 
-def flag_values(*arguments):
-    values = flags.FlagValues()
-    multihost.define_flags(values)
-    values(["train", *arguments])
-    return values
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--coordinator=a:1",), "--coordinator needs --num_processes and --process_id"),
-        (("--process_id=0", "--num_processes=2"), "--num_processes needs --coordinator"),
-        (("--coordinator=a", "--num_processes=2", "--process_id=0"), "a is not HOST:PORT"),
-        (("--coordinator=a:1", "--num_processes=2", "--process_id=2"), "process_id=2 is too high"),
+        ({"coordinator": "a:1"}, "--coordinator needs --num_processes and --process_id"),
+        ({"process_id": 0, "num_processes": 2}, "--num_processes needs --coordinator"),
+        ({"coordinator": "a", "num_processes": 2, "process_id": 0}, "a is not HOST:PORT"),
+        ({"coordinator": "a:1", "num_processes": 2, "process_id": 2}, "process_id=2 is too high"),
         (
-            ("--distributed", "--coordinator=a:1", "--num_processes=2", "--process_id=0"),
+            {"distributed": True, "coordinator": "a:1", "num_processes": 2, "process_id": 0},
             "--distributed finds a cluster by itself",
         ),
     ],
 )
-def test_half_given_flags_are_refused(arguments, message):
-    with pytest.raises(InputError, match=message), multihost.joined(flag_values(*arguments)):
+def test_half_given_arguments_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message), multihost.joined(**arguments):
         pytest.fail("joined")
+
+
+def test_the_command_line_hands_them_over():
+    values = flags.FlagValues()
+    cli.define_process_flags(values)
+    values(["train", "--coordinator=a:1", "--num_processes=2", "--process_id=1"])
+    assert cli.process_flags(values) == {
+        "distributed": False,
+        "coordinator": "a:1",
+        "num_processes": 2,
+        "process_id": 1,
+    }
 
 
 def test_a_cluster_that_is_not_there_is_named(root_dir):
@@ -138,7 +144,7 @@ def test_a_cluster_that_is_not_there_is_named(root_dir):
 
 
 def test_one_process_does_everything_itself():
-    with multihost.joined(flag_values()):
+    with multihost.joined():
         assert multihost.is_first()
     assert multihost.agree(3, True, False) == (True, False)
     assert not multihost.any_process(False)

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avjax.models.networks import learned_parameters
 from avjax.models.single_modality import AudioNet
 from avjax.models.variables import init_variables
 from avjax.training.optimizer import sgd
-from avjax.training.step import Recipe, create_state, train_step
+from avjax.training.step import StepConfig, create_state, train_step
 from avjax.weights.key_maps import audio_cnn_layers
 from avjax.weights.rules import to_torch
 
@@ -62,11 +61,15 @@ def test_training_steps_equal_those_of_pytorch(torch):
         weights = {k: torch.from_numpy(v.copy()) for k, v in state_dict_of(variables).items()}
         assert not peer.load_state_dict(weights, strict=False).unexpected_keys
         theirs = torch.optim.SGD(peer.parameters(), lr=0.04, **RECIPE)
-        trained = learned_parameters(variables["params"], net)
+        trained = net.trained(variables["params"])
         ours = sgd(0.04, trained=trained, **RECIPE)
         step = jax.jit(
             functools.partial(
-                train_step, net=net, optimizer=ours, recipe=Recipe("nodropout", "reference")
+                train_step,
+                net=net,
+                optimizer=ours,
+                config=StepConfig("nodropout"),
+                profile="reference",
             )
         )
         state = create_state(variables, ours)
@@ -89,7 +92,7 @@ def padded(mfcc, labels):
     """A batch of `BATCH` rows; those past the clips weigh nothing."""
     missing = BATCH - len(labels)
     return {
-        "mfcc": np.pad(mfcc, ((0, missing), (0, 0), (0, 0))),
+        "audio": np.pad(mfcc, ((0, missing), (0, 0), (0, 0))),
         "frames": np.zeros((BATCH, 0, 64, 64, 3), np.uint8),
         "label": np.pad(labels, (0, missing)),
         "has_audio": np.ones(BATCH, bool),

@@ -26,7 +26,7 @@ def batch():
     rng = np.random.default_rng(0)
     return {
         "frames": rng.integers(0, 256, (3, 2, 64, 64, 3)).astype(np.uint8),
-        "mfcc": rng.standard_normal((3, 20, 10)).astype(np.float32) * 9,
+        "audio": rng.standard_normal((3, 20, 10)).astype(np.float32) * 9,
         "label": np.array([0, 3, 1], np.int32),
         "has_audio": np.array([True, True, True]),
         "has_video": np.array([True, True, True]),
@@ -49,7 +49,7 @@ def added_noise(x, noise, real):
 
 @pytest.mark.parametrize("name", conditions.CONDITIONS)
 def test_condition(name, evaluated, variables, batch):
-    mfcc, frames = batch["mfcc"], batch["frames"].astype(np.float32) / 255
+    mfcc, frames = batch["audio"], batch["frames"].astype(np.float32) / 255
     audio_noise, video_noise = map(
         np.asarray, gaussian_inputs(clip_keys(KEY, batch["clip_key"]), mfcc, frames)
     )
@@ -110,10 +110,10 @@ def test_a_network_of_one_stream_has_its_own_conditions(net, batch):
     shown = batch if stream == "video" else {**batch, "frames": batch["frames"][:, :0]}
     found = step(variables, shown, KEY, net=net, profile="reference")
     other = {"audio": "video", "video": "audio"}[stream]
-    names = conditions.conditions_of(net)
+    names = net.conditions
     assert names == (f"{stream}_only/zeros", f"{other}_only/addnoise")
     assert found.keys() == set(names)
-    mfcc, frames = batch["mfcc"], batch["frames"].astype(np.float32) / 255
+    mfcc, frames = batch["audio"], batch["frames"].astype(np.float32) / 255
     noises = map(np.asarray, gaussian_inputs(clip_keys(KEY, batch["clip_key"]), mfcc, frames))
     disturbed = [added_noise(x, n, 2) for x, n in zip((mfcc, frames), noises, strict=True)]
     for inputs, name in zip(((mfcc, frames), disturbed), names, strict=True):

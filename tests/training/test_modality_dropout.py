@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from avjax.errors import InputError
-from avjax.models.audio_visual import FUSIONS, AudioVisualNet, trained_parameters
+from avjax.models.audio_visual import FUSIONS, AudioVisualNet
 from avjax.models.variables import init_variables
 from avjax.training.modality_dropout import MASKS, enlarge, softhard_coefficients, spell_out
 from avjax.training.optimizer import sgd
-from avjax.training.step import Recipe, create_state, train_step
+from avjax.training.step import StepConfig, create_state, train_step
 
 RNG = np.random.default_rng(0)
 MFCC = jnp.asarray(RNG.standard_normal((3, 16, 10)), jnp.float32)
@@ -30,7 +30,7 @@ def spelled(mask, key=None):
 
 def test_softhard_blocks():
     enlarged = spelled("softhard")
-    audio, video = (x.reshape(4, 3, *x.shape[1:]) for x in (enlarged.mfcc, enlarged.frames))
+    audio, video = (x.reshape(4, 3, *x.shape[1:]) for x in (enlarged.audio, enlarged.frames))
     c = audio[1, :, 0, 0] / MFCC[:, 0, 0]
     np.testing.assert_array_equal(audio[0], MFCC)
     np.testing.assert_allclose(audio[1], c[:, None, None] * MFCC, rtol=1e-5)
@@ -60,7 +60,7 @@ def test_a_pair_left_without_any_stream_weighs_nothing(mask, weights):
     enlarged = enlarge(mask, jax.random.key(5), mfcc, frames, WEIGHT, **present)
     pairing = enlarged.pairing
     np.testing.assert_array_equal(pairing.pair_weight.reshape(-1, 3), weights)
-    audio = np.zeros(len(enlarged.mfcc))
+    audio = np.zeros(len(enlarged.audio))
     np.add.at(audio, pairing.audio_rows, pairing.pair_weight)
     np.testing.assert_array_equal(pairing.audio_weight, audio)
     video = np.zeros(len(pairing.video_weight) + 1)
@@ -78,7 +78,7 @@ def test_softhard_coefficients_are_hundredths_below_one():
 
 def test_noise_blocks():
     enlarged = spelled("noise")
-    audio, video = (x.reshape(3, 3, *x.shape[1:]) for x in (enlarged.mfcc, enlarged.frames))
+    audio, video = (x.reshape(3, 3, *x.shape[1:]) for x in (enlarged.audio, enlarged.frames))
     for block in (0, 2):
         np.testing.assert_array_equal(audio[block], MFCC)
     for block in (0, 1):
@@ -91,19 +91,19 @@ def test_noise_blocks():
 
 def test_nodropout_is_the_batch_itself():
     enlarged = spelled("nodropout")
-    np.testing.assert_array_equal(enlarged.mfcc, MFCC)
+    np.testing.assert_array_equal(enlarged.audio, MFCC)
     np.testing.assert_array_equal(enlarged.frames, FRAMES)
 
 
 @pytest.mark.parametrize("mask", ["softhard", "noise"])
 def test_masks_differ_by_key_and_repeat_with_it(mask):
     first, again, other = (spelled(mask, jax.random.key(k)) for k in (1, 1, 2))
-    np.testing.assert_array_equal(first.mfcc, again.mfcc)
-    assert not np.array_equal(first.mfcc, other.mfcc)
+    np.testing.assert_array_equal(first.audio, again.audio)
+    assert not np.array_equal(first.audio, other.audio)
 
 
 def test_a_mistyped_mask_is_refused():
-    with pytest.raises(InputError, match="unknown mask 'sofhard'; choose one of softhard"):
+    with pytest.raises(InputError, match=r"unknown config\.mask 'sofhard'; choose one of softhard"):
         enlarge("sofhard", jax.random.key(0), MFCC, FRAMES, WEIGHT)
 
 
@@ -111,7 +111,7 @@ def clips(frames, size, steps):
     """With and without a face, and padding."""
     return {
         "frames": jnp.asarray(RNG.integers(0, 256, (3, frames, size, size, 3)), jnp.uint8),
-        "mfcc": jnp.asarray(RNG.standard_normal((3, steps, 10))),
+        "audio": jnp.asarray(RNG.standard_normal((3, steps, 10))),
         "label": jnp.array([0, 3, 7]),
         "has_audio": jnp.array([True, True, True]),
         "has_video": jnp.array([True, False, True]),
@@ -119,12 +119,12 @@ def clips(frames, size, steps):
     }
 
 
-def first_step(net, variables, inputs, recipe):
+def first_step(net, variables, inputs, config):
     """Gradients, running statistics and mean loss of a step."""
-    trained = trained_parameters(variables["params"], net.fusion)
+    trained = net.trained(variables["params"])
     plain = sgd(1.0, momentum=0.0, dampening=0.0, weight_decay=0.0, trained=trained)
     step = jax.jit(
-        functools.partial(train_step, net=net, optimizer=plain, recipe=recipe),
+        functools.partial(train_step, net=net, optimizer=plain, config=config, profile="reference"),
         compiler_options=OPTIMIZED,
     )
     state, sums = step(create_state(variables, plain), inputs, jax.random.key(2))
@@ -139,7 +139,7 @@ def check_distinct_inputs_once(net, mask, *shape):
         variables = jax.tree.map(lambda x: x.astype(jnp.float64), fresh)
         inputs = clips(*shape)
         once, naive = (
-            first_step(net, variables, inputs, Recipe(mask, "reference", True, deduplicate))
+            first_step(net, variables, inputs, StepConfig(mask, deduplicate=deduplicate))
             for deduplicate in (True, False)
         )
     (gradients, stats, loss), (naive_gradients, naive_stats, naive_loss) = once, naive

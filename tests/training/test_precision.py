@@ -7,16 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.variables import init_variables
-from avjax.training.step import Recipe, check_dtype, create_state, train_step
+from avjax.training.step import StepConfig, create_state, train_step
 
 
 def batch_of_four(rng):
     return {
         "frames": rng.integers(0, 256, (4, 2, 64, 64, 3)).astype(np.uint8),
-        "mfcc": rng.standard_normal((4, 16, 10)).astype(np.float32),
+        "audio": rng.standard_normal((4, 16, 10)).astype(np.float32),
         "label": np.array([0, 1, 2, 1], np.int32),
         "has_audio": np.ones(4, bool),
         "has_video": np.ones(4, bool),
@@ -31,8 +30,10 @@ def test_bfloat16_computes_in_it_and_keeps_the_rest_in_float32(fusion):
     batch = batch_of_four(np.random.default_rng(0))
     results, programs = {}, {}
     for dtype in ("float32", "bfloat16"):
-        recipe = Recipe("softhard", "reference", augment=False, dtype=dtype)
-        step = functools.partial(train_step, net=net, optimizer=optimizer, recipe=recipe)
+        config = StepConfig("softhard", augment=False, dtype=dtype)
+        step = functools.partial(
+            train_step, net=net, optimizer=optimizer, config=config, profile="reference"
+        )
         programs[dtype] = str(jax.make_jaxpr(step)(state, batch, jax.random.key(1)))
         results[dtype] = jax.device_get(jax.jit(step)(state, batch, jax.random.key(1)))
     assert "bf16" not in programs["float32"]
@@ -59,8 +60,3 @@ class _Plain:
 
     def update(self, gradients, state, params):
         return jax.tree.map(lambda g: -0.01 * g, gradients), gradients
-
-
-def test_an_unknown_dtype_is_refused():
-    with pytest.raises(InputError, match="unknown dtype 'float16'; choose one of float32, bfloat"):
-        check_dtype("float16")

@@ -1,4 +1,4 @@
-"""Models trained as one program are the models trained alone."""
+"""Runs trained as one program are the runs trained alone."""
 
 import functools
 
@@ -9,38 +9,36 @@ import pytest
 
 from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.mel_net import MelNet
-from avjax.models.networks import learned_parameters
 from avjax.models.single_modality import AudioNet
 from avjax.models.variables import init_variables
 from avjax.runtime.devices import Parallel
 from avjax.training.optimizer import adamw, cosine_schedule, sgd, step_schedule
 from avjax.training.sound_augment import SoundAugmentation
-from avjax.training.step import Recipe, TrainState, create_state, train_step
-from avjax.training.vmapped import Members, member, members_step, stack
+from avjax.training.step import StepConfig, TrainState, create_state, train_step
+from avjax.training.vmapped import Runs, stack, unstack, vmapped_step
 
 CLASSES, ROWS, STEPS = 3, 4, 3
 NETWORKS = {
     "audio_visual": AudioVisualNet(CLASSES, "ia", 1, (1, 1, 1)),
     "audio": AudioNet(CLASSES),
-    "log_mel": MelNet(CLASSES, 16, (4, 16), 0.3),
+    "log_mel": MelNet(CLASSES, 16, (4, 16)),
 }
-CHANGES = SoundAugmentation(0.1, 2.0, 0.1, 0.3, 3.0, 2.0, 0.4)
-RECIPES = {
-    "audio_visual": Recipe("softhard", "fixed"),
-    "audio": Recipe("nodropout", "reference"),
-    "log_mel": Recipe("nodropout", "fixed", sound=CHANGES, label_smoothing=0.1),
+CONFIGS = {
+    "audio_visual": StepConfig("softhard"),
+    "audio": StepConfig("nodropout"),
+    "log_mel": StepConfig("nodropout", sound_augment=SoundAugmentation(2.0, 0.1)),
 }
 
 
 def batch_of(seed, dtype, net, last):
     """A batch of clips, the last of an epoch with one row of padding."""
     rng = np.random.default_rng(seed)
-    frames = (2, 64, 64, 3) if "video" in net.streams else (0, 64, 64, 3)
+    frames = (2, 64, 64, 3) if "video" in net.inputs.streams else (0, 64, 64, 3)
     return {
         "frames": rng.integers(0, 256, (ROWS, *frames)).astype(np.uint8),
-        "mfcc": np.abs(rng.standard_normal((ROWS, 24, net.sound_width))).astype(dtype),
+        "audio": np.abs(rng.standard_normal((ROWS, 24, net.inputs.audio_width))).astype(dtype),
         "label": rng.integers(0, CLASSES, ROWS).astype(np.int32),
-        "has_audio": np.array([True, True, len(net.streams) == 1, True]),
+        "has_audio": np.array([True, True, len(net.inputs.streams) == 1, True]),
         "has_video": np.array([True, False, True, True]),
         "weight": np.array([1, 1, 1, not last], np.float32),
     }
@@ -57,10 +55,10 @@ class Setting:
     """
 
     def __init__(self, kind, dtype, models):
-        self.net, self.recipe, self.models = NETWORKS[kind], RECIPES[kind], models
+        self.net, self.config, self.models = NETWORKS[kind], CONFIGS[kind], models
         cast = functools.partial(jax.tree.map, lambda x: jnp.asarray(x, dtype))
         self.variables = [cast(init_variables(self.net, jax.random.key(i))) for i in range(models)]
-        self.trained = learned_parameters(self.variables[0]["params"], self.net)
+        self.trained = self.net.trained(self.variables[0]["params"])
         if kind == "log_mel":
             self.schedules = [cosine_schedule(1e-3, 1, 4, steps) for steps in (1, 2)]
         else:
@@ -85,37 +83,44 @@ class Setting:
         """States and sums after every step."""
         optimizer = self.optimizer(self.schedules[i % 2])
         step = jax.jit(
-            functools.partial(train_step, net=self.net, optimizer=optimizer, recipe=self.recipe)
+            functools.partial(
+                train_step,
+                net=self.net,
+                optimizer=optimizer,
+                config=self.config,
+                profile="fixed",
+            )
         )
-        state, found = self.start(i), []
+        state, results = self.start(i), []
         for batch in self.batches[i]:
             state, sums = step(state, batch, jax.random.key(i))
-            found.append(jax.device_get((state, sums)))
-        return found
+            results.append(jax.device_get((state, sums)))
+        return results
 
     def together(self, devices=1):
         """The same for all models; what is stacked is taken apart."""
         parallel = Parallel(ROWS, jax.local_devices()[:devices])
         step = parallel.compile_train_step(
             functools.partial(
-                members_step,
+                vmapped_step,
                 net=self.net,
                 optimizer=self.optimizer,
                 schedules=self.schedules,
-                recipe=self.recipe,
+                config=self.config,
+                profile="fixed",
             )
         )
         numbers = jnp.arange(self.models)
-        members = Members(jax.vmap(jax.random.key)(numbers), numbers % 2)
+        runs = Runs(jax.vmap(jax.random.key)(numbers), numbers % 2)
         states = parallel.replicate(stack([self.start(i) for i in range(self.models)]))
-        found = [[] for _ in range(self.models)]
+        results = [[] for _ in range(self.models)]
         for n in range(STEPS):
             rows = [b[n] if n < len(b) else padding(b[0]) for b in self.batches]
             batch = {name: np.stack([r[name] for r in rows], 1) for name in rows[0]}
-            states, sums = step(states, parallel.split(batch), members)
-            for i, own in enumerate(found):
-                own.append(jax.device_get(member((states, sums), i)))
-        return found
+            states, sums = step(states, parallel.split(batch), runs)
+            for i, of_run in enumerate(results):
+                of_run.append(jax.device_get(unstack((states, sums), i)))
+        return results
 
 
 def mean_loss(sums):
@@ -128,15 +133,15 @@ def assert_close(ours, theirs, tolerance):
 
 
 def compare(setting, devices, losses, first_step):
-    found = setting.together(devices)
+    results = setting.together(devices)
     for i in range(setting.models):
         alone = setting.alone(i)
-        for (_, ours), (_, theirs) in zip(found[i], alone, strict=False):
+        for (_, ours), (_, theirs) in zip(results[i], alone, strict=False):
             assert abs(mean_loss(ours) - mean_loss(theirs)) < losses
             np.testing.assert_array_equal(ours.confusion, theirs.confusion)
         # The first buffer is the undamped gradient: equal states are equal gradients.
-        assert_close(found[i][0][0], alone[0][0], first_step)
-        assert int(found[i][-1][0].step) == setting.steps[i]
+        assert_close(results[i][0][0], alone[0][0], first_step)
+        assert int(results[i][-1][0].step) == setting.steps[i]
 
 
 @pytest.mark.parametrize(("kind", "devices"), [("audio", 1), ("audio_visual", 2), ("log_mel", 1)])
@@ -151,11 +156,11 @@ def test_models_together_are_the_models_alone_in_float64(kind, devices):
 
 def test_the_first_step_agrees_in_float32():
     setting = Setting("audio", np.float32, 2)
-    found = setting.together()
+    results = setting.together()
     for i in range(2):
         state, sums = setting.alone(i)[0]
-        assert abs(mean_loss(found[i][0][1]) - mean_loss(sums)) < 1e-5
-        assert_close(found[i][0][0], state, 1e-4)
+        assert abs(mean_loss(results[i][0][1]) - mean_loss(sums)) < 1e-5
+        assert_close(results[i][0][0], state, 1e-4)
 
 
 def test_a_model_without_clips_idles():

@@ -1,17 +1,20 @@
 """Runs trained as one program leave what runs trained alone do."""
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
 
-from avjax import crossval, together, train
+from avjax import crossval
+from avjax.config import RunConfig
 from avjax.crossval import main
 from avjax.runs.checkpoints import RunCheckpoints
 from avjax.runs.metrics_log import read_metrics
 from avjax.runs.saved_model import load_model
-from avjax.together import train_together
+from avjax.train import train
+from avjax.train_vmapped import train_vmapped
 from tests.sound_dataset import audio_config, write_sounds
 from tests.training_runs import lines, stopped_at
 
@@ -33,7 +36,7 @@ def config_of(data_dir, fold, seed):
 
 def four_runs(data_dir, folder):
     return {
-        folder / f"fold{k}-seed{seed}": config_of(data_dir, fold, seed)
+        folder / f"fold{k}-seed{seed}": RunConfig.from_tree(config_of(data_dir, fold, seed))
         for k, fold in enumerate(FOLDS)
         for seed in SEEDS
     }
@@ -48,14 +51,14 @@ def sounds(tmp_path_factory):
 def alone(tmp_path_factory, sounds):
     folder = tmp_path_factory.mktemp("alone")
     for workdir, config in four_runs(sounds, folder).items():
-        train.train(config, workdir)
+        train(config, workdir)
     return folder
 
 
 @pytest.fixture(scope="module")
 def joined(tmp_path_factory, sounds):
     folder = tmp_path_factory.mktemp("joined")
-    train_together(four_runs(sounds, folder))
+    train_vmapped(four_runs(sounds, folder))
     return folder
 
 
@@ -65,9 +68,9 @@ def names(workdir):
 
 def assert_same_runs(ours, theirs, tolerance=2e-2):  # float32, whose roundings grow
     """What two folders hold is equal, but for the order of sums."""
-    found = sorted(path.name for path in theirs.iterdir())
-    assert sorted(path.name for path in ours.iterdir()) == found
-    for name in found:
+    folders = sorted(path.name for path in theirs.iterdir())
+    assert sorted(path.name for path in ours.iterdir()) == folders
+    for name in folders:
         assert names(ours / name) == names(theirs / name)
         for mine, its in zip(lines(ours / name), lines(theirs / name), strict=True):
             assert mine.pop("split") == its.pop("split")
@@ -93,7 +96,7 @@ def test_a_run_that_trained_with_others_goes_on_alone(joined, sounds):
     """Nothing is trained again, as its checkpoint and config are those of a run alone."""
     workdir, config = next(iter(four_runs(sounds, joined).items()))
     before = lines(workdir)
-    train.train(config, workdir)
+    train(config, workdir)
     assert lines(workdir) == before
 
 
@@ -101,8 +104,8 @@ def test_a_run_that_trained_with_others_goes_on_alone(joined, sounds):
 def test_interrupted_runs_go_on_to_the_same_digits(joined, sounds, tmp_path, stop_after):
     """Stopped within the first epoch, at its end (of the longer fold), and within the second."""
     with stopped_at(stop_after):
-        train_together(four_runs(sounds, tmp_path))
-    train_together(four_runs(sounds, tmp_path))
+        train_vmapped(four_runs(sounds, tmp_path))
+    train_vmapped(four_runs(sounds, tmp_path))
     assert_same_runs(tmp_path, joined, tolerance=0)
 
 
@@ -120,18 +123,25 @@ def test_runs_at_different_places_meet(joined, sounds, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(RunCheckpoints, "save", save_or_die)
         with pytest.raises(RuntimeError, match="killed"):
-            train_together(four_runs(sounds, tmp_path))
-    train_together(four_runs(sounds, tmp_path))
+            train_vmapped(four_runs(sounds, tmp_path))
+    train_vmapped(four_runs(sounds, tmp_path))
     assert_same_runs(tmp_path, joined, tolerance=0)
+
+
+def fed(config, cache):
+    """The same run in calls of two steps."""
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, cache=cache),
+        loop=dataclasses.replace(config.loop, steps_per_call=2),
+    )
 
 
 @pytest.mark.parametrize("cache", ["device", "none"])
 def test_steps_of_a_call(joined, sounds, tmp_path, cache):
     """Calls of 1, 2, 2 and 1 steps: an epoch's clips in the same order, the same updates."""
     configs = four_runs(sounds, tmp_path)
-    for config in configs.values():
-        config.steps_per_call, config.data.cache = 2, cache
-    train_together(configs)
+    train_vmapped({workdir: fed(config, cache) for workdir, config in configs.items()})
     assert_same_runs(tmp_path, joined)
 
 
@@ -146,7 +156,7 @@ def test_the_command(sounds, tmp_path, capsys, monkeypatch):
     assert [(run["fold"], run["seed"]) for run in summary["runs"]] == [
         (fold, seed) for fold in FOLDS for seed in SEEDS
     ]
-    monkeypatch.setattr(together, "_train_epochs", pytest.fail)
+    monkeypatch.setattr(crossval, "train_vmapped", lambda configs: configs and 1 / 0)
     monkeypatch.setattr(crossval, "train", pytest.fail)
     first = capsys.readouterr().out
     assert main(command) == 0

@@ -1,0 +1,189 @@
+"""A run's configuration: what a config file says, checked and frozen.
+
+Each room defines and checks its own part; this module composes them. Config files and
+``config.json`` hold a tree of keys, in which the parts `loop` and `step` lie at the root.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from avjax.data.config import DataConfig
+from avjax.errors import InputError
+from avjax.models.networks import ModelConfig, build_network
+from avjax.runs.run_config import CONFIG_FILE, flatten, read_config, write_config
+from avjax.runtime.devices import check_mode
+from avjax.training.loop import LoopConfig
+from avjax.training.optimizer import OptimizerConfig
+from avjax.training.sound_augment import SoundAugmentation
+from avjax.training.step import StepConfig
+
+Part = TypeVar("Part")
+
+_NOUNS = {
+    bool: "True or False",
+    str: "text",
+    int: "whole number",
+    float: "number",
+    tuple[int, ...]: "tuple of whole numbers",
+}
+
+# Keys that configs once had, and the only values with which they still mean the same run.
+_REMOVED = {
+    "label_smoothing": 0.0,
+    "model.dropout": 0.0,
+    "sound_augment.stretch": 0.0,
+    "sound_augment.gain": 0.0,
+    "sound_augment.time_mask": 0.0,
+    "sound_augment.band_mask": 0.0,
+    "sound_augment.mixup": 0.0,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """All settings of a run.
+
+    Attributes:
+      name: of the configuration; the default workdir is ``runs/<name>``.
+      model: the network.
+      data: the clips.
+      step: mask, augmentation, computing type.
+      optimizer: and its learning rate.
+      loop: epochs, batch size, seed.
+      parallel: how steps are spread over devices, `jit` or `pmap`.
+    """
+
+    name: str = "run"
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    step: StepConfig = StepConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loop: LoopConfig = LoopConfig()
+    parallel: str = "jit"
+
+    def __post_init__(self) -> None:
+        check_mode(self.parallel)
+        inputs = build_network(self.model.describe(num_classes=1)).inputs
+        if self.step.sound_augment.changes_spectra and inputs.audio != "log_mel":
+            raise InputError(
+                f"config.sound_augment changes log-mel spectra, and a network of kind "
+                f"{self.model.kind!r} reads none; set its values to 0"
+            )
+        if len(inputs.streams) == 1 and self.step.mask != "nodropout":
+            raise InputError(
+                f"mask {self.step.mask!r} takes away the only stream of a network of kind "
+                f"{self.model.kind!r}; set config.mask='nodropout'"
+            )
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> Self:
+        """From a config file's tree of keys, or ``config.json``'s; absent keys take defaults.
+
+        Raises:
+          InputError: unknown keys, or values that cannot be used.
+        """
+        leaves = flatten(tree)
+        for key, neutral in _REMOVED.items():
+            if leaves.pop(key, neutral) != neutral:
+                raise InputError(
+                    f"config.{key} is no longer supported; set it to {neutral} or leave it out"
+                )
+        parts: dict[str, Any] = {name: _build(kind, name, leaves) for name, kind in _PARTS.items()}
+        parts["step"] = _build(StepConfig, "", leaves, sound_augment=parts.pop("sound_augment"))
+        parts["loop"] = _build(LoopConfig, "", leaves)
+        config = _build(cls, "", leaves, **parts)
+        if leaves:
+            known = ", ".join(sorted(flatten(config.to_tree())))
+            raise InputError(
+                f"unknown config key {' and '.join(sorted(leaves))}; the keys are {known}"
+            )
+        return config
+
+    def to_tree(self) -> dict[str, Any]:
+        """The tree of keys, as ``config.json`` holds it."""
+        tree = {"name": self.name, "parallel": self.parallel, "model": self.model.to_tree()}
+        for part in (self.loop, self.step):
+            tree |= dataclasses.asdict(part)
+        for name in ("optimizer", "data"):
+            tree[name] = dataclasses.asdict(getattr(self, name))
+        return tree
+
+    def with_fold(self, fold: str, seed: int) -> Self:
+        """The same run on another fold, from another seed."""
+        data = dataclasses.replace(self.data, fold=fold)
+        return dataclasses.replace(self, data=data, loop=dataclasses.replace(self.loop, seed=seed))
+
+
+_PARTS = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "optimizer": OptimizerConfig,
+    "sound_augment": SoundAugmentation,
+}
+
+
+def check_resumable(config: RunConfig, workdir: Path) -> None:
+    """Writes a new run's ``config.json``; compares the config with that of a run that is there.
+
+    Raises:
+      InputError: names the keys that differ.
+    """
+    if not (workdir / CONFIG_FILE).exists():
+        write_config(workdir, config.to_tree())
+        return
+    former, current = (flatten(c.to_tree()) for c in (run_config(workdir), config))
+    differing = [
+        f"{key} was {former.get(key, 'absent')!r} and is {current.get(key, 'absent')!r}"
+        for key in sorted(former.keys() | current.keys())
+        if former.get(key) != current.get(key)
+    ]
+    if differing:
+        raise InputError(
+            f"{workdir} holds a run with another config: {'; '.join(differing)}; "
+            "choose another --workdir, or the same config to resume"
+        )
+
+
+def run_config(workdir: Path) -> RunConfig:
+    """The config of a run.
+
+    Raises:
+      InputError: ``workdir`` is no run, or of a config that this version cannot use.
+    """
+    try:
+        return RunConfig.from_tree(read_config(workdir))
+    except InputError as error:
+        raise InputError(f"{workdir / CONFIG_FILE}: {error}") from error
+
+
+def _build(kind: type[Part], prefix: str, leaves: dict[str, Any], **parts: Any) -> Part:
+    """A dataclass from the leaves below a prefix, which are taken out; ``parts`` are ready."""
+    values = dict(parts)
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        key = f"{prefix}.{field.name}" if prefix else field.name
+        if field.name not in parts and key in leaves:
+            values[field.name] = _typed(key, leaves.pop(key), field.type)
+    return kind(**values)
+
+
+def _typed(key: str, value: Any, kind: Any) -> Any:
+    """A value as its field's type wants it: JSON has lists for tuples, users write 1 for 1.0.
+
+    Raises:
+      InputError: a value of another type.
+    """
+    if kind is bool or kind is str:
+        fits = isinstance(value, kind)
+    elif kind is int:
+        fits = isinstance(value, int) and not isinstance(value, bool)
+    elif kind is float:
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool)
+        value = float(value) if fits else value
+    else:  # tuple[int, ...]
+        fits = isinstance(value, (list, tuple)) and all(type(x) is int for x in value)
+        value = tuple(value) if fits else value
+    if not fits:
+        raise InputError(f"config.{key}={value!r} is no {_NOUNS[kind]}; correct it")
+    return value

@@ -1,0 +1,180 @@
+"""Trains several runs, which differ in fold and seed alone, as one vmapped program.
+
+Each run's folder is what training it alone leaves, and may go on either way: every run has
+checkpoints of its own, and those ahead of the others idle until these have caught up.
+"""
+
+import contextlib
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from avjax.config import RunConfig, check_resumable
+from avjax.data.feed import Feed
+from avjax.data.pipeline import PreparedDataset, open_dataset
+from avjax.errors import InputError
+from avjax.evaluate import evaluate_run
+from avjax.runs.run_folder import RunFolder
+from avjax.runtime.signals import StopRequest
+from avjax.train import Setup, build
+from avjax.training import metrics
+from avjax.training.evaluator import Evaluator
+from avjax.training.loop import Progress, TrainingLoop
+from avjax.training.vmapped import Runs, stack, unstack, vmapped_step
+
+
+def train_vmapped(configs: Mapping[Path, RunConfig]) -> None:
+    """Trains, validates and scores runs that differ in fold and seed alone.
+
+    Args:
+      configs: of each run, by its folder; a run found there goes on.
+
+    Raises:
+      InputError: as `avjax.train.train`, or several processes or pmap.
+    """
+    if not configs:
+        return
+    dataset = open_dataset(next(iter(configs.values())).data.dir)
+    with contextlib.ExitStack() as opened:
+        runs = [_open(config, workdir, dataset, opened) for workdir, config in configs.items()]
+        left = [run for run in runs if run.first_epoch <= run.setup.config.loop.num_epochs]
+        if left:
+            _train(left)
+    for workdir in configs:
+        evaluate_run(workdir)
+
+
+class _Run(NamedTuple):
+    """One of the runs, as far as it had come."""
+
+    setup: Setup
+    folder: RunFolder
+    progress: Progress
+
+    @property
+    def steps_done(self) -> int:
+        return int(self.progress.state.step)
+
+    @property
+    def first_epoch(self) -> int:
+        return self.setup.epoch_after(self.steps_done)
+
+
+def _open(
+    config: RunConfig, workdir: Path, dataset: PreparedDataset, opened: contextlib.ExitStack
+) -> _Run:
+    """A run where it stands."""
+    setup = build(config, dataset)
+    if "device" not in setup.parallel.caches:
+        raise InputError(
+            f"--together needs config.parallel='jit' in a single process, not "
+            f"{config.parallel!r}; leave --together out"
+        )
+    check_resumable(config, workdir)
+    folder = opened.enter_context(RunFolder(workdir))
+    return _Run(setup, folder, folder.restore(setup.start))
+
+
+class _Folders:
+    """Shows the progress of all runs, and keeps each state in its run's folder."""
+
+    def __init__(self, runs: Sequence[_Run]) -> None:
+        self._runs = runs
+        total = sum(run.setup.total_clips for run in runs)
+        done = sum(run.setup.clips_in(run.steps_done) for run in runs)
+        for run in runs:
+            run.folder.open_log(run.first_epoch, total, done, bar=run is runs[0])
+
+    def step(self, clips: int, sums: metrics.Sums) -> None:
+        """Moves the one bar."""
+        self._runs[0].folder.step(clips, jax.tree.map(lambda x: x.sum(0), sums))
+
+    def save(self, progress: Progress) -> None:
+        """Keeps those within an epoch; one at its end is kept with its validation."""
+        for number, run in enumerate(self._runs):
+            if int(progress.state.step[number]) % run.setup.steps_per_epoch:
+                run.folder.save(_part(progress, number))
+
+
+def _train(runs: Sequence[_Run]) -> None:
+    """Trains epoch by epoch; ends each run's epoch as if it were alone."""
+    setup = runs[0].setup
+    selections = [run.setup.clips[name] for run in runs for name in ("train", "validation")]
+    feed = Feed(selections, setup.config.data.cache, setup.parallel)
+    loop = _loop(runs, feed)
+    evaluator = Evaluator(setup.net, setup.profile, setup.parallel)
+    folders = _Folders(runs)
+    progress = loop.place(
+        Progress(
+            stack([run.progress.state for run in runs]),
+            _stacked([run.progress.sums for run in runs]),
+        )
+    )
+    with StopRequest() as stop:
+        first = min(run.first_epoch for run in runs)
+        for epoch in range(first, setup.config.loop.num_epochs + 1):
+            rows = _rows(runs, feed, epoch)
+            progress, speed = loop.train_epoch(progress, rows, folders, stop)
+            for number, run in enumerate(runs):
+                if epoch >= run.first_epoch:
+                    ended, clips = _part(progress, number), run.setup.clips["validation"]
+                    trained = int((rows[..., number] >= 0).sum())
+                    pace = {**speed, "clips_per_second": trained / speed["seconds"]}
+                    scores = evaluator.undisturbed(ended.state.variables, clips, feed)
+                    run.setup.end_epoch(run.folder, epoch, ended, pace, scores)
+            progress = Progress(progress.state, _sums_of_next(runs, epoch))
+            if stop.requested:
+                raise KeyboardInterrupt
+
+
+def _loop(runs: Sequence[_Run], feed: Feed) -> TrainingLoop:
+    """The loop of all runs."""
+    setup = runs[0].setup
+    optimizer, loop = setup.config.optimizer, setup.config.loop
+    lengths = sorted({run.setup.steps_per_epoch for run in runs})
+    step = functools.partial(
+        vmapped_step,
+        net=setup.net,
+        optimizer=functools.partial(
+            optimizer.optimizer, trained=setup.net.trained(setup.start.state.params)
+        ),
+        schedules=[optimizer.schedule(loop.num_epochs, length) for length in lengths],
+        config=setup.config.step,
+        profile=setup.profile,
+    )
+    keys = stack([jax.random.key(run.setup.config.loop.seed) for run in runs])
+    schedules = jnp.array([lengths.index(run.setup.steps_per_epoch) for run in runs])
+    return TrainingLoop(step, Runs(keys, schedules), feed, setup.parallel, loop, lengths[-1])
+
+
+def _rows(runs: Sequence[_Run], feed: Feed, epoch: int) -> Int[np.ndarray, "steps b m"]:
+    """Which clips make each run's batches; padding where a run has none left in the epoch."""
+    left = [run.setup.rows_left(feed, epoch, run.steps_done) for run in runs]
+    longest = max(len(rows) for rows in left)
+    return np.stack(
+        [np.pad(rows, ((0, longest - len(rows)), (0, 0)), constant_values=-1) for rows in left],
+        axis=2,
+    )
+
+
+def _sums_of_next(runs: Sequence[_Run], epoch: int) -> metrics.Sums:
+    """Sums with which the epoch after ``epoch`` begins: none, but for runs that are ahead."""
+    zeros = metrics.zeros(runs[0].setup.net.num_classes)
+    return _stacked([run.progress.sums if run.first_epoch > epoch else zeros for run in runs])
+
+
+def _part(progress: Progress, number: int) -> Progress:
+    """One run's part."""
+    sums = jax.tree.map(lambda x: x[number], progress.sums)
+    return Progress(unstack(progress.state, number), sums)
+
+
+def _stacked(sums: Sequence[metrics.Sums]) -> metrics.Sums:
+    """The sums of all runs, on the host in float64."""
+    return jax.tree.map(lambda *x: np.stack([np.asarray(a, np.float64) for a in x]), *sums)

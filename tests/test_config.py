@@ -1,0 +1,140 @@
+"""The door: config files and saved configs become checked, frozen dataclasses."""
+
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from avjax.config import RunConfig, check_resumable, run_config
+from avjax.errors import InputError
+from avjax.runs.run_config import flatten
+from configs import common
+
+NAMES = sorted(path.stem for path in Path(common.__file__).parent.glob("*.py"))
+NAMES.remove("common")
+
+
+def config_of(name="ia_softhard"):
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_file_passes_and_comes_back_from_json(name, tmp_path):
+    config = RunConfig.from_tree(config_of(name))
+    assert config.name == name
+    check_resumable(config, tmp_path)
+    assert run_config(tmp_path) == config
+    check_resumable(config, tmp_path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_config_files_name_every_key(name):
+    """Defaults of code and files are the same, so that no value is hidden from a reader."""
+    keys = flatten(RunConfig.from_tree(config_of(name)).to_tree()).keys()
+    assert sorted(keys) == sorted(flatten(config_of(name)))
+
+
+def test_values_are_changed_as_the_command_line_does():
+    config = config_of()
+    config.data.fold, config.optimizer.learning_rate = "five/3", 1
+    config.optimizer.milestones = (2, 3)
+    frozen = RunConfig.from_tree(config)
+    assert frozen.data.fold == "five/3"
+    assert frozen.optimizer.learning_rate == 1.0
+    assert frozen.optimizer.milestones == (2, 3)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        frozen.name = "other"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("batch_size", 0, r"config\.batch_size=0; choose 1 or more"),
+        ("batch_size", -4, r"config\.batch_size=-4; choose 1 or more"),
+        ("batch_size", 2.5, r"config\.batch_size=2\.5 is no whole number"),
+        ("seed", -1, r"config\.seed=-1; choose 0 or more"),
+        ("num_epochs", 0, r"config\.num_epochs=0; choose 1 or more"),
+        ("steps_per_call", -1, r"config\.steps_per_call=-1; choose 0 or more"),
+        ("checkpoint_minutes", -1.0, r"checkpoint_minutes=-1\.0; choose 0 or more"),
+        ("checkpoint_minutes", float("nan"), r"checkpoint_minutes=nan; choose 0 or more"),
+        ("augment", 1, r"config\.augment=1 is no True or False"),
+        ("mask", "softhrd", r"unknown config\.mask 'softhrd'; choose one of softhard"),
+        ("dtype", "float16", r"unknown config\.dtype 'float16'; choose one of float32, bfloat16"),
+        ("parallel", "pjit", r"unknown config\.parallel 'pjit'; choose one of jit, pmap"),
+        ("model.kind", "rnn", "unknown network kind 'rnn'; choose one of audio_visual"),
+        ("model.fusion", "la", "unknown fusion 'la'; choose one of ia, it, lt"),
+        ("model.num_heads", 3, "num_heads=3 does not divide"),
+        ("data.fold", "publishd", "unknown fold 'publishd'"),
+        ("data.cache", "gpu", r"unknown config\.data\.cache 'gpu'; choose one of auto"),
+        ("optimizer.name", "adam", "unknown optimizer 'adam'; choose one of sgd, adamw"),
+        ("optimizer.learning_rate", -0.1, r"learning_rate=-0\.1; choose 0 or more"),
+        ("optimizer.learning_rate", float("inf"), "learning_rate=inf; choose 0 or more"),
+        ("optimizer.learning_rate", "fast", "learning_rate='fast' is no number"),
+        ("optimizer.momentum", 2.0, r"momentum=2\.0; choose a share from 0 to 1"),
+        ("optimizer.weight_decay", -1.0, r"weight_decay=-1\.0; choose 0 or more"),
+        ("optimizer.milestones", (0, 4), "epochs count from 1"),
+        ("optimizer.milestones", (0.5,), "is no tuple of whole numbers"),
+        ("optimizer.warmup_epochs", -1, "warmup_epochs=-1; choose 0 or more"),
+        ("sound_augment.warp", -1.0, r"sound_augment\.warp=-1\.0; choose 0 or more"),
+        ("sound_augment.warp", 0.1, "reads none; set its values to 0"),
+        ("label_smoothing", 2.0, r"config\.label_smoothing is no longer supported; set it to 0"),
+        ("learning_rat", 1, "unknown config key learning_rat; the keys are .*learning_rate"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_remedy(key, value, message):
+    tree = config_of().to_dict()
+    *path, name = key.split(".")
+    node = tree
+    for part in path:
+        node = node[part]
+    node[name] = value
+    with pytest.raises(InputError, match=message):
+        RunConfig.from_tree(tree)
+
+
+@pytest.mark.parametrize("name", ["audio_only", "video_only"])
+def test_a_mask_that_takes_the_only_stream_is_refused(name):
+    config = config_of(name)
+    config.mask = "softhard"
+    with pytest.raises(InputError, match="mask 'softhard' takes away the only stream"):
+        RunConfig.from_tree(config)
+
+
+def test_differing_keys_are_named_with_both_values(tmp_path):
+    config = RunConfig.from_tree(config_of())
+    check_resumable(config, tmp_path)
+    before = (tmp_path / "config.json").read_text()
+    other = config.with_fold("five/0", seed=7)
+    with pytest.raises(InputError) as raised:
+        check_resumable(other, tmp_path)
+    message = str(raised.value)
+    for part in (
+        "data.fold was 'published' and is 'five/0'",
+        "seed was 1 and is 7",
+        "choose another --workdir",
+    ):
+        assert part in message
+    assert "learning_rate" not in message
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_an_older_runs_config_does_not_lock_it_out(tmp_path):
+    """Keys that came later are at their defaults, removed ones at values that meant nothing."""
+    config = RunConfig.from_tree(config_of())
+    tree = config.to_tree()
+    del tree["data"]["cache"], tree["steps_per_call"]
+    tree["label_smoothing"] = 0.0
+    tree["sound_augment"] |= {"stretch": 0.0, "gain": 0, "mixup": 0.0}
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    check_resumable(config, tmp_path)
+    changed = dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps_per_call=3))
+    with pytest.raises(InputError, match="steps_per_call was 0 and is 3"):
+        check_resumable(changed, tmp_path)
+
+
+def test_a_saved_config_that_cannot_be_used_names_its_file(tmp_path):
+    (tmp_path / "config.json").write_text('{"label_smoothing": 0.1}')
+    with pytest.raises(InputError, match=r"config\.json: config\.label_smoothing is no longer"):
+        run_config(tmp_path)
