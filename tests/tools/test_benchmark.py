@@ -166,17 +166,20 @@ def test_the_limit_of_a_step_follows_from_its_distinct_inputs():
     softhard = limits.step_cost("softhard", 4, 15, 224, 156, True)
     assert softhard[0] / train[0] == pytest.approx(121 / 60, rel=0.05)  # images: 2 * 60 + 1
     ceilings = limits.Ceilings(operations=10.0, bandwidth=8.0)
-    assert limits.limit_seconds(100, 1, "float32", ceilings) == 10
-    assert limits.limit_seconds(1, 100, "bfloat16", ceilings) == 25
+    assert limits.limit_seconds(100, ceilings) == 10
+    assert limits.traffic_seconds(100, "bfloat16", ceilings) == 25
 
 
 def test_a_plot_shows_what_varies(tmp_path):
     def figure(batch, seconds):
         told = {"avjax": [{"seconds": [seconds]}], "reference": [{"failed": "does not fit"}]}
         setting = network.Setting(batch=batch)._asdict()
-        return {"setting": setting, "found": told, "limit": {"seconds": seconds / 4}}
+        yardsticks = {"limit": {"seconds": seconds / 4}, "traffic": {"seconds": seconds / 2}}
+        return {"setting": setting, "found": told, **yardsticks}
 
     figures = [figure(2, 1.0), figure(8, 3.2)]
-    assert plot._lines(figures, "batch")["avjax"] == [(2, 0.5), (8, 0.4)]
+    lines = plot._lines(figures, "batch")
+    assert lines["avjax"] == [(2, 0.5), (8, 0.4)]
+    assert lines["traffic (no limit)"] == [(2, 0.25), (8, 0.2)]
     plot.draw(figures, tmp_path / "cost.png")
     assert (tmp_path / "cost.png").stat().st_size > 1000

@@ -8,7 +8,8 @@ measured alone. The reference runs as it is, and at its best: channels_last, tor
 works, autocast where --dtypes asks for bfloat16, and huge pages, which avjax has too. On a GPU both
 sides' float32 products are those of --precision. Each side runs in a process of its own, in turn,
 for --rounds rounds; a round's figure is the median of its steps, and the median of rounds is told,
-with their range. The limit is the time that no program for this network can beat
+with their range. The limit is the time that the network's arithmetic takes at the least, traffic
+the time if every layer's operands went through memory once, which caches can beat
 (benchmarks/limits.py). --json keeps the figures, and --plot draws them against batch size, frames
 or devices, whichever varies.
 """
@@ -139,15 +140,15 @@ def measure(setting: network.Setting, values: flags.FlagValues) -> dict[str, Any
         notes |= {"compiled by torch.compile" for one in told if one.get("compiled")}
         if notes:
             print(f"{name}: {'; '.join(sorted(notes))}")
-    limit = _limit(setting)
+    yardsticks = _yardsticks(setting)
     own = found["avjax"]
     if not sides.failure(own):
-        _print_own(setting, own, limit)
-    return {"setting": asked, "found": found, "limit": limit}
+        _print_own(setting, own, **yardsticks)
+    return {"setting": asked, "found": found, **yardsticks}
 
 
-def _limit(setting: network.Setting) -> dict[str, float]:
-    """The least time that the counted operations and bytes take on this device."""
+def _yardsticks(setting: network.Setting) -> dict[str, dict[str, float]]:
+    """The arithmetic's limit and the traffic on this device, as `limits` explains them."""
     train = setting.what == "step"
     shape = (setting.batch, setting.frames, setting.size, network.AUDIO_STEPS)
     operations, moved = limits.step_cost(setting.mask, *shape, train)
@@ -158,25 +159,36 @@ def _limit(setting: network.Setting) -> dict[str, float]:
     if "failed" in told:
         raise InputError(f"the ceilings cannot be measured: {told['failed']}")
     reached = limits.Ceilings(**told)
-    least = limits.limit_seconds(operations, moved, setting.dtype, reached)
     return {
-        "operations": operations,
-        "moved": moved,
-        "seconds": least,
-        "peak": reached.operations,
-        "bandwidth": reached.bandwidth,
+        "limit": {
+            "seconds": limits.limit_seconds(operations, reached),
+            "operations": operations,
+            "peak": reached.operations,
+        },
+        "traffic": {
+            "seconds": limits.traffic_seconds(moved, setting.dtype, reached),
+            "moved": moved,
+            "bandwidth": reached.bandwidth,
+        },
     }
 
 
 def _print_own(
-    setting: network.Setting, own: Sequence[sides.Found], limit: dict[str, float]
+    setting: network.Setting,
+    own: Sequence[sides.Found],
+    limit: dict[str, float],
+    traffic: dict[str, float],
 ) -> None:
     middle = median(sides.seconds(own))
     print(
         f"limit {limit['seconds']:.4f} s ({limit['operations'] / 1e9:.1f} GFLOP at "
-        f"{limit['peak'] / 1e9:.0f} GFLOP/s, {limit['moved'] / 1e9:.2f} G numbers at "
-        f"{limit['bandwidth'] / 1e9:.1f} GB/s): "
-        f"avjax reaches {limit['seconds'] / middle:.0%} of it"
+        f"{limit['peak'] / 1e9:.0f} GFLOP/s): avjax reaches {limit['seconds'] / middle:.0%} "
+        "of the limit"
+    )
+    print(
+        f"traffic {traffic['seconds']:.4f} s, were all operands moved through memory once "
+        f"({traffic['moved'] / 1e9:.2f} G numbers at {traffic['bandwidth'] / 1e9:.1f} GB/s); "
+        "no limit, as caches spare it"
     )
     if setting.what == "step":
         minutes = middle * -(-EPOCH_CLIPS // setting.batch) * EPOCHS / 60
