@@ -16,6 +16,7 @@ from avjax.errors import InputError
 from avjax.models.networks import Network, build_network, learned_parameters
 from avjax.models.variables import init_variables
 from avjax.training.conditions import eval_step
+from avjax.training.modality_dropout import check_mask
 from avjax.training.optimizer import sgd
 from avjax.training.parallel import Parallel, spread
 from avjax.training.step import Recipe, check_dtype, create_state, train_step
@@ -56,6 +57,21 @@ class Setting(NamedTuple):
 AUDIO_STEPS = 156
 
 
+def check(setting: Setting) -> Setting:
+    """The setting itself.
+
+    Raises:
+      InputError: its mask, type or precision is unknown.
+    """
+    check_mask(setting.mask)
+    check_dtype(setting.dtype)
+    if setting.precision not in PRECISIONS:
+        raise InputError(
+            f"unknown --precision={setting.precision}; choose {' or '.join(PRECISIONS)}"
+        )
+    return setting
+
+
 def random_batch(setting: Setting) -> dict[str, np.ndarray]:
     """Clips of noise, both streams present."""
     rng, rows = np.random.default_rng(0), setting.batch
@@ -72,7 +88,7 @@ def random_batch(setting: Setting) -> dict[str, np.ndarray]:
 
 def measure(setting: Setting) -> None:
     """Prints one line of JSON: seconds of each step, peak memory, time of the first call."""
-    check_dtype(setting.dtype)
+    check(setting)
     machine.keep_compiled_programs()  # as commands do, and torch.compile
     _set_precision(setting.precision)
     began = time.perf_counter()
