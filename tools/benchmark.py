@@ -1,7 +1,8 @@
 """Measures what the README says of speed: ``python tools/benchmark.py SUBJECT --help``.
 
 Subjects: step (a training step), forward (an evaluation pass), input (waiting for batches), startup
-(from the command to the first step's end), prepare (raw clips to face crops).
+(from the command to the first step's end), prepare (raw clips to face crops). The first two and
+startup take --against CHECKOUT: another checkout of avjax, such as the commit before, in turn.
 
 step and forward need JAX and Flax alone, and PyTorch for --reference; avjax need not be installed.
 """

@@ -107,9 +107,9 @@ class TrainingLoop:
         self._steps_per_call = min(
             config.steps_per_call or parallel.steps_per_call, max(1, steps_per_epoch - 1)
         )
-        self._call = self._compile(step)
+        self._call = self.compile_call(step)
 
-    def _compile(self, step: Callable) -> Callable:
+    def compile_call(self, step: Callable) -> Callable:
         """What trains one call: ``call(state, batch_or_parts, count) -> (state, sums)``."""
         if self._steps_per_call == 1:
             single = self._parallel.compile_train_step(step)

@@ -67,6 +67,7 @@ def test_figures_are_medians_of_rounds(capsys):
         (["step", "--masks=hard"], 1, "unknown mask 'hard'"),
         (["step", "--batches=few"], 1, "are whole numbers"),
         (["forward", "--precision=low"], 1, "unknown --precision=low"),
+        (["step", "--against=gone"], 1, "--against=gone has no tools/benchmark.py"),
         (["startup"], 1, "give --data"),
         (["input"], 1, "give --data"),
         (["prepare"], 1, "give --source"),
@@ -118,12 +119,82 @@ def test_sides_take_turns_and_a_failing_one_is_left_out(monkeypatch):
     order = []
     measure = sides.measure
     monkeypatch.setattr(sides, "measure", lambda side: order.append(side.name) or measure(side))
-    found = sides.alternate([ours, theirs], 3, lambda line: None)
+    found = sides.alternate([ours, theirs], 3)
     assert order == ["ours", "theirs", "ours", "ours"]
     assert found["ours"] == [{"seconds": [1]}] * 3
     assert sides.failure(found["theirs"]) == "it broke"
     killed = sides.Side("killed", [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
     assert sides.measure(killed) == {"failed": "does not fit"}
+
+
+@pytest.fixture
+def other(tmp_path):
+    """A checkout whose benchmark tells how it was run, and one figure."""
+    program = tmp_path / "tools" / "benchmark.py"
+    program.parent.mkdir()
+    program.write_text(
+        "import json, os, sys\n"
+        "told = {'seconds': [4.0], 'memory': 8e9, 'asked': sys.argv[1:], 'folder': os.getcwd()}\n"
+        "print(json.dumps({**told, 'path': os.environ['PYTHONPATH']}))"
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def own_figures(monkeypatch, other):
+    """Makes this checkout tell given figures, unmeasured; returns the order of the sides."""
+    order, measure = [], sides.measure
+    monkeypatch.setattr(sides, "bind", lambda threads: None)
+
+    def start(figures):
+        figures = iter(figures)
+
+        def tell(side):
+            order.append(side.name)
+            return measure(side) if side.root == other else next(figures)
+
+        monkeypatch.setattr(sides, "measure", tell)
+        return order
+
+    return start
+
+
+def test_two_checkouts_take_turns_each_by_its_own_benchmark(other, own_figures, capsys):
+    ours = [{"seconds": [s], "memory": 2e9} for s in (2.0, 4.0, 1.0, 2.0, 3.0, 2.0, 2.0)]
+    order = own_figures([*ours, {"operations": 1e9, "bandwidth": 1e9}])
+    kept = other / "figures.json"
+    assert run("forward", f"--against={other}", "--batches=2", f"--json={kept}") == 0
+    assert order[:5] == ["avjax", "other checkout", "other checkout", "avjax", "avjax"]
+    assert len(order) == 2 * 7 + 1
+    told = json.loads(kept.read_text())[0]["found"]["other checkout"][0]
+    subject, once = told["asked"]
+    assert subject == "forward"
+    asked = json.loads(once.removeprefix("--once="))
+    assert network.Setting(**asked) == network.Setting("forward", mask="nodropout", batch=2)
+    assert told["folder"] == str(other)
+    assert told["path"].split(os.pathsep)[0] == str(other)
+    text = capsys.readouterr().out
+    assert re.search(r"^time +0\.500 \(0\.250 to 1\.000\)$", text, re.M)
+    assert re.search(r"^peak memory +0\.250 \(0\.250 to 0\.250\)$", text, re.M)
+
+
+def test_a_checkout_that_starts_without_once(other, own_figures, capsys):
+    former = other / "tools" / "benchmarks" / "startup.py"
+    former.parent.mkdir()
+    former.write_text(
+        "from absl import flags\n"
+        "def define_flags(values):\n"
+        "    for name in ('data', 'config', 'fold', 'batch', 'threads'):\n"
+        "        flags.DEFINE_string(name, None, name, flag_values=values)\n"
+        "def _first_step(values, scratch, kind):\n"
+        "    assert values.data.startswith('/') and scratch.is_dir()\n"
+        "    return {'cold': 4.0, 'warm': 2.0}[kind]"
+    )
+    own_figures([{"cold": 2.0, "warm": 3.0}])
+    assert run("startup", "--data=data", f"--against={other}", "--rounds=1") == 0
+    text = capsys.readouterr().out
+    assert "other checkout, cold cache: 4.0 s to the end of the first step" in text
+    assert re.search(r"^cold +0\.500 .*\nwarm +1\.500 ", text, re.M)
 
 
 def test_a_table_tells_medians_and_ratios():
@@ -166,17 +237,20 @@ def test_the_limit_of_a_step_follows_from_its_distinct_inputs():
     softhard = limits.step_cost("softhard", 4, 15, 224, 156, True)
     assert softhard[0] / train[0] == pytest.approx(121 / 60, rel=0.05)  # images: 2 * 60 + 1
     ceilings = limits.Ceilings(operations=10.0, bandwidth=8.0)
-    assert limits.limit_seconds(100, 1, "float32", ceilings) == 10
-    assert limits.limit_seconds(1, 100, "bfloat16", ceilings) == 25
+    assert limits.limit_seconds(100, ceilings) == 10
+    assert limits.traffic_seconds(100, "bfloat16", ceilings) == 25
 
 
 def test_a_plot_shows_what_varies(tmp_path):
     def figure(batch, seconds):
         told = {"avjax": [{"seconds": [seconds]}], "reference": [{"failed": "does not fit"}]}
         setting = network.Setting(batch=batch)._asdict()
-        return {"setting": setting, "found": told, "limit": {"seconds": seconds / 4}}
+        yardsticks = {"limit": {"seconds": seconds / 4}, "traffic": {"seconds": seconds / 2}}
+        return {"setting": setting, "found": told, **yardsticks}
 
     figures = [figure(2, 1.0), figure(8, 3.2)]
-    assert plot._lines(figures, "batch")["avjax"] == [(2, 0.5), (8, 0.4)]
+    lines = plot._lines(figures, "batch")
+    assert lines["avjax"] == [(2, 0.5), (8, 0.4)]
+    assert lines["traffic (no limit)"] == [(2, 0.25), (8, 0.2)]
     plot.draw(figures, tmp_path / "cost.png")
     assert (tmp_path / "cost.png").stat().st_size > 1000

@@ -1,6 +1,7 @@
 """Seconds of an evaluation forward pass; flags and method are those of the subject `step`.
 
 python tools/benchmark.py forward --reference CLONE --reference_python PYTHON --batches 8,4,2
+python tools/benchmark.py forward --against CHECKOUT
 """
 
 from absl import flags

@@ -25,6 +25,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """The subject's flags."""
     sides.define_run_flags(values)
     flags.DEFINE_list("caches", ["none", "host"], "config.data.cache.", flag_values=values)
+    flags.DEFINE_integer("rounds", 3, "Repetitions; medians are told.", 1, flag_values=values)
     flags.DEFINE_integer("epochs", 3, "At least 2.", 2, flag_values=values)
 
 
@@ -51,7 +52,9 @@ def _epochs(values: flags.FlagValues, cache: str) -> list[dict[str, float]]:
     with tempfile.TemporaryDirectory() as scratch:
         command = [sys.executable, "-m", "avjax.train", *sides.run_flags(values, Path(scratch))]
         command += [f"--config.num_epochs={values.epochs}", f"--config.data.cache={cache}"]
-        done = subprocess.run(command, capture_output=True, text=True, env=sides.environment())
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=sides.environment(), cwd=sides.ROOT
+        )
         if done.returncode:
             raise InputError(f"{' '.join(command[3:])} failed: {done.stderr.strip()[-300:]}")
         text = Path(scratch, "metrics.jsonl").read_text()

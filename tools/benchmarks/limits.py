@@ -1,8 +1,10 @@
-"""The time that no program of this network can beat: max(F / peak, B / bandwidth).
+"""What a device allows this network: its arithmetic's limit, and its traffic as a yardstick.
 
-F and B are counted from the deduplicated network alone: each layer's operands and results are moved
-once at the computing type, and a backward pass costs twice its forward pass. The ceilings are
-measured on the device: a large matrix product, and a triad over arrays beyond its caches.
+The limit is operations / peak: no program that does these operations takes less. Traffic is bytes /
+bandwidth: the time if every layer's operands and results went through memory once, at the computing
+type. It is no limit, for maps that stay in caches never do. Both are counted from the deduplicated
+network alone, and a backward pass costs twice its forward pass. Peak and bandwidth are measured on
+the device: a large matrix product, and a triad over arrays beyond its caches.
 """
 
 import time
@@ -133,10 +135,14 @@ def step_cost(
     return passes * operations, passes * moved
 
 
-def limit_seconds(operations: float, moved: float, dtype: str, ceilings: Ceilings) -> float:
-    """The least time in which a device can do so much."""
-    nbytes = moved * jnp.dtype(dtype).itemsize
-    return max(operations / ceilings.operations, nbytes / ceilings.bandwidth)
+def limit_seconds(operations: float, ceilings: Ceilings) -> float:
+    """The least time that a device needs for so many operations."""
+    return operations / ceilings.operations
+
+
+def traffic_seconds(moved: float, dtype: str, ceilings: Ceilings) -> float:
+    """The time of so many numbers through a device's memory; caches can spare it."""
+    return moved * jnp.dtype(dtype).itemsize / ceilings.bandwidth
 
 
 def measure_ceilings(dtype: str) -> Ceilings:

@@ -12,13 +12,14 @@ import numpy as np
 from peers import peak_memory
 
 from avjax.errors import InputError
-from avjax.models.networks import Network, build_network, learned_parameters
+from avjax.models.network import Network
+from avjax.models.networks import build_network
 from avjax.models.variables import init_variables
 from avjax.runtime import compilation
 from avjax.runtime.devices import Parallel, spread
 from avjax.training.conditions import eval_step
 from avjax.training.optimizer import sgd
-from avjax.training.step import Recipe, check_dtype, create_state, train_step
+from avjax.training.step import StepConfig, create_state, train_step
 
 PRECISIONS = {"highest": "highest", "tf32": "tensorfloat32"}  # as JAX names them
 
@@ -56,13 +57,27 @@ class Setting(NamedTuple):
 AUDIO_STEPS = 156
 
 
+def check(setting: Setting) -> Setting:
+    """The setting itself.
+
+    Raises:
+      InputError: its mask, type or precision is unknown.
+    """
+    StepConfig(setting.mask, dtype=setting.dtype)
+    if setting.precision not in PRECISIONS:
+        raise InputError(
+            f"unknown --precision={setting.precision}; choose {' or '.join(PRECISIONS)}"
+        )
+    return setting
+
+
 def random_batch(setting: Setting) -> dict[str, np.ndarray]:
     """Clips of noise, both streams present."""
     rng, rows = np.random.default_rng(0), setting.batch
     shape = (rows, setting.frames, setting.size, setting.size, 3)
     return {
         "frames": rng.integers(0, 256, shape).astype(np.uint8),
-        "mfcc": rng.standard_normal((rows, AUDIO_STEPS, 10)).astype(np.float32),
+        "audio": rng.standard_normal((rows, AUDIO_STEPS, 10)).astype(np.float32),
         "label": rng.integers(0, 8, rows).astype(np.int32),
         "has_audio": np.ones(rows, bool),
         "has_video": np.ones(rows, bool),
@@ -72,7 +87,7 @@ def random_batch(setting: Setting) -> dict[str, np.ndarray]:
 
 def measure(setting: Setting) -> None:
     """Prints one line of JSON: seconds of each step, peak memory, time of the first call."""
-    check_dtype(setting.dtype)
+    check(setting)
     compilation.keep_compiled_programs()  # as commands do, and torch.compile
     _set_precision(setting.precision)
     began = time.perf_counter()
@@ -105,11 +120,13 @@ def _fresh_network(setting: Setting) -> tuple[Network, Any]:
 def _train(setting: Setting) -> tuple[Callable[[], None], int]:
     """A call as training makes it, and how many steps it takes."""
     net, variables = _fresh_network(setting)
-    trained = learned_parameters(variables["params"], net)
+    trained = net.trained(variables["params"])
     optimizer = sgd(1e-3, momentum=0.9, dampening=0.9, weight_decay=1e-3, trained=trained)
-    recipe = Recipe(setting.mask, "reference", augment=False, dtype=setting.dtype)
+    config = StepConfig(setting.mask, augment=False, dtype=setting.dtype)
     parallel = _parallel(setting)
-    single = functools.partial(train_step, net=net, optimizer=optimizer, recipe=recipe)
+    single = functools.partial(
+        train_step, net=net, optimizer=optimizer, config=config, profile="reference"
+    )
     state = parallel.replicate(create_state(variables, optimizer))
     batch, key = random_batch(setting), parallel.replicate(jax.random.key(1))
     together = parallel.steps_per_call

@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 from benchmarks import sides
 
+YARDSTICKS = {"limit": "limit (arithmetic)", "traffic": "traffic (no limit)"}
 AXES = {"batch": "clips in a batch", "frames": "frames in a clip", "devices": "devices"}
 
 
@@ -37,7 +38,7 @@ def _lines(figures: Sequence[dict[str, Any]], axis: str) -> dict[str, list[tuple
             if not sides.failure(told):
                 point = setting[axis], median(sides.seconds(told)) / setting["batch"]
                 lines.setdefault(side, []).append(point)
-        lines.setdefault("limit", []).append(
-            (setting[axis], figure["limit"]["seconds"] / setting["batch"])
-        )
+        for name, label in YARDSTICKS.items():
+            point = setting[axis], figure[name]["seconds"] / setting["batch"]
+            lines.setdefault(label, []).append(point)
     return lines

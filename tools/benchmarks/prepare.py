@@ -84,7 +84,7 @@ def _tell(what: str, began: tuple[float, float], **more: object) -> None:
 
 def measure_apart(source: Path, threads: int) -> dict[str, dict[str, Any]]:
     """Runs `measure` in a process of its own; adds the time from its start to the cold pass."""
-    command = sides.own_command("prepare", "--once", f"--source={source}", f"--threads={threads}")
+    command = sides.command("prepare", "--once", f"--source={source}", f"--threads={threads}")
     began = time.perf_counter()
     found: dict[str, dict[str, Any]] = {}
     pipe, environment = subprocess.PIPE, sides.environment()

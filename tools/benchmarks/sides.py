@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -25,11 +25,25 @@ class Side(NamedTuple):
       name: in tables.
       command: prints one line of JSON, its last one.
       environment: added to this process's.
+      root: of the checkout that it runs in and imports from; None for this folder and this one.
     """
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str] = {}
+    root: Path | None = None
+
+
+def checkout(
+    name: str, root: Path, subject: str, *arguments: str, environment: Mapping[str, str] = {}
+) -> Side:
+    """A checkout of avjax, measured by its own benchmark."""
+    return Side(name, command(subject, *arguments, root=root), environment, root)
+
+
+def command(subject: str, *arguments: str, root: Path = ROOT) -> list[str]:
+    """Runs a subject of a checkout's benchmark in a process of its own."""
+    return [sys.executable, str(root / "tools" / "benchmark.py"), subject, *arguments]
 
 
 def bind(threads: int) -> None:
@@ -45,36 +59,42 @@ def bind(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
-def environment(**added: str) -> dict[str, str]:
-    """This process's variables, with this repository before whatever else Python finds."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+def environment(root: Path = ROOT, **added: str) -> dict[str, str]:
+    """This process's variables, with a checkout before whatever else Python finds."""
+    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **added}
 
 
 def measure(side: Side) -> Found:
     """What a side tells; ``{"failed": why}`` where it dies."""
+    variables = environment(side.root or ROOT, **side.environment)
     done = subprocess.run(
-        side.command, capture_output=True, text=True, env=environment(**side.environment)
+        side.command, capture_output=True, text=True, env=variables, cwd=side.root
     )
     lines = done.stdout.strip().splitlines()
     if done.returncode == 0 and lines:
         return dict(json.loads(lines[-1]))
     if done.returncode in (-9, 137) or "RESOURCE_EXHAUSTED" in done.stderr:
         return {"failed": "does not fit"}
-    told = [line for line in done.stderr.strip().splitlines() if line.strip()]
-    return {"failed": told[-1][:160] if told else f"status {done.returncode}"}
+    return {"failed": last_line(done.stderr)[:160] or f"status {done.returncode}"}
 
 
-def alternate(
-    sides: Sequence[Side], rounds: int, tell: Callable[[str], None] = print
-) -> dict[str, list[Found]]:
-    """Measures all sides in turn, round after round; one that failed is left out from then on."""
+def last_line(text: str) -> str:
+    """Where programs say why they failed."""
+    return ["", *text.strip().splitlines()][-1].removeprefix("error: ")
+
+
+def alternate(sides: Sequence[Side], rounds: int) -> dict[str, list[Found]]:
+    """Measures all sides in turn, every second round in reverse order.
+
+    One that failed is left out from then on.
+    """
     found: dict[str, list[Found]] = {side.name: [] for side in sides}
     for number in range(rounds):
-        for side in sides:
+        for side in sides if number % 2 == 0 else reversed(sides):
             if not any("failed" in told for told in found[side.name]):
                 found[side.name].append(measure(side))
-        tell(f"round {number + 1} of {rounds} done, load {os.getloadavg()[0]:.1f}")
+        print(f"round {number + 1} of {rounds} done, load {os.getloadavg()[0]:.1f}", flush=True)
     return found
 
 
@@ -110,11 +130,6 @@ def table(found: Mapping[str, Sequence[Found]], clips: int, unit: str = "step") 
     return lines
 
 
-def own_command(subject: str, *flags_: str) -> list[str]:
-    """Runs a subject of this benchmark in a process of its own."""
-    return [sys.executable, str(ROOT / "tools" / "benchmark.py"), subject, *flags_]
-
-
 def define_run_flags(values: flags.FlagValues) -> None:
     """Flags of subjects that train on a prepared dataset."""
     flags.DEFINE_string("data", None, "Prepared dataset.", flag_values=values)
@@ -122,7 +137,6 @@ def define_run_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("fold", "published", "Fold of the dataset.", flag_values=values)
     flags.DEFINE_integer("batch", 8, "Clips of a batch.", 1, flag_values=values)
     flags.DEFINE_integer("threads", 2, "Cores.", 1, flag_values=values)
-    flags.DEFINE_integer("rounds", 3, "Repetitions; medians are told.", 1, flag_values=values)
 
 
 def begin_run(values: flags.FlagValues, positional: Sequence[str]) -> None:

@@ -2,15 +2,18 @@
 
 python tools/benchmark.py step --reference CLONE --reference_python PYTHON --batches 8,4,2
 python tools/benchmark.py forward --reference CLONE --reference_python PYTHON
+python tools/benchmark.py step --against CHECKOUT
 
 Random clips lie in memory on both sides: no loading, no augmentation. Without --reference avjax is
 measured alone. The reference runs as it is, and at its best: channels_last, torch.compile where it
 works, autocast where --dtypes asks for bfloat16, and huge pages, which avjax has too. On a GPU both
 sides' float32 products are those of --precision. Each side runs in a process of its own, in turn,
 for --rounds rounds; a round's figure is the median of its steps, and the median of rounds is told,
-with their range. The limit is the time that no program for this network can beat
-(benchmarks/limits.py). --json keeps the figures, and --plot draws them against batch size, frames
-or devices, whichever varies.
+with their range. The limit is the time that the network's arithmetic takes at the least, traffic
+the time if every layer's operands went through memory once, which caches can beat
+(benchmarks/limits.py). With --against another checkout of avjax takes turns with this one, measured
+by its own benchmark. --json keeps the figures, and --plot draws them against batch size, frames or
+devices, whichever varies.
 """
 
 import json
@@ -22,11 +25,9 @@ from statistics import median
 from typing import Any
 
 from absl import flags
-from benchmarks import limits, network, sides
+from benchmarks import against, limits, network, sides
 
 from avjax.errors import InputError
-from avjax.training.modality_dropout import check_mask
-from avjax.training.step import check_dtype
 
 PEER = sides.ROOT / "tools" / "peers" / "reference_step.py"
 EPOCH_CLIPS, EPOCHS = 1920, 100
@@ -59,7 +60,7 @@ def define_flags(values: flags.FlagValues) -> None:
     whole = {"size": "Pixels a side.", "threads": "Cores.", "steps": "Timed steps a round."}
     for name, help_ in whole.items():
         flags.DEFINE_integer(name, getattr(usual, name), help_, 1, flag_values=values)
-    flags.DEFINE_integer("rounds", 3, "Repetitions, at least.", 1, flag_values=values)
+    against.define_flags(values)
 
 
 def job(values: flags.FlagValues, positional: list[str], what: str = "step") -> None:
@@ -83,26 +84,27 @@ def job(values: flags.FlagValues, positional: list[str], what: str = "step") -> 
 
 def _settings(values: flags.FlagValues, what: str) -> list[network.Setting]:
     """Every combination that the flags name."""
-    if values.precision not in network.PRECISIONS:
-        raise InputError(f"unknown --precision={values.precision}; choose highest or tf32")
     try:
         numbers = {
             name: [int(n) for n in values[name].value] for name in ("batches", "frames", "devices")
         }
     except ValueError as error:
         raise InputError("--batches, --frames and --devices are whole numbers") from error
-    masks = [check_mask(mask) for mask in values.masks] if what == "step" else ["nodropout"]
-    common = {name: values[name].value for name in ("fusion", "precision", "size", "threads")}
+    masks = values.masks if what == "step" else ["nodropout"]
+    common = {
+        name: values[name].value for name in ("fusion", "precision", "size", "threads", "steps")
+    }
     return [
-        network.Setting(
-            what=what,
-            mask=mask,
-            batch=batch,
-            frames=frames,
-            dtype=check_dtype(dtype),
-            devices=devices,
-            steps=values.steps,
-            **common,
+        network.check(
+            network.Setting(
+                what=what,
+                mask=mask,
+                batch=batch,
+                frames=frames,
+                dtype=dtype,
+                devices=devices,
+                **common,
+            )
         )
         for mask in masks
         for dtype in values.dtypes
@@ -115,68 +117,88 @@ def _settings(values: flags.FlagValues, what: str) -> list[network.Setting]:
 def measure(setting: network.Setting, values: flags.FlagValues) -> dict[str, Any]:
     """All sides of one setting; prints their table."""
     asked = setting._asdict()
-    environment = dict(HUGE_PAGES)
-    if setting.devices > 1:
-        count = f"--xla_force_host_platform_device_count={setting.devices}"
-        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}".strip()
-    own_command = sides.own_command(setting.what, f"--once={json.dumps(asked)}")
-    all_sides = [sides.Side("avjax", own_command, environment)]
-    if values.reference:
-        python = values.reference_python or sys.executable
-        clone = str(Path(values.reference).resolve())
-        all_sides += [
-            sides.Side(
-                f"reference, {form}", [python, str(PEER), clone, json.dumps(asked), form], added
-            )
-            for form, added in (("as_is", {}), ("best", HUGE_PAGES))
-        ]
     shown = ", ".join(f"{name} {value}" for name, value in asked.items() if name != "what")
     print(f"\n{setting.what}: {shown}", flush=True)
-    found = sides.alternate(all_sides, values.rounds, lambda line: print(line, flush=True))
+    found = sides.alternate(_sides(setting, values), against.rounds(values))
     print("\n".join(sides.table(found, setting.batch, setting.what)))
     for name, told in found.items():
         notes = {one["note"] for one in told if one.get("note")}
         notes |= {"compiled by torch.compile" for one in told if one.get("compiled")}
         if notes:
             print(f"{name}: {'; '.join(sorted(notes))}")
-    limit = _limit(setting)
-    own = found["avjax"]
+    figures = {"time": lambda one: median(one["seconds"]), "peak memory": lambda one: one["memory"]}
+    for line in against.report(found, figures):
+        print(line)
+    yardsticks = _yardsticks(setting)
+    own = found[against.OWN]
     if not sides.failure(own):
-        _print_own(setting, own, limit)
-    return {"setting": asked, "found": found, "limit": limit}
+        _print_own(setting, own, **yardsticks)
+    return {"setting": asked, "found": found, **yardsticks}
 
 
-def _limit(setting: network.Setting) -> dict[str, float]:
-    """The least time that the counted operations and bytes take on this device."""
+def _sides(setting: network.Setting, values: flags.FlagValues) -> list[sides.Side]:
+    """What takes turns: this checkout, another one, the reference in both forms."""
+    asked = json.dumps(setting._asdict())
+    environment = dict(HUGE_PAGES)
+    if setting.devices > 1:
+        count = f"--xla_force_host_platform_device_count={setting.devices}"
+        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}".strip()
+    chosen = [
+        sides.checkout(name, root, setting.what, f"--once={asked}", environment=environment)
+        for name, root in against.checkouts(values).items()
+    ]
+    if values.reference:
+        python = values.reference_python or sys.executable
+        clone = str(Path(values.reference).resolve())
+        chosen += [
+            sides.Side(f"reference, {form}", [python, str(PEER), clone, asked, form], added)
+            for form, added in (("as_is", {}), ("best", HUGE_PAGES))
+        ]
+    return chosen
+
+
+def _yardsticks(setting: network.Setting) -> dict[str, dict[str, float]]:
+    """The arithmetic's limit and the traffic on this device, as `limits` explains them."""
     train = setting.what == "step"
     shape = (setting.batch, setting.frames, setting.size, network.AUDIO_STEPS)
     operations, moved = limits.step_cost(setting.mask, *shape, train)
-    command = sides.own_command(
+    command = sides.command(
         setting.what, f"--ceilings={setting.dtype}", f"--precision={setting.precision}"
     )
-    told = sides.measure(sides.Side("ceilings", command, HUGE_PAGES))
+    told = sides.measure(sides.Side("ceilings", command, HUGE_PAGES, sides.ROOT))
     if "failed" in told:
         raise InputError(f"the ceilings cannot be measured: {told['failed']}")
     reached = limits.Ceilings(**told)
-    least = limits.limit_seconds(operations, moved, setting.dtype, reached)
     return {
-        "operations": operations,
-        "moved": moved,
-        "seconds": least,
-        "peak": reached.operations,
-        "bandwidth": reached.bandwidth,
+        "limit": {
+            "seconds": limits.limit_seconds(operations, reached),
+            "operations": operations,
+            "peak": reached.operations,
+        },
+        "traffic": {
+            "seconds": limits.traffic_seconds(moved, setting.dtype, reached),
+            "moved": moved,
+            "bandwidth": reached.bandwidth,
+        },
     }
 
 
 def _print_own(
-    setting: network.Setting, own: Sequence[sides.Found], limit: dict[str, float]
+    setting: network.Setting,
+    own: Sequence[sides.Found],
+    limit: dict[str, float],
+    traffic: dict[str, float],
 ) -> None:
     middle = median(sides.seconds(own))
     print(
         f"limit {limit['seconds']:.4f} s ({limit['operations'] / 1e9:.1f} GFLOP at "
-        f"{limit['peak'] / 1e9:.0f} GFLOP/s, {limit['moved'] / 1e9:.2f} G numbers at "
-        f"{limit['bandwidth'] / 1e9:.1f} GB/s): "
-        f"avjax reaches {limit['seconds'] / middle:.0%} of it"
+        f"{limit['peak'] / 1e9:.0f} GFLOP/s): avjax reaches {limit['seconds'] / middle:.0%} "
+        "of the limit"
+    )
+    print(
+        f"traffic {traffic['seconds']:.4f} s, were all operands moved through memory once "
+        f"({traffic['moved'] / 1e9:.2f} G numbers at {traffic['bandwidth'] / 1e9:.1f} GB/s); "
+        "no limit, as caches spare it"
     )
     if setting.what == "step":
         minutes = middle * -(-EPOCH_CLIPS // setting.batch) * EPOCHS / 60
