@@ -4,8 +4,8 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from avjax.errors import InputError
-from avjax.models import ops
-from avjax.models.layers import INFERENCE, BatchNorm, Conv1d, Dense, Statistics
+from avjax.models.layers import BatchNorm, Conv1d, Dense
+from avjax.models.ops import Map, max_pool_time, relu, values
 
 MIN_STEPS = 13  # each of the four blocks takes three steps
 
@@ -19,12 +19,12 @@ class ConvBlock(nn.Module):
 
     def setup(self) -> None:
         self.conv = Conv1d(self.features, self.padding)
-        self.bn = BatchNorm(relu=True)
+        self.bn = BatchNorm()
 
-    def __call__(self, x: Float[Array, "b t i"], stats: Statistics) -> Float[Array, "b u o"]:
-        """Maps a sequence; time shrinks by 2 without padding and by 1 more with pooling."""
-        x = self.bn(self.conv(x), stats)
-        return ops.max_pool_time(x) if self.pool else x
+    def __call__(self, x: Map) -> Map:
+        """Maps ``[b t i]``; time shrinks by 2 without padding and by 1 more with pooling."""
+        x = relu(self.bn(self.conv(x)))
+        return max_pool_time(x) if self.pool else x
 
 
 class AudioCNN(nn.Module):
@@ -39,25 +39,27 @@ class AudioCNN(nn.Module):
         self.conv1d_3 = ConvBlock(128, pool=True)
         self.classifier_1 = Dense(self.num_classes)
 
-    def stage1(self, mfcc: Float[Array, "b t 10"], stats: Statistics) -> Float[Array, "b t-6 128"]:
-        """First two blocks: 156 MFCC steps become 150."""
+    def stage1(self, mfcc: Map) -> Map:
+        """The first two blocks: 156 MFCC steps ``[b t 10]`` become 150, ``[b t-6 128]``.
+
+        Raises:
+          InputError: too few steps.
+        """
         if mfcc.shape[1] < MIN_STEPS:
             raise InputError(
                 f"{mfcc.shape[1]} MFCC steps are too few: the unpadded convolutions need at least "
                 f"{MIN_STEPS} (0.28 s of audio)"
             )
-        return self.conv1d_1(self.conv1d_0(mfcc, stats), stats)
+        return self.conv1d_1(self.conv1d_0(mfcc))
 
-    def stage2(self, x: Float[Array, "b t 128"], stats: Statistics) -> Float[Array, "b t-6 128"]:
-        """Last two blocks: 150 steps become 144."""
-        return self.conv1d_3(self.conv1d_2(x, stats), stats)
+    def stage2(self, x: Map) -> Map:
+        """The last two blocks: 150 steps ``[b t 128]`` become 144, ``[b t-6 128]``."""
+        return self.conv1d_3(self.conv1d_2(x))
 
-    def classify(self, x: Float[Array, "b t 128"]) -> Float[Array, "b k"]:
+    def classify(self, x: Map) -> Float[Array, "b k"]:
         """Mean over time and the audio model's own classifier."""
-        return self.classifier_1(x.mean(1))
+        return self.classifier_1(values(x).mean(1))
 
-    def __call__(
-        self, mfcc: Float[Array, "b t 10"], stats: Statistics = INFERENCE
-    ) -> Float[Array, "b k"]:
+    def __call__(self, mfcc: Map) -> Float[Array, "b k"]:
         """Logits of the audio model alone."""
-        return self.classify(self.stage2(self.stage1(mfcc, stats), stats))
+        return self.classify(self.stage2(self.stage1(mfcc)))

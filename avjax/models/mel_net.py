@@ -15,9 +15,9 @@ from jaxtyping import Array, Float, Int
 
 from avjax.errors import InputError
 from avjax.models.audio_cnn import ConvBlock
-from avjax.models.frames import Frames
-from avjax.models.layers import BatchNorm, Dense, Statistics
-from avjax.models.network import Inputs, Network, Pairing, cross_entropy
+from avjax.models.layers import BatchNorm, Dense
+from avjax.models.network import Inputs, Network, cross_entropy
+from avjax.models.ops import Map, Rows, values
 
 MIN_STEPS = 8  # halved three times, one is left
 WIDTHS = (32, 64, 128, 64)
@@ -73,30 +73,27 @@ class CepstralCNN(nn.Module):
     coefficients: int
 
     @nn.compact
-    def __call__(
-        self,
-        mfcc: Float[Array, "b t m"],
-        voice: Float[Array, "b t 2"],
-        stats: Statistics,
-    ) -> Float[Array, "b k"]:
-        x = jnp.concatenate([mfcc[..., : self.coefficients], voice], axis=-1)
-        x = BatchNorm(name="standardise")(x, stats)
+    def __call__(self, mfcc: Array, voice: Float[Array, "b t 2"], rows: Rows | None) -> Array:
+        """Logits ``[b k]`` of MFCCs ``[b t m]`` and the voice's pitch."""
+        x = Map(jnp.concatenate([mfcc[..., : self.coefficients], voice], axis=-1), rows=rows)
+        x = BatchNorm(name="standardise")(x)
         for number, width in enumerate(WIDTHS):
-            x = ConvBlock(width, padding=1, name=f"conv1d_{number}")(x, stats)
+            x = ConvBlock(width, padding=1, name=f"conv1d_{number}")(x)
             if number < len(WIDTHS) - 1:
                 x = _halve_time(x)
-        return Dense(self.num_classes, name="classifier")(x.mean(1))
+        return Dense(self.num_classes, name="classifier")(values(x).mean(1))
 
 
-def _halve_time(x: Float[Array, "b t c"]) -> Float[Array, "b t//2 c"]:
+def _halve_time(m: Map) -> Map:
     """The larger of every two steps, the first one of equals; an odd last one is dropped.
 
     Not ``max`` over an axis: its derivative compares recomputed values with the maximum, and where
     they round otherwise the gradient is lost.
     """
+    x = values(m)
     end = x.shape[1] // 2 * 2
     first, second = x[:, 0:end:2], x[:, 1:end:2]
-    return jnp.where(second > first, second, first)
+    return Map(jnp.where(second > first, second, first), rows=m.rows)
 
 
 class MelNet(Network):
@@ -129,31 +126,21 @@ class MelNet(Network):
     def setup(self) -> None:
         self.members = [CepstralCNN(self.num_classes, number) for number in self.coefficients]
 
-    def __call__(
-        self,
-        spectra: Float[Array, "b t m"],
-        frames: Frames,
-        train: bool = False,
-        *,
-        pairing: Pairing | None = None,
-        axis_name: str | None = None,
-    ) -> Float[Array, "b k"] | Float[Array, "b members k"]:
-        """Logits; of every member with ``train``. See `Network`; ``frames`` is not read."""
-        weight = None if pairing is None else pairing.audio_weight
-        logits = self._member_logits(spectra, Statistics(train, weight, axis_name))
-        if pairing is not None:
-            logits = jnp.take(logits, pairing.audio_rows, axis=0)
-        return logits if train else self.logits(logits)
+    def audio_stream(self, audio: Map) -> Map:
+        """Logits ``[b members k]`` of every member, from spectra ``[b t m]``."""
+        spectra = values(audio)
+        if spectra.shape[1] < MIN_STEPS:
+            raise InputError(
+                f"{spectra.shape[1]} steps of sound are too few: the network halves them three "
+                f"times and needs at least {MIN_STEPS} (0.19 s of audio)"
+            )
+        basis = jax.scipy.fft.dct(jnp.eye(spectra.shape[-1]), norm="ortho")  # type 2, as for MFCCs
+        inputs = spectra @ basis.astype(spectra.dtype), pitch(spectra), audio.rows
+        return Map(jnp.stack([member(*inputs) for member in self.members], 1), rows=audio.rows)
 
-    def encode_audio(self, spectra: Float[Array, "b t m"]) -> Float[Array, "b members k"]:
+    def merge(self, audio: Map, video: Map) -> Float[Array, "b members k"]:
         """Logits of every member."""
-        return self._member_logits(spectra, Statistics())
-
-    def fuse(
-        self, audio: Float[Array, "b members k"], video: Float[Array, "b 0"]
-    ) -> Float[Array, "b k"]:
-        """The members' mean log probabilities."""
-        return self.logits(audio)
+        return values(audio)
 
     def losses(
         self, outputs: Float[Array, "p members k"], labels: Int[Array, "p"]
@@ -164,15 +151,3 @@ class MelNet(Network):
     def logits(self, outputs: Float[Array, "p members k"]) -> Float[Array, "p k"]:
         """The members' mean log probabilities."""
         return jax.nn.log_softmax(outputs).mean(1)
-
-    def _member_logits(
-        self, spectra: Float[Array, "b t m"], stats: Statistics
-    ) -> Float[Array, "b members k"]:
-        if spectra.shape[1] < MIN_STEPS:
-            raise InputError(
-                f"{spectra.shape[1]} steps of sound are too few: the network halves them three "
-                f"times and needs at least {MIN_STEPS} (0.19 s of audio)"
-            )
-        basis = jax.scipy.fft.dct(jnp.eye(spectra.shape[-1]), norm="ortho")  # type 2, as for MFCCs
-        inputs = spectra @ basis.astype(spectra.dtype), pitch(spectra)
-        return jnp.stack([member(*inputs, stats) for member in self.members], axis=1)

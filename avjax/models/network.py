@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
-from avjax.models.efficientface import Dimmed
+from avjax.models import ops
 from avjax.models.frames import Frames
+from avjax.models.ops import Map, Rows
 
 N_MFCC = 10
 
@@ -37,6 +37,18 @@ class Inputs(NamedTuple):
     audio_width: int = N_MFCC
 
 
+class Dimmed(NamedTuple):
+    """Video clips that follow from given ones: each once more, dimmed, and at the end a black one.
+
+    Attributes:
+      factor: ``[b]`` what each clip is multiplied by.
+      black_weight: multiplicity of the black clip.
+    """
+
+    factor: Any
+    black_weight: Any
+
+
 class Pairing(NamedTuple):
     """Which distinct inputs meet in fusion, and how often each occurs in the enlarged batch.
 
@@ -50,12 +62,12 @@ class Pairing(NamedTuple):
       pair_weight: ``[p]`` 1 for a real pair, 0 for padding.
     """
 
-    audio_rows: Int[np.ndarray, "p"]
-    video_rows: Int[np.ndarray, "p"]
-    audio_weight: Float[Array, "a"]
-    video_weight: Float[Array, "v"]
+    audio_rows: Any
+    video_rows: Any
+    audio_weight: Any
+    video_weight: Any
     dimmed: Dimmed | None
-    pair_weight: Float[Array, "p"]
+    pair_weight: Any
 
 
 def cross_entropy(logits: Float[Array, "p *m k"], labels: Int[Array, "p"]) -> Float[Array, "p *m"]:
@@ -85,7 +97,7 @@ class Network(nn.Module):
         pairing: Pairing | None = None,
         axis_name: str | None = None,
     ) -> Array:
-        """Outputs of every pair of an audio and a video input; see `losses` and `logits`.
+        """Logits of every pair of an audio and a video input; in training see `losses`.
 
         Args:
           audio: features of sound; zeros stand for missing sound.
@@ -93,23 +105,53 @@ class Network(nn.Module):
           train: use batch statistics, and update the running ones.
           pairing: how distinct inputs make up the enlarged batch; None pairs row i with row i.
           axis_name: device axis over which batch statistics are summed.
+
+        Raises:
+          InputError: inputs of a shape that the network cannot take.
         """
+        sound, video, pairs = Map(audio), Map(frames), None
+        if train:
+            sound, video, pairs = _training_maps(audio, frames, pairing, axis_name)
+        heard, seen = self.audio_stream(sound), self.video_stream(video)
+        if pairing is not None:
+            heard = ops.take(heard, pairing.audio_rows, pairs)
+            seen = ops.take(seen, pairing.video_rows, pairs)
+        outputs = self.merge(heard, seen)
+        return outputs if train else self.logits(outputs)
+
+    def audio_stream(self, audio: Map) -> Map:
+        """Sound up to where it meets the other stream; nothing where it is not read."""
+        return Map(jnp.zeros((audio.shape[0], 0)), rows=audio.rows)
+
+    def video_stream(self, frames: Map) -> Map:
+        """Frames up to where they meet the other stream; nothing where they are not read."""
+        rows = 1 + 2 * frames.shape[0] if frames.dimmed is not None else frames.shape[0]
+        return Map(jnp.zeros((rows, 0)), rows=frames.rows)
+
+    def merge(self, audio: Map, video: Map) -> Array:
+        """Outputs of paired streams."""
         raise NotImplementedError
 
-    def check(self) -> None:
-        """Raises InputError for fields that make no network."""
-
     def encode_audio(self, audio: Float[Array, "b t c"]) -> Array:
-        """The audio stream up to where it meets the other; nothing where it is not read."""
-        return jnp.zeros((audio.shape[0], 0), audio.dtype)
+        """`audio_stream` of clips on their own."""
+        return ops.values(self.audio_stream(Map(audio)))
 
     def encode_video(self, frames: Frames) -> Array:
-        """The video stream up to where it meets the other; nothing where it is not read."""
-        return jnp.zeros((frames.shape[0], 0), frames.dtype)
+        """`video_stream` of clips on their own."""
+        return ops.values(self.video_stream(Map(frames)))
 
     def fuse(self, audio: Array, video: Array) -> Float[Array, "p k"]:
         """Logits of paired streams, as `encode_audio` and `encode_video` return them."""
-        raise NotImplementedError
+        return self.logits(self.merge(Map(audio), Map(video)))
+
+    def init(self, rngs: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Fresh variables, those of `avjax.models.variables.init_variables`."""
+        from avjax.models.variables import init_variables
+
+        return init_variables(self, rngs["params"] if isinstance(rngs, dict) else rngs)
+
+    def check(self) -> None:
+        """Raises InputError for fields that make no network."""
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -135,3 +177,22 @@ class Network(nn.Module):
     def trained(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Marks the parameters that the loss reaches, in the structure of ``params``."""
         return jax.tree.map(lambda _: True, dict(params))
+
+
+def _training_maps(
+    audio: Array, frames: Frames, pairing: Pairing | None, axis_name: str | None
+) -> tuple[Map, Map, Rows]:
+    """Both inputs with the multiplicities of their rows, and the rows of their pairs."""
+    if pairing is None:
+        rows = Rows(jnp.ones(len(audio)), axis_name)
+        return Map(audio, rows=rows), Map(frames, rows=rows), rows
+    weight, dimmed = pairing.video_weight, None
+    if pairing.dimmed is not None:
+        factor, black_weight = pairing.dimmed
+        weight = jnp.append(weight, black_weight)
+        dimmed = ops.Dimmed(jnp.stack([jnp.ones_like(factor), factor]))
+    return (
+        Map(audio, rows=Rows(pairing.audio_weight, axis_name)),
+        Map(frames, rows=Rows(weight, axis_name), dimmed=dimmed),
+        Rows(pairing.pair_weight, axis_name),
+    )

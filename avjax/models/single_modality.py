@@ -3,14 +3,12 @@
 They take what the audio-visual network takes and leave the other stream unread.
 """
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from avjax.models.audio_cnn import AudioCNN
 from avjax.models.efficientface import STAGE_REPEATS, EfficientFace
-from avjax.models.frames import Frames
-from avjax.models.layers import Statistics
-from avjax.models.network import Inputs, Network, Pairing
+from avjax.models.network import Inputs, Network
+from avjax.models.ops import Map
 
 
 class AudioNet(Network):
@@ -30,30 +28,12 @@ class AudioNet(Network):
     def setup(self) -> None:
         self.audio_model = AudioCNN(self.num_classes)
 
-    def __call__(
-        self,
-        mfcc: Float[Array, "b t 10"],
-        frames: Frames,
-        train: bool = False,
-        *,
-        pairing: Pairing | None = None,
-        axis_name: str | None = None,
-    ) -> Float[Array, "b k"]:
-        """Logits of every clip; arguments as in `AudioVisualNet`, ``frames`` is not read."""
-        weight = None if pairing is None else pairing.audio_weight
-        logits = self.audio_model(mfcc, Statistics(train, weight, axis_name))
-        return logits if pairing is None else jnp.take(logits, pairing.audio_rows, axis=0)
+    def audio_stream(self, audio: Map) -> Map:
+        """MFCCs ``[b t 10]`` through both stages, ``[b u 128]``."""
+        return self.audio_model.stage2(self.audio_model.stage1(audio))
 
-    def encode_audio(
-        self, mfcc: Float[Array, "b t 10"], stats: Statistics = Statistics()
-    ) -> Float[Array, "b u 128"]:
-        """The stream through both stages."""
-        return self.audio_model.stage2(self.audio_model.stage1(mfcc, stats), stats)
-
-    def fuse(
-        self, audio: Float[Array, "b u 128"], video: Float[Array, "b 0"]
-    ) -> Float[Array, "b k"]:
-        """Logits from the encoded stream."""
+    def merge(self, audio: Map, video: Map) -> Float[Array, "b k"]:
+        """Logits from the stream."""
         return self.audio_model.classify(audio)
 
 
@@ -76,29 +56,11 @@ class VideoNet(Network):
     def setup(self) -> None:
         self.visual_model = EfficientFace(self.num_classes, self.stage_repeats)
 
-    def __call__(
-        self,
-        mfcc: Float[Array, "b t 10"],
-        frames: Frames,
-        train: bool = False,
-        *,
-        pairing: Pairing | None = None,
-        axis_name: str | None = None,
-    ) -> Float[Array, "b k"]:
-        """Logits of every clip; arguments as in `AudioVisualNet`, ``mfcc`` is not read."""
-        weight = None if pairing is None else pairing.video_weight
-        logits = self.visual_model(frames, Statistics(train, weight, axis_name))
-        return logits if pairing is None else jnp.take(logits, pairing.video_rows, axis=0)
+    def video_stream(self, frames: Map) -> Map:
+        """Frames ``[b n h w 3]`` through both stages, ``[b n 128]``."""
+        x = self.visual_model.temporal_stage1(self.visual_model.clip_features(frames))
+        return self.visual_model.temporal_stage2(x)
 
-    def encode_video(
-        self, frames: Frames, stats: Statistics = Statistics()
-    ) -> Float[Array, "b n 128"]:
-        """The stream through both stages."""
-        x = self.visual_model.temporal_stage1(self.visual_model.clip_features(frames, stats), stats)
-        return self.visual_model.temporal_stage2(x, stats)
-
-    def fuse(
-        self, audio: Float[Array, "b 0"], video: Float[Array, "b n 128"]
-    ) -> Float[Array, "b k"]:
-        """Logits from the encoded stream."""
+    def merge(self, audio: Map, video: Map) -> Float[Array, "b k"]:
+        """Logits from the stream."""
         return self.visual_model.classify(video)

@@ -1,23 +1,23 @@
 """A network's variables before any training: their shapes, and fresh ones."""
 
 import math
-from collections import defaultdict
+import zlib
 from typing import Any, TypeAlias
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array
 
 from avjax.models.efficientface import MIN_SIZE
-from avjax.models.layers import POSTPONED, Draw, draw
-from avjax.runtime.compilation import quick_compilation
+from avjax.models.network import Network
 
 Path: TypeAlias = tuple[str, ...]
 
 
-def _smallest_inputs(net: nn.Module) -> tuple[np.ndarray, np.ndarray]:
+def _smallest_inputs(net: Network) -> tuple[np.ndarray, np.ndarray]:
     """Inputs that every network takes; NumPy's, so that no device is touched."""
     return (
         np.zeros((1, 20, net.inputs.audio_width), np.float32),
@@ -25,60 +25,48 @@ def _smallest_inputs(net: nn.Module) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def variable_shapes(net: nn.Module) -> dict[str, Any]:
+def variable_shapes(net: Network) -> dict[str, Any]:
     """Shapes and types of a network's variables, as `jax.ShapeDtypeStruct`."""
-    return jax.eval_shape(net.init, jax.random.key(0), *_smallest_inputs(net))
+    return jax.eval_shape(lambda key: _linen_init(net, key), jax.random.key(0))
 
 
-def init_variables(net: nn.Module, key: Array) -> dict[str, Any]:
-    """Fresh parameters and statistics, those of ``net.init``; their shapes depend on no input's.
+def init_variables(net: Network, key: Array) -> dict[str, Any]:
+    """Fresh parameters and statistics; their shapes depend on no input's.
 
-    Parameters of about the same size are drawn together: to compile a draw of each, and of its key,
-    would take longer than the rest of a start.
+    Kernels and their biases are PyTorch's, U(-1/sqrt(fan_in), 1/sqrt(fan_in)); norms begin as the
+    identity; parameters of other names have the initialisers that their modules give them. Each
+    parameter's draws depend on the key and its own path alone. They are made on the host: to
+    compile hundreds of draws would take longer than the rest of a start.
     """
-    draws: dict[Path, Draw] = {}
-
-    def init() -> dict[str, Any]:
-        variables = dict(net.init({"params": key, POSTPONED: key}, *_smallest_inputs(net)))
-        draws.update(flatten_dict(variables.pop(POSTPONED, {})))
-        params = flatten_dict(variables["params"])
-        return variables | {"params": {path: params[path] for path in params if path not in draws}}
-
-    variables = jax.jit(init, compiler_options=quick_compilation())()
-    params = {**variables["params"], **_draw_together(draws)}
-    return variables | {"params": unflatten_dict(params)}
-
-
-def _draw_together(draws: dict[Path, Draw]) -> dict[Path, Array]:
-    """What `draw` gives for each; the first values of a long vector are those of a shorter one."""
-    groups: dict[int, list[Draw]] = defaultdict(list)
-    for wanted in draws.values():
-        groups[_vector(wanted)].append(wanted)
-    impl = jax.random.key_impl(next(iter(draws.values())).key)
-    keys = {
-        size: np.stack([np.asarray(jax.random.key_data(wanted.key)) for wanted in group])
-        for size, group in groups.items()
+    shapes = variable_shapes(net)
+    params = flatten_dict(shapes["params"])
+    fresh = {path: _fresh(path, params, key) for path in params}
+    if None in fresh.values():
+        linen = flatten_dict(jax.jit(lambda key: _linen_init(net, key))(key)["params"])
+        fresh = {path: linen[path] if x is None else x for path, x in fresh.items()}
+    stats = {
+        path: np.full(x.shape, path[-1] == "var", x.dtype)
+        for path, x in flatten_dict(shapes.get("batch_stats", {})).items()
     }
-    bounds = {
-        size: np.array([wanted.bound for wanted in group], np.float32)
-        for size, group in groups.items()
-    }
-
-    def vectors(keys: dict[int, Array], bounds: dict[int, Array]) -> dict[int, Array]:
-        each = jax.vmap(draw, in_axes=(0, 0, None))
-        wrapped = {size: jax.random.wrap_key_data(keys[size], impl=impl) for size in keys}
-        return {size: each(wrapped[size], bounds[size], (size,)) for size in keys}
-
-    drawn = jax.device_get(jax.jit(vectors, compiler_options=quick_compilation())(keys, bounds))
-    rows = {size: iter(drawn[size]) for size in drawn}
-    return {
-        path: jax.device_put(
-            next(rows[_vector(wanted)])[: math.prod(wanted.shape)].reshape(wanted.shape)
-        )
-        for path, wanted in draws.items()
-    }
+    variables = {"params": unflatten_dict(fresh), "batch_stats": unflatten_dict(stats)}
+    return jax.tree.map(jnp.asarray, variables)
 
 
-def _vector(wanted: Draw) -> int:
-    """Length of the vector that a parameter is drawn from: a power of 4, so that they are few."""
-    return 4 ** math.ceil(math.log(math.prod(wanted.shape), 4))
+def _linen_init(net: Network, key: Array) -> dict[str, Any]:
+    return nn.Module.init(net, key, *_smallest_inputs(net))
+
+
+def _fresh(path: Path, params: dict[Path, Any], key: Array) -> np.ndarray | None:
+    """A parameter's first value; None where only its module knows."""
+    shape, name = params[path].shape, path[-1]
+    kernel: Any = params.get((*path[:-1], "kernel"))
+    if name == "scale" or (name == "bias" and kernel is None):
+        return np.full(shape, name == "scale", np.float32)
+    if name not in ("kernel", "bias"):
+        return None
+    bound = math.prod(kernel.shape[:-1]) ** -0.5
+    seed = [
+        *np.asarray(jax.random.key_data(key)).ravel().tolist(),
+        zlib.crc32("/".join(path).encode()),
+    ]
+    return np.random.default_rng(seed).uniform(-bound, bound, shape).astype(np.float32)

@@ -16,8 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from avjax.errors import InputError
-from avjax.models.efficientface import Dimmed
-from avjax.models.network import Pairing
+from avjax.models.network import Dimmed, Pairing
 from avjax.training.randomness import per_row, row_keys
 
 COPIES = {"softhard": 4, "noise": 3, "nodropout": 1}

@@ -9,6 +9,7 @@ import numpy as np
 
 from avjax.errors import InputError
 from avjax.models.efficientface import FRAME_FEATURES
+from avjax.models.fusion import FUSIONS
 from avjax.models.networks import BACKBONE_KIND, build_network
 from avjax.models.single_modality import VideoNet
 from avjax.models.variables import variable_shapes
@@ -23,7 +24,7 @@ _CLASSIFIERS = (
     "audio_model.classifier_1.0.weight",
     "visual_model.classifier_1.0.weight",
 )
-_FUSION_MARKS = {"ia": "av1.q.", "it": "av1.attn.", "lt": "av.attn."}
+_PART_MARKS = {"attention": "q.", "attention_block": "attn."}  # how a fusion's part begins
 
 
 class Route(NamedTuple):
@@ -126,11 +127,17 @@ def _state_dict(tree: Any, path: str) -> dict[str, np.ndarray]:
 
 
 def _fusion(state_dict: Mapping[str, Any], path: str) -> str:
-    for fusion, mark in _FUSION_MARKS.items():
+    """The fusion whose parts the file holds, by the first of them."""
+    marks = {
+        fusion: f"{name}.{_PART_MARKS[kind]}"
+        for fusion, module in FUSIONS.items()
+        for name, kind in module.parts[:1]
+    }
+    for fusion, mark in marks.items():
         if any(name.startswith(mark) for name in state_dict):
             return fusion
-    marks = ", ".join(f"{mark}* for {fusion}" for fusion, mark in _FUSION_MARKS.items())
-    raise InputError(f"{path} holds none of the three fusions ({marks}); it is incomplete")
+    known = ", ".join(f"{mark}* for {fusion}" for fusion, mark in marks.items())
+    raise InputError(f"{path} holds none of the fusions ({known}); it is incomplete")
 
 
 def _num_classes(state_dict: Mapping[str, np.ndarray]) -> int:

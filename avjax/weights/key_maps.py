@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from avjax.models.efficientface import STAGE_REPEATS
+from avjax.models.fusion import FUSIONS
 from avjax.weights.rules import Layer, Path
 
 
@@ -23,8 +24,8 @@ def audio_visual_layers(fusion: str, stage_repeats: Sequence[int] = STAGE_REPEAT
     """Every module of `MultiModalCNN` with the given fusion."""
     layers = _under("audio_model", audio_cnn_layers())
     layers += _under("visual_model", efficientface_layers(stage_repeats))
-    for name in ("av", "va") if fusion == "lt" else ("av1", "va1"):
-        layers += _under(name, _attention() if fusion == "ia" else _attention_block())
+    for name, kind in FUSIONS[fusion].parts:
+        layers += _under(name, _FUSION_PARTS[kind]())
     return [*layers, Layer("classifier_1.0", ("classifier_1",), "dense")]
 
 
@@ -146,3 +147,6 @@ def _rename(torch_name: str, flax_name: str, layers: Sequence[Layer]) -> list[La
         return Layer(f"{torch_name}.{layer.torch_name}", path, layer.kind)
 
     return [below(layer) for layer in layers]
+
+
+_FUSION_PARTS = {"attention": _attention, "attention_block": _attention_block}

@@ -1,4 +1,4 @@
-"""Batch normalisation over rows with multiplicities, and its derivative in two passes."""
+"""Batch normalisation of rows with multiplicities: statistics now, the rest later."""
 
 import functools
 import math
@@ -9,22 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from avjax.models.ops.normalised import Source, normalise, zero_after
+from avjax.models.ops.map import Map, materialise
 from avjax.models.ops.sums import sum_positions
-
-
-class Scaling(NamedTuple):
-    """How a derivative remembers what was done to each channel.
-
-    Attributes:
-      mean: taken away.
-      inverse: of the standard deviation.
-      factor: ``inverse * gamma``.
-    """
-
-    mean: Float[Array, "c"]
-    inverse: Float[Array, "c"]
-    factor: Float[Array, "c"]
 
 
 class Moments(NamedTuple):
@@ -36,9 +22,26 @@ class Moments(NamedTuple):
       count: number of values behind each channel's statistics.
     """
 
-    mean: Float[Array, "c"]
-    variance: Float[Array, "c"]
-    count: Float[Array, ""]  # type: ignore[assignment]  # hides tuple.count
+    mean: Any
+    variance: Any
+    count: Any  # type: ignore[assignment]  # hides tuple.count
+
+
+EPSILON = 1e-5  # PyTorch's default, for LayerNorm as well
+
+
+def running_affine(scale: Any, bias: Any, mean: Any, var: Any) -> tuple[Array, Array]:
+    """Factor and offset of each channel by running statistics."""
+    factor = scale * lax.rsqrt(var + EPSILON)
+    return factor, bias - mean * factor
+
+
+def running_norm(m: Map, gamma: Any, beta: Any, mean: Any, var: Any) -> Map:
+    """The map normalised by running statistics, which is still to be done."""
+    if m.scale is not None or m.relu:
+        m = materialise(m)
+    mean = mean if m.bias is None else mean - m.bias
+    return m.replace(mean=mean, scale=gamma * lax.rsqrt(var + EPSILON), bias=beta)
 
 
 def total(x: Any, axis_name: str | None) -> Any:
@@ -46,131 +49,116 @@ def total(x: Any, axis_name: str | None) -> Any:
     return x if axis_name is None else lax.psum(x, axis_name)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def batch_norm_train(
-    x: Float[Array, "b *space c"],
-    scale: Float[Array, "c"],
-    bias: Float[Array, "c"],
-    weight: Float[Array, "b"],
-    relu: bool,
-    epsilon: float,
-    axis_name: str | None,
-) -> tuple[Float[Array, "b *space c"], Moments, Source]:
-    """Normalises with the statistics of the batch that ``weight`` says the rows stand for.
+def batch_norm(m: Map, gamma: Float[Array, "c"], beta: Float[Array, "c"]) -> tuple[Map, Moments]:
+    """The map normalised by the statistics of the batch that its rows stand for.
+
+    A row of multiplicity m counts m times, and receives the share m/N of the gradient that flows
+    through the statistics. A constant yet to be added moves the mean alone.
 
     Args:
-      x: rows; statistics run over all axes but the last.
-      scale: gamma.
-      bias: beta.
-      weight: multiplicity of each row; its gradient is not defined (None is returned).
-      relu: apply ``max(y, 0)`` in the same pass.
-      epsilon: added to the variance.
-      axis_name: mapped axis over which statistics are summed, or None.
+      m: a map in training.
+      gamma: scale.
+      beta: bias.
 
     Returns:
-      ``(y, moments, source)``: y of the type of ``x``, the statistics, and what y can be computed
-      from again; no gradient flows through the last two.
+      The map, in which the normalisation is still to be done; and its statistics, through which no
+      gradient flows.
     """
-    return _forward(x, scale, bias, weight, relu, epsilon, axis_name)[0]
-
-
-@functools.partial(jax.jit, static_argnums=(4, 5, 6))
-def _forward(x, scale, bias, weight, relu, epsilon, axis_name):
-    (source, moments), residuals = _source_forward(x, scale, bias, weight, epsilon, axis_name)
-    return (normalise(source, relu), moments, source), residuals
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _backward(relu, epsilon, axis_name, residuals, cotangents):
-    """Row i gets ``scale/sigma * (dy_i - m_i/N * (sum dy + xhat_i * sum dy*xhat))``.
-
-    ``dy`` already holds each distinct row's whole gradient (all its copies), so the sums run over
-    distinct rows unweighted, and only the share of the statistics carries the multiplicity m_i.
-    """
-    del epsilon
-    x, offset, share, scaling = residuals
-    space = tuple(range(1, x.ndim - 1))
-    through = cotangents[0].astype(scaling.mean.dtype)
-    zero = zero_after(through)  # of the forward pass nothing is kept for this but its residuals
-    mean, inverse, factor = scaling = Scaling(
-        scaling.mean + zero, scaling.inverse, scaling.factor + zero
+    if m.scale is not None or m.relu:
+        m = materialise(m)
+    brightness = None if m.dimmed is None else m.dimmed.brightness
+    x, mean, scale, bias, moments = _normalise(
+        m.x, gamma, beta, brightness, m.rows.weight, m.rows.axis_name
     )
-    offset = offset + zero
-    if relu:
-        through = jnp.where(x * factor + offset > 0, through, 0)
-    bias_gradient = through.sum(space).sum(0)
-    scale_gradient = inverse * (through * (x - mean)).sum(space).sum(0)
-    slope, constant = slopes(scale_gradient, bias_gradient, scaling, axis_name)
-    dx = factor * through + _of_rows(share, x) * (slope * x + constant)
-    return lax.optimization_barrier(dx.astype(x.dtype)), scale_gradient, bias_gradient, None
+    if m.bias is not None:
+        moments = moments._replace(mean=moments.mean + lax.stop_gradient(m.bias))
+    return m.replace(x=x, mean=mean, scale=scale, bias=bias), moments
 
 
-def slopes(
-    scale_gradient: Float[Array, "c"],
-    bias_gradient: Float[Array, "c"],
-    scaling: Scaling,
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _normalise(
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    brightness: Array | None,
+    weight: Array,
     axis_name: str | None,
-) -> tuple[Float[Array, "c"], Float[Array, "c"]]:
-    """What an input's gradient gets by way of mean and variance: ``slope * x + constant``.
-
-    That is of an input whose share is the whole; it is to be multiplied by its row's share.
-    """
-    mean, inverse, factor = scaling
-    slope = -factor * inverse * total(scale_gradient, axis_name)
-    return slope, -factor * total(bias_gradient, axis_name) - slope * mean
+) -> tuple[Array, Array, Array, Array, Moments]:
+    return _forward(x, gamma, beta, brightness, weight, axis_name)[0]
 
 
-def _of_rows(share: Float[Array, "b"], x: Float[Array, "b *space c"]) -> Array:
-    return share.reshape(share.shape + (1,) * (x.ndim - 1))
-
-
-batch_norm_train.defvjp(_forward, _backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def batch_norm_source(
-    x: Float[Array, "b *space c"],
-    scale: Float[Array, "c"],
-    bias: Float[Array, "c"],
-    weight: Float[Array, "b"],
-    epsilon: float,
-    axis_name: str | None,
-) -> tuple[Source, Moments]:
-    """As `batch_norm_train` without ReLU, for an operation that computes the map itself.
-
-    Returns:
-      ``(source, moments)``: gradients flow through the source, not through the moments.
-    """
-    return _source_forward(x, scale, bias, weight, epsilon, axis_name)[0]
-
-
-@functools.partial(jax.jit, static_argnums=(4, 5))
-def _source_forward(x, scale, bias, weight, epsilon, axis_name):
+@functools.partial(jax.jit, static_argnums=5)
+def _forward(x, gamma, beta, brightness, weight, axis_name):
     wide = jnp.promote_types(x.dtype, jnp.float32)
     weight = weight.astype(wide)
+    if brightness is None:
+        moments = _moments(x, weight, axis_name)
+    else:
+        brightness = brightness.astype(wide)
+        moments = _dimmed_moments(x, brightness, weight, axis_name)
+    inverse = lax.rsqrt(moments.variance + EPSILON)
+    scale = inverse * gamma
+    share = weight / moments.count
+    return (x, moments.mean, scale, beta, moments), (
+        x,
+        brightness,
+        share,
+        moments.mean,
+        inverse,
+        scale,
+    )
+
+
+def _moments(x: Array, weight: Array, axis_name: str | None) -> Moments:
+    """Sums of rows before their weights: XLA then reads x itself, not a weighted copy of it."""
+    wide = weight.dtype
     count = total(weight.sum() * math.prod(x.shape[1:-1]), axis_name)
-    # Sums of rows before their weights: XLA then reads x itself, not a weighted copy of it.
     sums = sum_positions(lambda x: x.astype(wide), x)
     mean = total(weight @ sums, axis_name) / count
     squares = sum_positions(lambda x, mean: jnp.square(x.astype(wide) - mean), x, mean)
-    variance = total(weight @ squares, axis_name) / count
-    inverse = lax.rsqrt(variance + epsilon)
-    factor = inverse * scale
-    source = Source(x, factor, bias - mean * factor)
-    residuals = (x, source.offset, weight / count, Scaling(mean, inverse, factor))
-    return (source, Moments(mean, variance, count)), residuals
+    return Moments(mean, total(weight @ squares, axis_name) / count, count)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _source_backward(epsilon, axis_name, residuals, cotangents):
-    """The factor's gradient is the sum of dy * x, the offset's that of dy."""
-    del epsilon
-    x, _, share, scaling = residuals
-    direct, factor_gradient, bias_gradient = cotangents[0]
-    scale_gradient = scaling.inverse * (factor_gradient - scaling.mean * bias_gradient)
-    slope, constant = slopes(scale_gradient, bias_gradient, scaling, axis_name)
-    dx = (direct + _of_rows(share, x) * (slope * x + constant)).astype(x.dtype)
-    return lax.optimization_barrier(dx), scale_gradient, bias_gradient, None
+def _dimmed_moments(x: Array, brightness: Array, weight: Array, axis_name: str | None) -> Moments:
+    """Statistics of all rows, from sums over the images around a value near their mean."""
+    wide, positions = weight.dtype, math.prod(x.shape[1:-1])
+    count = total(weight.sum() * positions, axis_name)
+    each = weight[:-1].reshape(brightness.shape)
+    sums = sum_positions(lambda x: x.astype(wide), x)
+    mean = total((each * brightness).sum(0) @ sums, axis_name) / count
+    centre = sums.mean(0) / positions
+    squares = sum_positions(lambda x, centre: jnp.square(x.astype(wide) - centre), x, centre)
+    # s x - mean is s (x - centre) + away, of a row of brightness s
+    away = brightness[:, :, None] * centre - mean
+    product = 2 * brightness[:, :, None] * away * (sums - positions * centre)
+    rows = jnp.square(brightness)[:, :, None] * squares + product + positions * jnp.square(away)
+    variance = (each[:, :, None] * rows).sum((0, 1)) + weight[-1] * positions * jnp.square(mean)
+    return Moments(mean, total(variance, axis_name) / count, count)
 
 
-batch_norm_source.defvjp(_source_forward, _source_backward)
+@functools.partial(jax.jit, static_argnums=0)
+def _backward(axis_name, residuals, cotangents):
+    """What x gets by way of mean and variance: ``share * (slope * x + constant)``.
+
+    The gradient that reached the stored array directly holds each distinct row's whole gradient
+    (all its copies), so only the share of the statistics carries the multiplicity. A dimmed row's
+    share is linear in the row, hence in x.
+    """
+    x, brightness, share, mean, inverse, scale = residuals
+    direct, _, dscale, dbeta, _ = cotangents
+    dgamma = inverse * dscale
+    slope = -scale * inverse * total(dgamma, axis_name)
+    constant = -scale * total(dbeta, axis_name) - slope * mean
+    space = (1,) * (x.ndim - 2)
+    if brightness is None:
+        of_row = share.reshape(-1, *space, 1)
+        dx = direct + of_row * (slope * x + constant)
+    else:
+        each = share[:-1].reshape(brightness.shape)
+        linear = (jnp.square(brightness) * each).sum(0).reshape(-1, *space, 1)
+        shift = (brightness * each).sum(0).reshape(-1, *space, 1)
+        dx = direct + linear * slope * x + shift * constant
+    return lax.optimization_barrier(dx.astype(x.dtype)), dgamma, dbeta, None, None
+
+
+_normalise.defvjp(_forward, _backward)

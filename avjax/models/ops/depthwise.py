@@ -1,13 +1,14 @@
 """Depthwise 3x3 convolution as nine shifted multiply-adds."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from avjax.models.ops.normalised import Map, Source, as_normalised, keep, recall, zero_after
+from avjax.models.ops.map import zero_after
 from avjax.models.ops.platform import by_platform
 from avjax.models.ops.windows import scatter_stride2, taps
 
@@ -15,23 +16,35 @@ from avjax.models.ops.windows import scatter_stride2, taps
 _ACCUMULATOR_FLOATS = 1 << 15
 
 
-def depthwise_conv3x3(
-    x: Map, kernel: Float[Array, "3 3 o"], stride: int = 1
-) -> Float[Array, "b oh ow o"]:
-    """3x3 depthwise convolution with zero padding of one.
+@dataclasses.dataclass(frozen=True)
+class Depthwise:
+    """A window per channel, padded by one; output o reads input ``o // (outputs // inputs)``."""
 
-    Args:
-      x: ``[b h w c]``; output o reads input ``o // (outputs // c)``.
-      kernel: one window an output.
-      stride: 1, or 2 for even heights and widths (padding (1, 1), as PyTorch pads).
-    """
-    value, source, relu = as_normalised(x)
-    return _conv(value, source, kernel, stride, relu)
+    stride: int
 
+    def forward(self, y: Array, kernel: Array) -> Array:
+        """The convolution."""
+        return _correlate(_repeated(y, kernel), kernel.astype(y.dtype), self.stride)
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _conv(value: Array, source: Source | None, kernel: Array, stride: int, relu: bool) -> Array:
-    return _correlate(_repeated(value, kernel), kernel.astype(value.dtype), stride)
+    def backward(self, y: Array, params: tuple[Array], dz: Array) -> tuple[Array, Array]:
+        """Gradients of the map and of the kernel."""
+        (kernel,) = params
+        dz = lax.optimization_barrier(dz)
+        weights = kernel.astype(dz.dtype)
+        if self.stride == 1:
+            dy = _correlate(dz, weights[::-1, ::-1], 1)
+        else:
+            dy = scatter_stride2(lambda i, j: dz * weights[i, j])
+        times = kernel.shape[-1] // y.shape[-1]
+        if times > 1:
+            dy = dy.reshape(*y.shape, times).sum(-1)
+        gradient = by_platform(
+            _repeated(y, kernel),
+            dz,
+            cpu=functools.partial(_kernel_gradient_by_images, stride=self.stride),
+            other=functools.partial(_kernel_gradient_by_reductions, stride=self.stride),
+        )
+        return dy, gradient.astype(kernel.dtype)
 
 
 def _repeated(x: Array, kernel: Array) -> Array:
@@ -54,59 +67,31 @@ def _pad_one(x: Array) -> Array:
     return lax.optimization_barrier(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))
 
 
-def _forward(value, source, kernel, stride, relu):
-    return _conv(value, source, kernel, stride, relu), (keep(value, source), kernel)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _backward(stride, relu, residuals, dy):
-    kept, kernel = residuals
-    x, dy = recall(kept, relu, dy), lax.optimization_barrier(dy)
-    weights = kernel.astype(dy.dtype)
-    if stride == 1:
-        dx = _correlate(dy, weights[::-1, ::-1], 1)
-    else:
-        dx = scatter_stride2(lambda i, j: dy * weights[i, j])
-    times = kernel.shape[-1] // x.shape[-1]
-    if times > 1:
-        dx = dx.reshape(*x.shape, times).sum(-1)
-    gradient = by_platform(
-        _repeated(x, kernel),
-        dy,
-        cpu=functools.partial(_kernel_gradient_by_images, stride=stride),
-        other=functools.partial(_kernel_gradient_by_reductions, stride=stride),
-    )
-    return dx, None, gradient.astype(kernel.dtype)
-
-
-_conv.defvjp(_forward, _backward)
-
-
-def _kernel_gradient_by_reductions(x: Array, dy: Array, stride: int) -> Array:
-    windows = taps(_pad_one(x), dy.shape[1], dy.shape[2], stride)
+def _kernel_gradient_by_reductions(x: Array, dz: Array, stride: int) -> Array:
+    windows = taps(_pad_one(x), dz.shape[1], dz.shape[2], stride)
     wide = jnp.promote_types(x.dtype, jnp.float32)
-    sums = [(tap * dy).sum((0, 1, 2), dtype=wide) for tap in windows]
+    sums = [(tap * dz).sum((0, 1, 2), dtype=wide) for tap in windows]
     return jnp.stack(sums).reshape(3, 3, -1)
 
 
-def _kernel_gradient_by_images(x: Array, dy: Array, stride: int) -> Array:
+def _kernel_gradient_by_images(x: Array, dz: Array, stride: int) -> Array:
     """Loops over blocks of images with nine elementwise accumulators of one block's size.
 
     On CPU a reduction to ``[c]`` vectorises badly; accumulating maps and reducing them once at the
     end turns nearly all the work into contiguous multiply-adds.
     """
-    images, height, width, channels = dy.shape
+    images, height, width, channels = dz.shape
     block = max(1, min(images, _ACCUMULATOR_FLOATS // (height * width * channels)))
     spare = -images % block
     padding = ((0, spare), (1, 1), (1, 1), (0, 0))
-    padded = jnp.pad(x, padding, constant_values=zero_after(dy))  # not the forward pass's own
-    dy = jnp.pad(dy, ((0, spare), (0, 0), (0, 0), (0, 0)))
+    padded = jnp.pad(x, padding, constant_values=zero_after(dz))  # not the forward pass's own
+    dz = jnp.pad(dz, ((0, spare), (0, 0), (0, 0), (0, 0)))
 
     def add_block(index, sums):
-        some_dy = lax.dynamic_slice_in_dim(dy, index * block, block)
+        some_dz = lax.dynamic_slice_in_dim(dz, index * block, block)
         some_x = lax.dynamic_slice_in_dim(padded, index * block, block)
         windows = taps(some_x, height, width, stride)
-        return tuple(acc + tap * some_dy for acc, tap in zip(sums, windows, strict=True))
+        return tuple(acc + tap * some_dz for acc, tap in zip(sums, windows, strict=True))
 
     wide = jnp.promote_types(x.dtype, jnp.float32)
     start = tuple(jnp.zeros((block, height, width, channels), wide) for _ in range(9))

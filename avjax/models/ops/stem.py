@@ -14,7 +14,9 @@ _SUMS = 4  # side by side: additions to a single one would wait for one another
 
 
 def pooled_conv3x3(
-    image: Float[Array, "h w c"], kernel: Float[Array, "3 3 c o"], offset: Float[Array, "o"]
+    image: Float[Array, "h w c"],
+    kernel: Float[Array, "3 3 c o"],
+    offset: Float[Array, "o"],
 ) -> Float[Array, "h/4 w/4 o"]:
     """A 3x3 convolution, an offset, ReLU, 3x3 max-pooling; both windows have stride 2, padding 1.
 
@@ -30,8 +32,9 @@ def pooled_conv3x3(
     inputs = [tap[..., c : c + 1] for tap in windows for c in range(channels)]
     products = [value * weight for value, weight in zip(inputs, weights, strict=True)]
     sums = [functools.reduce(operator.add, products[first::_SUMS]) for first in range(_SUMS)]
-    y = jnp.maximum(functools.reduce(operator.add, sums) + jnp.pad(offset, (0, spare)), 0)
-    # Zeros never exceed what ReLU left, so they pad the pooling as well as minus infinity.
+    y = functools.reduce(operator.add, sums) + jnp.pad(offset, (0, spare))
+    # Zeros never exceed what ReLU leaves, so they pad the pooling as well as minus infinity.
+    y = jnp.maximum(y, 0)
     windows = taps(_padded(y), height // 4, width // 4, 2)
     return functools.reduce(jnp.maximum, windows)[..., :features]
 

@@ -1,0 +1,252 @@
+"""Convolutions and dense products of maps, in the form that a platform likes.
+
+On CPU the patches of one image are gathered, multiplied and forgotten while they are in cache. GPUs
+and TPUs have convolutions of their own.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from avjax.models.frames import as_seen
+from avjax.models.ops.channels import Channels, gather
+from avjax.models.ops.depthwise import Depthwise
+from avjax.models.ops.map import Map, apply, as_map
+from avjax.models.ops.platform import by_platform
+
+
+def conv1x1(m: Map | Channels | Array, kernel: Float[Array, "i o"]) -> Map:
+    """Maps the channels of every position: a convolution of size 1.
+
+    A map normalised without ReLU is never computed: ``((x - mean) * scale + bias) @ kernel`` is
+    ``x @ (scale * kernel)`` and a constant, which is left to be added, and which the next batch
+    normalisation takes away.
+
+    Args:
+      m: ``[b *space i]``; channels in any order.
+      kernel: its gradient is summed up in float32 at least.
+    """
+    if isinstance(m, Channels):
+        m, order = gather(m)
+        kernel = kernel if order is None else kernel[order]
+    m = as_map(m)
+    if m.relu or m.scale is None:
+        return apply(_Product(), m, kernel)
+    value, constant = _folded_product(m.x, m.mean, m.scale, m.bias, kernel)
+    return Map(value, bias=constant, rows=m.rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Product:
+    def forward(self, y: Array, kernel: Array) -> Array:
+        return y @ kernel.astype(y.dtype)
+
+    def backward(self, y: Array, params: tuple[Array], dz: Array) -> tuple[Array, Array]:
+        (kernel,) = params
+        gradient = _kernel_gradient(y, dz).astype(kernel.dtype)
+        return dz @ kernel.astype(dz.dtype).T, gradient
+
+
+@jax.custom_vjp
+def _folded_product(
+    x: Array, mean: Array, scale: Array, bias: Array, kernel: Array
+) -> tuple[Array, Array]:
+    folded = (scale[:, None] * kernel).astype(x.dtype)
+    return x @ folded, (bias - mean * scale) @ kernel
+
+
+def _folded_forward(x, mean, scale, bias, kernel):
+    return _folded_product(x, mean, scale, bias, kernel), (x, mean, scale, bias, kernel)
+
+
+@jax.jit
+def _folded_backward(residuals, cotangents):
+    x, mean, scale, bias, kernel = residuals
+    dz, dconstant = cotangents
+    products = _kernel_gradient(x, dz)  # x^T dz
+    dx = dz @ (scale[:, None] * kernel).astype(dz.dtype).T
+    doffset = kernel @ dconstant
+    dscale = (kernel * products).sum(1) - mean * doffset
+    dkernel = scale[:, None] * products + (bias - mean * scale)[:, None] * dconstant
+    return dx, -scale * doffset, dscale, doffset, dkernel.astype(kernel.dtype)
+
+
+_folded_product.defvjp(_folded_forward, _folded_backward)
+
+
+def _kernel_gradient(x: Float[Array, "*b i"], dz: Float[Array, "*b o"]) -> Float[Array, "i o"]:
+    """The sum of x^T dz over all positions, in float32 at least."""
+    # As two matrices: where several axes are contracted, XLA transposes one through memory.
+    rows = x.reshape(-1, x.shape[-1]), dz.reshape(-1, dz.shape[-1])
+    return by_platform(*rows, cpu=_product_of_widened, other=_widening_product)
+
+
+def _product_of_widened(x: Float[Array, "n i"], dz: Float[Array, "n o"]) -> Float[Array, "i o"]:
+    """``x^T dz`` in float32 at least; CPUs multiply bfloat16 to bfloat16 only."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return x.astype(wide).T @ dz.astype(wide)
+
+
+def _widening_product(x: Float[Array, "n i"], dz: Float[Array, "n o"]) -> Float[Array, "i o"]:
+    """The same, widened as it is summed up."""
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return jnp.matmul(x.T, dz, preferred_element_type=wide)
+
+
+# --------------------------------------------------------------------------------- two dimensions
+
+
+class Convolution(NamedTuple):
+    """A first layer that is yet to be computed: by itself, or with the pooling behind it."""
+
+    images: Any
+    kernel: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the convolution's result."""
+        b, h, w, _ = self.images.shape
+        return b, h // 2, w // 2, self.kernel.shape[-1]
+
+    def compute(self) -> Array:
+        """The result."""
+        return apply(Conv2d(2, 1, 1), Map(as_seen(self.images)), self.kernel).x
+
+
+def conv2d(
+    m: Map | Array,
+    kernel: Float[Array, "k k c o"],
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+) -> Map:
+    """Dense 2-D convolution (cross-correlation) of ``[b h w c]`` with zero padding."""
+    m = as_map(m)
+    if m.rows is None and kernel.shape[2] == 3 and (stride, padding, dilation) == (2, 1, 1):
+        return Map(Convolution(m.x, kernel))
+    return apply(Conv2d(stride, padding, dilation), m, kernel).replace(dimmed=m.dimmed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Conv2d:
+    """How a square kernel moves over an image."""
+
+    stride: int
+    padding: int
+    dilation: int
+
+    def forward(self, y: Array, kernel: Array) -> Array:
+        """The convolution."""
+        kernel = kernel.astype(y.dtype)
+        return by_platform(y, kernel, cpu=self._by_rows, other=self._at_once)
+
+    def backward(self, y: Array, params: tuple[Array], dz: Array) -> tuple[Array, Array]:
+        """Gradients of the images and of the kernel."""
+        (kernel,) = params
+        weights = kernel.astype(y.dtype)
+
+        def by_rows(y: Array, dz: Array) -> tuple[Array, Array]:
+            gradient = _sum_rows(lambda row: self._patches(row, kernel.shape[0]), y, dz)
+            gradient = gradient.reshape(kernel.shape).astype(kernel.dtype)
+            return self._image_gradient(y, weights, dz), gradient
+
+        def at_once(y: Array, dz: Array) -> tuple[Array, Array]:
+            dy, gradient = jax.vjp(self._at_once, y, weights)[1](dz)
+            return dy, gradient.astype(kernel.dtype)
+
+        return by_platform(y, dz, cpu=by_rows, other=at_once)
+
+    def _at_once(self, y: Array, kernel: Array) -> Array:
+        return lax.conv_general_dilated(
+            y,
+            kernel,
+            (self.stride,) * 2,
+            [(self.padding, self.padding)] * 2,
+            rhs_dilation=(self.dilation,) * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    def _by_rows(self, y: Array, kernel: Array) -> Array:
+        matrix = kernel.reshape(-1, kernel.shape[-1])
+        return lax.map(lambda row: self._patches(row, kernel.shape[0]) @ matrix, y)
+
+    def _image_gradient(self, y: Array, kernel: Array, dz: Array) -> Array:
+        """A convolution of ``dz`` with the turned kernel."""
+        if self.stride > 1:
+            return jax.vjp(functools.partial(self._at_once, kernel=kernel), y)[1](dz)[0]
+        padding = self.dilation * (kernel.shape[0] - 1) - self.padding
+        turned = kernel[::-1, ::-1].swapaxes(2, 3)
+        return Conv2d(1, padding, self.dilation)._by_rows(dz, turned)
+
+    def _patches(self, image: Float[Array, "h w c"], size: int) -> Float[Array, "oh ow p"]:
+        """What the kernel sees at every position: ``size * size * c`` values, row by row."""
+        stride, padding, dilation = self.stride, self.padding, self.dilation
+        padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+        height, width = ((n - dilation * (size - 1) - 1) // stride + 1 for n in padded.shape[:2])
+
+        def tap(i: int, j: int) -> Array:
+            rows = slice(i * dilation, i * dilation + stride * (height - 1) + 1, stride)
+            columns = slice(j * dilation, j * dilation + stride * (width - 1) + 1, stride)
+            return padded[rows, columns]
+
+        return jnp.concatenate([tap(i, j) for i in range(size) for j in range(size)], axis=-1)
+
+
+def _sum_rows(patches: Callable[[Array], Array], x: Array, dz: Array) -> Float[Array, "i o"]:
+    """Sums ``patches(x_b)^T dz_b`` over the rows b."""
+    outer = dz.shape[-1]
+    inner = jax.eval_shape(patches, x[0]).shape[-1]
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+
+    def add_row(index, acc):
+        row = patches(x[index]).reshape(-1, inner).astype(wide)
+        return acc + row.T @ dz[index].reshape(-1, outer).astype(wide)
+
+    return lax.fori_loop(0, x.shape[0], add_row, jnp.zeros((inner, outer), wide))
+
+
+def depthwise_conv3x3(m: Map | Array, kernel: Float[Array, "3 3 o"], stride: int = 1) -> Map:
+    """3x3 depthwise convolution with zero padding of one.
+
+    Args:
+      m: ``[b h w c]``; output o reads input ``o // (outputs // c)``.
+      kernel: one window an output.
+      stride: 1, or 2 for even heights and widths (padding (1, 1), as PyTorch pads).
+    """
+    return apply(Depthwise(stride), as_map(m), kernel)
+
+
+# ---------------------------------------------------------------------------------- one dimension
+
+
+def conv1d(m: Map | Array, kernel: Float[Array, "k c o"], *, padding: int) -> Map:
+    """Dense 1-D convolution (cross-correlation) of ``[b t c]``, stride 1, as a matrix product."""
+    return apply(_Conv1d(padding), as_map(m), kernel)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Conv1d:
+    padding: int
+
+    def forward(self, y: Array, kernel: Array) -> Array:
+        matrix = kernel.reshape(-1, kernel.shape[-1]).astype(y.dtype)
+        return self._patches(y, kernel.shape[0]) @ matrix
+
+    def backward(self, y: Array, params: tuple[Array], dz: Array) -> tuple[Array, Array]:
+        (kernel,) = params
+        size, matrix = kernel.shape[0], kernel.reshape(-1, kernel.shape[-1]).astype(dz.dtype)
+        patches, adjoint = jax.vjp(lambda y: self._patches(y, size), y)
+        gradient = _kernel_gradient(patches, dz).reshape(kernel.shape)
+        return adjoint(dz @ matrix.T)[0], gradient.astype(kernel.dtype)
+
+    def _patches(self, y: Float[Array, "b t c"], size: int) -> Float[Array, "b u p"]:
+        padded = jnp.pad(y, ((0, 0), (self.padding, self.padding), (0, 0)))
+        length = padded.shape[1] - size + 1
+        return jnp.concatenate([padded[:, i : i + length] for i in range(size)], axis=-1)
