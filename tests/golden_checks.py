@@ -3,7 +3,7 @@
 import golden
 import jax
 
-from avjax.models.layers import INFERENCE
+from avjax.models.ops import Map, values
 
 
 def check(what, ours, expected, bound):
@@ -27,7 +27,7 @@ def features(net, variables, mfcc, frames):
     @jax.jit
     def encode(variables, mfcc, frames):
         bound = net.bind(variables)
-        clips = bound.visual_model.clip_features(frames, INFERENCE)
+        clips = values(bound.visual_model.clip_features(Map(frames)))
         return clips, bound.encode_video(frames), bound.encode_audio(mfcc)
 
     clips, video, audio = encode(variables, mfcc, frames)

@@ -141,8 +141,7 @@ class EfficientFace(nn.Module):
         y = in_order(_sequence(self.stage2, x))
         x = self.modulator(y) + self.local(x)
         x = in_order(_sequence(self.stage3, x))
-        y = _sequence(self.stage4, x)
-        return mean(relu(self.conv5_bn(self.conv5(y))))
+        return mean(relu(self.conv5_bn(self.conv5(_sequence(self.stage4, x)))))
 
     def clip_features(self, frames: Map) -> Map:
         """Frame features ``[b n 1024]`` of clips ``[b n h w 3]``.

@@ -41,7 +41,7 @@ def init_variables(net: Network, key: Array) -> dict[str, Any]:
     shapes = variable_shapes(net)
     params = flatten_dict(shapes["params"])
     fresh = {path: _fresh(path, params, key) for path in params}
-    if None in fresh.values():
+    if any(x is None for x in fresh.values()):
         linen = flatten_dict(jax.jit(lambda key: _linen_init(net, key))(key)["params"])
         fresh = {path: linen[path] if x is None else x for path, x in fresh.items()}
     stats = {

@@ -6,9 +6,18 @@ import numpy as np
 import pytest
 
 from avjax.errors import InputError
-from avjax.models.efficientface import IMAGES_AT_ONCE, EfficientFace
+from avjax.models.efficientface import EfficientFace
 from avjax.models.frames import StoredFrames, as_images, normalise
-from avjax.models.layers import INFERENCE
+from avjax.models.ops import (
+    Map,
+    depthwise_conv3x3,
+    forms,
+    max_pool,
+    quarters,
+    relu,
+    running_affine,
+    values,
+)
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 4, 64, 64, 3)).astype(np.uint8)
 NET = EfficientFace(num_classes=3, stage_repeats=(2, 1, 1))
@@ -16,7 +25,7 @@ NET = EfficientFace(num_classes=3, stage_repeats=(2, 1, 1))
 
 @pytest.fixture(scope="module")
 def variables():
-    fresh = jax.jit(NET.init)(jax.random.key(0), jnp.zeros((1, 1, 64, 64, 3)))
+    fresh = jax.jit(NET.init)(jax.random.key(0), Map(jnp.zeros((1, 1, 64, 64, 3))))
     rng = np.random.default_rng(1)  # fresh statistics and scales would hide a wrong one
     return jax.tree.map(lambda x: x * rng.uniform(0.5, 1.5, x.shape).astype(x.dtype), fresh)
 
@@ -33,22 +42,49 @@ def test_unknown_profile():
         StoredFrames(PIXELS, np.ones(2, bool), "fixd").seen()
 
 
+def features(variables, frames):
+    def clip_features(net, frames):
+        return values(net.clip_features(Map(frames)))
+
+    return NET.apply(variables, frames, method=clip_features)
+
+
 @pytest.mark.parametrize("clips", [1, 2])  # fewer images than are taken at once, and more
-def test_images_in_parts_have_the_features_of_all_at_once(variables, clips):
-    assert 4 < IMAGES_AT_ONCE < 8
+def test_a_cpus_form_of_inference_has_the_features_of_the_other(variables, clips):
+    """Images in parts, the first layers fused, local features of all quarters at once."""
     stored = StoredFrames(PIXELS[:clips], np.array([True, False])[:clips], "fixed")
-
-    def at_once(net, images):
-        return net.frame_features(net.stem(images), INFERENCE)
-
-    expected = NET.apply(variables, as_images(stored.seen()), method=at_once)
+    with forms("other"):
+        expected = features(variables, stored.seen())
     for frames in (stored, stored.seen()):
-        found = NET.apply(variables, frames, INFERENCE, method="clip_features")
-        np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=1e-4, atol=1e-5)
+        with forms("cpu"):
+            np.testing.assert_allclose(features(variables, frames), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_inference_is_training_with_the_running_statistics(variables):
+    """The decorated methods equal what they stand for: the plain layers one after the other."""
+    frames = StoredFrames(PIXELS, np.ones(2, bool), "fixed").seen()
+    x = NET.apply(variables, frames, method=lambda net, f: _first_layers(net, as_images(f)))
+    local = NET.apply(variables, x, method=lambda net, x: values(net.local(Map(x))))
+    for number, quarter in enumerate(quarters(Map(x)), start=1):
+        y = _quarter(variables, number, quarter.x)
+        np.testing.assert_allclose(quarters(Map(local))[number - 1].x, y, rtol=1e-4, atol=1e-5)
+
+
+def _first_layers(net, images):
+    return max_pool(relu(net.conv1_bn(net.conv1(Map(images))))).x
+
+
+def _quarter(variables, number, x):
+    params, stats = variables["params"]["local"], variables["batch_stats"]["local"]
+    for layer, stride in ((1, 2), (2, 1)):
+        x = depthwise_conv3x3(x, params[f"conv{number}_{layer}"]["kernel"], stride).x
+        norm = f"bn{number}_{layer}"
+        scale, offset = running_affine(**params[norm], **stats[norm])
+        x = jnp.maximum(x * scale + offset, 0)
+    return x
 
 
 def test_images_in_parts_with_one_to_spare(variables):
     frames = StoredFrames(PIXELS, np.ones(2, bool), "fixed").seen().reshape(1, 8, 64, 64, 3)[:, :7]
-    whole = NET.apply(variables, frames, INFERENCE, method="clip_features")
-    single = NET.apply(variables, frames[:, 6:], INFERENCE, method="clip_features")
+    whole, single = features(variables, frames), features(variables, frames[:, 6:])
     np.testing.assert_allclose(whole[:, 6:], single, rtol=1e-4, atol=1e-5)

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from avjax.models import layers, ops
+from avjax.models.ops import Map, Rows
 
-TRAIN = layers.Statistics(train=True)
 # name: (our module, its options; PyTorch's class, its arguments; shape of the input)
 CONVOLUTIONS = {
     "first": (layers.Conv2d, dict(features=6, kernel_size=3, stride=2, padding=1, use_bias=False),
               "Conv2d", (3, 6, 3, 2, 1), dict(bias=False), (2, 9, 12, 3)),
     "dilated": (layers.Conv2d, dict(features=5, kernel_size=3, padding=4, dilation=4),
                 "Conv2d", (4, 5, 3, 1, 4, 4), {}, (2, 10, 11, 4)),
-    "pointwise": (layers.Conv2d, dict(features=5, kernel_size=1),
+    "pointwise": (layers.Conv1x1, dict(features=5, use_bias=True),
                   "Conv2d", (4, 5, 1), {}, (2, 6, 7, 4)),
     "depthwise": (layers.DepthwiseConv, dict(), "Conv2d", (6, 6, 3, 1, 1),
                   dict(groups=6, bias=False), (3, 7, 8, 6)),
@@ -34,6 +34,15 @@ def rng():
     return np.random.default_rng(0)
 
 
+def given(module, x):
+    """What a layer takes: an array, or a map with its rows in training."""
+    return x if isinstance(module, layers.Dense) else Map(x, rows=Rows(jnp.ones(len(x))))
+
+
+def arrays(y):
+    return ops.values(y) if isinstance(y, Map) else y
+
+
 def channels_first(x):
     return np.ascontiguousarray(np.moveaxis(x, -1, 1))
 
@@ -43,10 +52,10 @@ def close(ours, theirs, **tolerance):
     np.testing.assert_allclose(ours, theirs, **{"rtol": 2e-5, "atol": 2e-5, **tolerance})
 
 
-def torch_kernel(kernel):
+def torch_kernel(kernel, pointwise=False):
     """Our kernel in PyTorch's order: outputs, inputs, window."""
     if kernel.ndim == 2:
-        return kernel.T
+        return kernel.T[:, :, None, None] if pointwise else kernel.T
     if kernel.ndim == 3 and kernel.shape[:2] == (3, 3):  # depthwise
         return kernel.transpose(2, 0, 1)[:, None]
     return np.moveaxis(kernel, (-1, -2), (0, 1))
@@ -58,22 +67,27 @@ def test_convolutions_and_their_gradients_equal_torchs(name, rng, torch):
     ours, options, kind, arguments, keywords, shape = CONVOLUTIONS[name]
     module, theirs = ours(**options), getattr(torch.nn, kind)(*arguments, **keywords)
     order = (lambda x: x) if kind == "Linear" else channels_first
+    pointwise = ours is layers.Conv1x1
+
+    def apply(params, x):
+        return arrays(module.apply({"params": params}, given(module, x)))
+
     x = rng.standard_normal(shape).astype(np.float32)
-    params = jax.tree.map(np.asarray, module.init(jax.random.key(1), x)["params"])
+    params = jax.tree.map(np.asarray, module.init(jax.random.key(1), given(module, x))["params"])
     with torch.no_grad():
-        theirs.weight.copy_(torch.tensor(torch_kernel(params["kernel"])))
+        theirs.weight.copy_(torch.tensor(torch_kernel(params["kernel"], pointwise)))
         if "bias" in params:
             theirs.bias.copy_(torch.tensor(params["bias"]))
     seen = torch.tensor(order(x), requires_grad=True)
     expected = theirs(seen)
-    y, pull = jax.vjp(lambda params, x: module.apply({"params": params}, x), params, x)
+    y, pull = jax.vjp(apply, params, x)
     close(order(np.asarray(y)), expected)
 
     dy = rng.standard_normal(y.shape).astype(np.float32)
     expected.backward(torch.tensor(order(dy)))
     gradients, dx = pull(jnp.asarray(dy))
     close(order(np.asarray(dx)), seen.grad, atol=1e-4)
-    close(torch_kernel(np.asarray(gradients["kernel"])), theirs.weight.grad, atol=1e-4)
+    close(torch_kernel(np.asarray(gradients["kernel"]), pointwise), theirs.weight.grad, atol=1e-4)
     if "bias" in params:
         close(gradients["bias"], theirs.bias.grad, atol=1e-4)
 
@@ -82,9 +96,9 @@ def test_convolutions_and_their_gradients_equal_torchs(name, rng, torch):
 @pytest.mark.parametrize("relu", [False, True])
 def test_batch_norm_equals_torchs(relu, rng, torch):
     """Two training steps, the running statistics they leave, and inference with those."""
-    module, theirs = layers.BatchNorm(relu), torch.nn.BatchNorm2d(4)
+    module, theirs = layers.BatchNorm(), torch.nn.BatchNorm2d(4)
     activate = torch.relu if relu else (lambda y: y)
-    variables = module.init(jax.random.key(0), np.zeros((1, 1, 1, 4), np.float32), TRAIN)
+    variables = module.init(jax.random.key(0), Map(np.zeros((1, 1, 1, 4), np.float32)))
     params = jax.tree.map(lambda x: rng.uniform(0.5, 2, x.shape).astype("f4"), variables["params"])
     with torch.no_grad():
         theirs.weight.copy_(torch.tensor(params["scale"]))
@@ -100,7 +114,9 @@ def test_batch_norm_equals_torchs(relu, rng, torch):
 
         def apply(params, x, stats=stats):
             variables = {"params": params, "batch_stats": stats}
-            return module.apply(variables, x, TRAIN, mutable="batch_stats")
+            m = Map(x, rows=Rows(jnp.ones(len(x))))
+            y, updated = module.apply(variables, m, mutable="batch_stats")
+            return ops.values(ops.relu(y) if relu else y), updated
 
         y, pull, updated = jax.vjp(apply, params, x, has_aux=True)
         gradients, dx = pull(jnp.asarray(dy))
@@ -111,7 +127,8 @@ def test_batch_norm_equals_torchs(relu, rng, torch):
         close(gradients["bias"], theirs.bias.grad, atol=1e-4)
     close(stats["mean"], theirs.running_mean)
     close(stats["var"], theirs.running_var)
-    y = module.apply({"params": params, "batch_stats": stats}, x, layers.INFERENCE)
+    y = module.apply({"params": params, "batch_stats": stats}, Map(x))
+    y = ops.values(ops.relu(y) if relu else y)
     close(channels_first(np.asarray(y)), activate(theirs.eval()(torch.tensor(channels_first(x)))))
 
 
@@ -120,11 +137,11 @@ def test_batch_norm_equals_torchs(relu, rng, torch):
 def test_max_pooling_and_its_gradient_equal_torchs(name, rng, torch):
     """Rounded values have ties, of which PyTorch gives the gradient to the first."""
     if name == "image":
-        ours, theirs, shape = ops.max_pool3x3_stride2, torch.nn.MaxPool2d(3, 2, 1), (2, 8, 10, 3)
+        ours, theirs, shape = ops.max_pool, torch.nn.MaxPool2d(3, 2, 1), (2, 8, 10, 3)
     else:
         ours, theirs, shape = ops.max_pool_time, torch.nn.MaxPool1d(2, 1), (2, 9, 3)
     x = rng.integers(0, 4, shape).astype(np.float32)
-    y, pull = jax.vjp(ours, x)
+    y, pull = jax.vjp(lambda x: ops.values(ours(x)), x)
     dy = rng.standard_normal(y.shape).astype(np.float32)
     seen = torch.tensor(channels_first(x), requires_grad=True)
     expected = theirs(seen)
@@ -146,7 +163,7 @@ def test_initial_weights_are_uniform_within_pytorchs_bound(name):
     module, options, _, _, _, shape = CONVOLUTIONS[name]
     options = {**options, "features": 400} if "features" in options else options
     x = jnp.zeros((*shape[:-1], 64))
-    params = module(**options).init(jax.random.key(0), x)["params"]
+    params = module(**options).init(jax.random.key(0), given(module(**options), x))["params"]
     kernel = params["kernel"]
     depthwise = module is layers.DepthwiseConv
     bound = (9 if depthwise else kernel.size / kernel.shape[-1]) ** -0.5
@@ -154,3 +171,12 @@ def test_initial_weights_are_uniform_within_pytorchs_bound(name):
         assert 0.95 * bound < np.abs(weights).max() <= bound
         assert np.std(weights) == pytest.approx(bound / 3**0.5, rel=0.15)
         assert abs(np.mean(weights)) < 0.2 * bound
+
+
+def test_the_running_variance_is_left_alone_where_statistics_are_of_one_value():
+    module = layers.BatchNorm()
+    variables = module.init(jax.random.key(0), Map(jnp.zeros((1, 3))))
+    m = Map(jnp.ones((2, 3)), rows=Rows(jnp.array([1.0, 0.0])))
+    _, updated = module.apply(variables, m, mutable="batch_stats")
+    np.testing.assert_array_equal(updated["batch_stats"]["var"], jnp.ones(3))
+    np.testing.assert_allclose(updated["batch_stats"]["mean"], jnp.full(3, 0.1), rtol=1e-6)

@@ -10,9 +10,8 @@ import pytest
 from avjax.errors import InputError
 from avjax.models.audio_cnn import AudioCNN
 from avjax.models.efficientface import EfficientFace
-from avjax.models.layers import Statistics
-from avjax.models.network import Pairing
 from avjax.models.networks import NETWORKS, ModelConfig, build_network
+from avjax.models.ops import Map, Rows
 from avjax.models.single_modality import AudioNet, VideoNet
 from avjax.models.variables import init_variables
 
@@ -75,21 +74,14 @@ def test_one_stream_alone_is_its_branch_with_its_classifier(kind, train):
     }[kind]
     assert name == {"audio": "audio_model", "video": "visual_model"}[kind]
     inner = {"params": params, "batch_stats": variables["batch_stats"][name]}
-    weight = jnp.ones(3)
-    rows = np.arange(3)
-    pairing = Pairing(rows, rows, weight, weight, None, weight) if train else None
 
     @jax.jit
     def outer_logits(other):
         given = (x, other) if kind == "audio" else (other, x)
-        return net.apply(variables, *given, train, pairing=pairing, mutable="batch_stats")[0]
+        return net.apply(variables, *given, train, mutable="batch_stats")[0]
 
-    if train:
-        expected = jax.jit(
-            lambda: branch.apply(inner, x, Statistics(True, weight), mutable="batch_stats")[0]
-        )()
-    else:
-        expected = jax.jit(branch.apply)(inner, x)
+    m = Map(x, rows=Rows(jnp.ones(3)) if train else None)
+    expected = jax.jit(lambda m: branch.apply(inner, m, mutable="batch_stats")[0])(m)
     other = FRAMES if kind == "audio" else MFCC
     np.testing.assert_allclose(outer_logits(other), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(outer_logits(other), outer_logits(0 * other))

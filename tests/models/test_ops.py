@@ -1,4 +1,4 @@
-"""The fast forms equal XLA's own operations, derivatives included."""
+"""Operations equal XLA's own on spelled-out maps, derivatives included, in every form."""
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +7,10 @@ import pytest
 from jax import lax
 
 from avjax.models import ops
-from avjax.models.layers import Dense
-from avjax.models.ops import dense, depthwise, pooling, sums
+from avjax.models.ops import Dimmed, Map, Rows
 
 RNG = np.random.default_rng(0)
+FORMS = ("cpu", "other")
 
 
 def normal(*shape):
@@ -20,8 +20,7 @@ def normal(*shape):
 def assert_same_function(ours, theirs, *arguments):
     """Values and gradients of a random projection agree."""
     projection = normal(*jax.eval_shape(ours, *arguments).shape)
-    for function in (ours, theirs):
-        assert jax.eval_shape(function, *arguments).shape == projection.shape
+    assert jax.eval_shape(theirs, *arguments).shape == projection.shape
 
     def loss(function):
         return lambda *a: (function(*a) * projection).sum()
@@ -34,7 +33,7 @@ def assert_same_function(ours, theirs, *arguments):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
 
-def xla_conv(x, kernel, stride, padding, dilation=1, groups=1):
+def xla_conv(x, kernel, stride=1, padding=0, dilation=1, groups=1):
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -46,136 +45,205 @@ def xla_conv(x, kernel, stride, padding, dilation=1, groups=1):
     )
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("images", [1, 5])
-def test_depthwise_conv(stride, images):
-    x, kernel = normal(images, 8, 6, 3), normal(3, 3, 3)
-    assert_same_function(
-        lambda x, k: ops.depthwise_conv3x3(x, k, stride),
-        lambda x, k: xla_conv(x, k[:, :, None], stride, 1, groups=3),
-        x,
-        kernel,
+def xla_conv1d(x, kernel, padding=0):
+    dimensions = ("NHC", "HIO", "NHC")
+    return lax.conv_general_dilated(
+        x, kernel, (1,), [(padding, padding)], dimension_numbers=dimensions
     )
 
 
-def test_depthwise_kernel_gradient_forms_agree():
-    x, dy = normal(7, 8, 8, 40), normal(7, 4, 4, 40)
-    np.testing.assert_allclose(
-        depthwise._kernel_gradient_by_images(x, dy, 2),
-        depthwise._kernel_gradient_by_reductions(x, dy, 2),
-        rtol=1e-4,
-        atol=1e-4,
-    )
+def xla_depthwise(x, kernel, stride=1):
+    return xla_conv(x, kernel[:, :, None], stride, 1, groups=x.shape[-1])
 
 
-@pytest.mark.parametrize("block", [1, 3, 100])
-def test_depthwise_kernel_gradient_does_not_depend_on_the_block(monkeypatch, block):
-    x, dy = normal(7, 4, 4, 5), normal(7, 4, 4, 5)
-    monkeypatch.setattr(depthwise, "_ACCUMULATOR_FLOATS", block * 4 * 4 * 5)
-    np.testing.assert_allclose(
-        depthwise._kernel_gradient_by_images(x, dy, 1),
-        depthwise._kernel_gradient_by_reductions(x, dy, 1),
-        rtol=1e-4,
-        atol=1e-4,
-    )
+def xla_pool(x):
+    padding = ((0, 0), (1, 1), (1, 1), (0, 0))
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
 
 
-def test_depthwise_conv_with_several_outputs_an_input():
-    x, kernel = normal(2, 8, 6, 3), normal(3, 3, 6)
-    assert_same_function(
-        lambda x, k: ops.depthwise_conv3x3(x, k, 2),
-        lambda x, k: xla_conv(x, k[:, :, None], 2, 1, groups=3),
-        x,
-        kernel,
-    )
+# name: ours on a map and a kernel, the same on an array, shapes of both
+READERS = {
+    "conv1x1": (ops.conv1x1, lambda y, k: y @ k, (3, 6, 5, 3), (3, 4)),
+    "conv2d": (
+        lambda m, k: ops.conv2d(m, k, stride=2, padding=1),
+        lambda y, k: xla_conv(y, k, 2, 1),
+        (3, 8, 6, 4),
+        (3, 3, 4, 5),
+    ),
+    "dilated": (
+        lambda m, k: ops.conv2d(m, k, padding=4, dilation=4),
+        lambda y, k: xla_conv(y, k, 1, 4, 4),
+        (2, 10, 11, 3),
+        (3, 3, 3, 4),
+    ),
+    "depthwise": (ops.depthwise_conv3x3, xla_depthwise, (5, 7, 6, 3), (3, 3, 3)),
+    "strided depthwise": (
+        lambda m, k: ops.depthwise_conv3x3(m, k, 2),
+        lambda y, k: xla_depthwise(y, k, 2),
+        (5, 8, 6, 3),
+        (3, 3, 6),
+    ),
+    "conv1d": (lambda m, k: ops.conv1d(m, k, padding=0), xla_conv1d, (2, 9, 3), (3, 3, 4)),
+    "padded conv1d": (
+        lambda m, k: ops.conv1d(m, k, padding=1),
+        lambda y, k: xla_conv1d(y, k, 1),
+        (2, 9, 3),
+        (3, 3, 4),
+    ),
+    "mean": (lambda m, k: ops.mean(m), lambda y, k: y.mean((1, 2)) + 0 * k, (3, 4, 6, 2), (2,)),
+    "values": (lambda m, k: m, lambda y, k: y + 0 * k, (3, 4, 6, 2), (2,)),
+    "max_pool": (
+        lambda m, k: ops.max_pool(m),
+        lambda y, k: xla_pool(y) + 0 * k[0],
+        (2, 8, 6, 3),
+        (1,),
+    ),
+    "max_pool_time": (
+        lambda m, k: ops.max_pool_time(m),
+        lambda y, k: jnp.maximum(y[:, :-1], y[:, 1:]) + 0 * k[0],
+        (2, 8, 3),
+        (1,),
+    ),
+}
+PENDING = {
+    "nothing": lambda x, *_: (Map(x), x),
+    "constant": lambda x, mean, scale, bias: (Map(x, bias=bias), x + bias),
+    "affine": lambda x, mean, scale, bias: (Map(x, mean, scale, bias), (x - mean) * scale + bias),
+}
 
 
-@pytest.mark.parametrize("relu", [True, False])
-def test_operations_recall_a_normalised_map(relu):
-    """Derivatives are those of the composition, though the map itself is not kept."""
-    scale, bias, weight = normal(3), normal(3), jnp.array([1.0, 2.0, 0.0])
-    consumers = {
-        "depthwise": (lambda y, k: ops.depthwise_conv3x3(y, k, 2), normal(3, 3, 6)),
-        "matmul": (ops.channel_matmul, normal(3, 4)),
-        "conv2d": (lambda y, k: ops.conv2d(y, k, padding=4, dilation=4), normal(3, 3, 3, 4)),
-    }
-    for consume, kernel in consumers.values():
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("pending", PENDING)
+@pytest.mark.parametrize("reader", READERS)
+def test_readers_do_what_is_left_to_be_done(reader, pending, relu, form):
+    ours, theirs, shape, kernel = READERS[reader]
+    channels = shape[-1]
 
-        def run(x, scale, bias, kernel, remembered, consume=consume):
-            y, _, source = ops.batch_norm_train(x, scale, bias, weight, relu, 1e-5, None)
-            return consume(ops.Normalised(y, source, relu) if remembered else y, kernel)
+    def read(x, mean, scale, bias, kernel):
+        m, _ = PENDING[pending](x, mean, scale, bias)
+        return ops.values(ours(ops.relu(m) if relu else m, kernel))
 
-        assert_same_function(
-            lambda *a, run=run: run(*a, True),
-            lambda *a, run=run: run(*a, False),
-            normal(3, 12, 12, 3),
-            scale,
-            bias,
-            kernel,
-        )
+    def spelled_out(x, mean, scale, bias, kernel):
+        _, y = PENDING[pending](x, mean, scale, bias)
+        return theirs(jax.nn.relu(y) if relu else y, kernel)
+
+    arguments = normal(*shape), *(normal(channels) for _ in range(3)), normal(*kernel)
+    with ops.forms(form):
+        assert_same_function(read, spelled_out, *arguments)
 
 
-@pytest.mark.parametrize("window", [(2, 1, 1), (1, 4, 4)])
-def test_forms_of_dense_convolution_agree(window):
-    window = dense.Window(*window)
-    x, kernel = normal(3, 10, 12, 3), normal(3, 3, 3, 4)
-    by_rows = dense._conv2d_by_rows(x, kernel, window)
-    at_once = dense._conv2d_at_once(x, kernel, window)
-    np.testing.assert_allclose(by_rows, at_once, rtol=1e-4, atol=1e-4)
-
-
-def test_forms_of_the_matrix_gradient_agree():
-    x, dy = normal(80, 3), normal(80, 4)
-    widened, widening = (
-        form(x, dy) for form in (dense._product_of_widened, dense._widening_product)
-    )
-    np.testing.assert_allclose(widened, widening, rtol=1e-4, atol=1e-4)
-
-
-def test_the_matrix_gradient_of_bfloat16_maps_is_summed_in_float32():
-    x, dy, kernel = normal(5, 16, 16, 3), normal(5, 16, 16, 4), normal(3, 4)
-    x, dy = x.astype(jnp.bfloat16), dy.astype(jnp.bfloat16)
-    gradient = jax.vjp(lambda kernel: ops.channel_matmul(x, kernel), kernel)[1](dy)[0]
-    exact = np.einsum("bhwi,bhwo->io", *(np.asarray(a, np.float64) for a in (x, dy)))
+@pytest.mark.parametrize("form", FORMS)
+def test_the_kernel_gradient_of_bfloat16_maps_is_summed_in_float32(form):
+    x, dz, kernel = normal(5, 16, 16, 3), normal(5, 16, 16, 4), normal(3, 4)
+    x, dz = x.astype(jnp.bfloat16), dz.astype(jnp.bfloat16)
+    with ops.forms(form):
+        pull = jax.vjp(lambda kernel: ops.conv1x1(x, kernel).x, kernel)[1]
+        gradient = pull(dz)[0]
+    exact = np.einsum("bhwi,bhwo->io", *(np.asarray(a, np.float64) for a in (x, dz)))
     np.testing.assert_allclose(gradient, exact, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("blank", [False, True])
-@pytest.mark.parametrize("dimmed", [False, True])
-def test_pooled_batch_norm_is_that_of_all_rows(blank, dimmed):
-    """The same as spelled out: rows, batch normalisation, ReLU, pooling."""
-    images, scale, bias = normal(3, 8, 6, 4) + 3, jnp.array([1.0, -2, 0.5, -0.1]), normal(4)
-    brightness = jnp.array([[1.0, 1, 1], [0.3, 0, 0.9]][: 1 + dimmed])
-    weight = jnp.asarray(RNG.integers(0, 4, brightness.size + blank), jnp.float32)
+def test_max_pool_gives_a_tie_to_the_first_value_as_torch_does():
+    gradient = jax.grad(lambda x: ops.max_pool(x).x.sum())(jnp.ones((1, 4, 4, 1)))
+    expected = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    np.testing.assert_array_equal(gradient[0, :, :, 0], expected)
 
-    def pooled(x, scale, bias):
-        return ops.pooled_batch_norm(x, scale, bias, brightness, weight, blank, 1e-5, None)
 
-    def spelled_out(x, scale, bias):
-        rows = [b[:, None, None, None] * x for b in brightness] + [0 * x[:1]] * blank
-        y, moments, _ = ops.batch_norm_train(
-            jnp.concatenate(rows), scale, bias, weight, True, 1e-5, None
-        )
-        return ops.max_pool3x3_stride2(y), moments
+def test_max_pool_time_gives_a_tie_to_the_first_step():
+    gradient = jax.grad(lambda x: ops.max_pool_time(x).x.sum())(jnp.ones((1, 3, 1)))
+    np.testing.assert_array_equal(gradient[0, :, 0], [1, 1, 0])
+
+
+# ----------------------------------------------------------------------------- batch normalisation
+
+
+def plain_batch_norm(x, gamma, beta):
+    axes = tuple(range(x.ndim - 1))
+    return (x - x.mean(axes)) / jnp.sqrt(x.var(axes) + ops.EPSILON) * gamma + beta
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("constant", [False, True])
+def test_batch_norm_of_weighted_rows_is_that_of_repeated_rows(constant, form):
+    x, gamma, beta, shift = normal(4, 5, 5, 3), normal(3), normal(3), normal(3)
+    repeats = np.array([2, 0, 1, 3])
+    rows = np.repeat(np.arange(4), repeats)
+    weight = jnp.asarray(repeats, jnp.float32)
+
+    def weighted(x, gamma, beta):
+        m = Map(x, bias=shift if constant else None, rows=Rows(weight))
+        return ops.values(ops.relu(ops.batch_norm(m, gamma, beta)[0]))[rows]
+
+    def repeated(x, gamma, beta):
+        return jax.nn.relu(plain_batch_norm(x[rows] + (shift if constant else 0), gamma, beta))
+
+    with ops.forms(form):
+        assert_same_function(weighted, repeated, x, gamma, beta)
+        m = Map(x, bias=shift if constant else None, rows=Rows(weight))
+        _, moments = ops.batch_norm(m, gamma, beta)
+    spread = x[rows] + (shift if constant else 0)
+    np.testing.assert_allclose(moments.mean, spread.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(moments.variance, spread.var((0, 1, 2)), rtol=1e-4)
+    assert moments.count == repeats.sum() * 25
+
+
+def test_batch_norm_behind_a_rectified_map():
+    x, gamma, beta = normal(4, 6, 3), normal(3), normal(3)
+
+    def ours(x, gamma, beta):
+        m = ops.relu(Map(x, rows=Rows(jnp.ones(4))))
+        return ops.values(ops.batch_norm(m, gamma, beta)[0])
 
     assert_same_function(
-        lambda *a: pooled(*a)[0], lambda *a: spelled_out(*a)[0], images, scale, bias
+        ours, lambda x, g, b: plain_batch_norm(jax.nn.relu(x), g, b), x, gamma, beta
     )
-    for ours, theirs in zip(
-        *(f(images, scale, bias)[1] for f in (pooled, spelled_out)), strict=True
-    ):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
-def test_pooled_batch_norm_over_devices_is_that_of_one():
-    x, scale, bias = normal(4, 8, 6, 3), normal(3), normal(3)
+def test_batch_norm_statistics_are_summed_over_devices():
+    x, gamma, beta, weight = normal(4, 6, 3), normal(3), normal(3), jnp.array([1.0, 2, 0, 1])
+
+    def total(x, weight, axis_name):
+        m, _ = ops.batch_norm(Map(x, rows=Rows(weight, axis_name)), gamma, beta)
+        return (ops.values(ops.relu(m)) ** 2).sum()
+
+    whole, gradient = jax.value_and_grad(total)(x, weight, None)
+    halves, half_gradients = jax.vmap(
+        jax.value_and_grad(lambda x, w: total(x, w, "d")), axis_name="d"
+    )(x.reshape(2, 2, 6, 3), weight.reshape(2, 2))
+    np.testing.assert_allclose(halves.sum(), whole, rtol=1e-5)
+    np.testing.assert_allclose(half_gradients.reshape(x.shape), gradient, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_dimmed_rows_are_those_spelled_out(form):
+    """A first layer's map of images, their dimmed copies and a black one, pooled once."""
+    images, gamma, beta = normal(3, 8, 6, 4) + 3, jnp.array([1.0, -2, 0.5, -0.1]), normal(4)
+    brightness = jnp.array([[1.0, 1, 1], [0.3, 0, 0.9]])
+    weight = jnp.asarray(RNG.integers(0, 4, 7), jnp.float32)
+
+    def once(x, gamma, beta):
+        m = Map(x, rows=Rows(weight), dimmed=Dimmed(brightness))
+        return ops.values(ops.max_pool(ops.relu(ops.batch_norm(m, gamma, beta)[0])))
+
+    def spelled_out(x, gamma, beta):
+        rows = [b[:, None, None, None] * x for b in brightness] + [0 * x[:1]]
+        m = Map(jnp.concatenate(rows), rows=Rows(weight))
+        return xla_pool(ops.values(ops.relu(ops.batch_norm(m, gamma, beta)[0])))
+
+    with ops.forms(form):
+        assert_same_function(once, spelled_out, images, gamma, beta)
+
+
+def test_dimmed_rows_over_devices_are_those_of_one():
+    x, gamma, beta = normal(4, 8, 6, 3), normal(3), normal(3)
     brightness = jnp.array([[1.0, 1, 1, 1], [0.3, 0.1, 0.9, 0.5]])
     weight = jnp.array([[1.0, 2, 1, 0], [1, 0, 3, 1]])
 
-    def loss(x, brightness, weight, blank_weight, axis_name=None):
-        weight = jnp.append(weight.reshape(-1), blank_weight)
-        y, _ = ops.pooled_batch_norm(x, scale, bias, brightness, weight, True, 1e-5, axis_name)
-        return (y[:-1] ** 2).sum()
+    def loss(x, brightness, weight, black_weight, axis_name=None):
+        rows = Rows(jnp.append(weight.reshape(-1), black_weight), axis_name)
+        m, _ = ops.batch_norm(Map(x, rows=rows, dimmed=Dimmed(brightness)), gamma, beta)
+        return (ops.max_pool(ops.relu(m)).x[:-1] ** 2).sum()
 
     whole, gradient = jax.value_and_grad(loss)(x, brightness, weight, 2.0)
     split = [a.reshape(2, 2, 2).swapaxes(0, 1) for a in (brightness, weight)]
@@ -186,156 +254,81 @@ def test_pooled_batch_norm_over_devices_is_that_of_one():
     np.testing.assert_allclose(half_gradients.reshape(x.shape), gradient, rtol=1e-3, atol=1e-5)
 
 
-def test_product_of_a_batch_norms_source_is_that_of_its_map():
-    weight = jnp.array([1.0, 2.0, 0.0])
-
-    def by_source(x, scale, bias, kernel):
-        source, _ = ops.batch_norm_source(x, scale, bias, weight, 1e-5, None)
-        value, shift = ops.affine_matmul(source, kernel)
-        return value + shift
-
-    def by_map(x, scale, bias, kernel):
-        y, *_ = ops.batch_norm_train(x, scale, bias, weight, False, 1e-5, None)
-        return ops.channel_matmul(y, kernel)
-
-    arguments = normal(3, 6, 5, 3) + 1, normal(3), normal(3), normal(3, 4)
-    assert_same_function(by_source, by_map, *arguments)
-
-
-def test_a_dense_layer_maps_a_source_as_it_maps_its_map():
-    source, order = ops.Source(normal(2, 5, 3), normal(3), normal(3)), np.uint32([2, 0, 1])
-    layer = Dense(4)
-    variables = layer.init(jax.random.key(0), source.x)
-    value, shift = layer.apply(variables, source, order)
-    expected = layer.apply(variables, ops.normalise(source, relu=False), order)
-    np.testing.assert_allclose(value + shift, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_forms_of_max_pooling_agree():
-    source = ops.Source(normal(3, 8, 6, 4), normal(4), normal(4))
-    by_rows, at_once = (form(source) for form in (pooling._best_by_rows, pooling._best))
-    np.testing.assert_allclose(by_rows[0], at_once[0], rtol=1e-6)
-    np.testing.assert_array_equal(by_rows[1], at_once[1])
-
-
-def test_max_pool():
-    def xla_pool(x):
-        padding = ((0, 0), (1, 1), (1, 1), (0, 0))
-        return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
-
-    assert_same_function(ops.max_pool3x3_stride2, xla_pool, normal(2, 8, 6, 3))
-
-
-def test_max_pool_gives_a_tie_to_the_first_value_as_torch_does():
-    gradient = jax.grad(lambda x: ops.max_pool3x3_stride2(x).sum())(jnp.ones((1, 4, 4, 1)))
-    expected = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
-    np.testing.assert_array_equal(gradient[0, :, :, 0], expected)
-
-
-def test_max_pool_time_gives_a_tie_to_the_first_step():
-    gradient = jax.grad(lambda x: ops.max_pool_time(x).sum())(jnp.ones((1, 3, 1)))
-    np.testing.assert_array_equal(gradient[0, :, 0], [1, 1, 0])
-
-
-@pytest.mark.parametrize(
-    ("size", "stride", "padding", "dilation"), [(3, 2, 1, 1), (3, 1, 4, 4), (1, 1, 0, 1)]
-)
-def test_conv2d(size, stride, padding, dilation):
-    x, kernel = normal(2, 10, 12, 3), normal(size, size, 3, 4)
-    assert_same_function(
-        lambda x, k: ops.conv2d(x, k, stride=stride, padding=padding, dilation=dilation),
-        lambda x, k: xla_conv(x, k, stride, padding, dilation),
-        x,
-        kernel,
-    )
-
-
-@pytest.mark.parametrize("padding", [0, 1])
-def test_conv1d(padding):
-    def xla_conv1d(x, kernel):
-        dimensions = ("NHC", "HIO", "NHC")
-        return lax.conv_general_dilated(
-            x, kernel, (1,), [(padding, padding)], dimension_numbers=dimensions
-        )
-
-    assert_same_function(
-        lambda x, k: ops.conv1d(x, k, padding=padding), xla_conv1d, normal(2, 9, 3), normal(3, 3, 4)
-    )
-
-
 @pytest.mark.parametrize("shape", [(3, 14, 10, 29), (2, 11, 7), (4, 5), (2, 7, 7, 1500)])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_forms_of_sums_over_positions_agree(shape, dtype):
-    x, mean = normal(*shape).astype(dtype), normal(shape[-1])
-
-    def squares(x, mean):
-        return jnp.square(x.astype(jnp.float32) - mean)
-
-    forms = (sums._by_many_positions, sums._by_single_positions, sums.sum_positions)
-    many, single, chosen = (form(squares, x, mean) for form in forms)
-    assert many.shape == (shape[0], shape[-1])
-    np.testing.assert_allclose(many, single, rtol=1e-5)
-    np.testing.assert_array_equal(chosen, many)
+def test_statistics_in_both_forms_agree(shape, dtype):
+    m = Map(normal(*shape).astype(dtype), rows=Rows(jnp.ones(shape[0])))
+    ones = jnp.ones(shape[-1])
+    results = []
+    for form in FORMS:
+        with ops.forms(form):
+            results.append(ops.batch_norm(m, ones, ones)[1])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def plain_batch_norm(x, scale, bias, relu):
-    axes = tuple(range(x.ndim - 1))
-    y = (x - x.mean(axes)) / jnp.sqrt(x.var(axes) + 1e-5) * scale + bias
-    return jax.nn.relu(y) if relu else y
+# ------------------------------------------------------------------------------ channels and rows
 
 
-@pytest.mark.parametrize("relu", [False, True])
-def test_batch_norm_of_weighted_rows_equals_that_of_repeated_rows(relu):
-    x, scale, bias = normal(4, 5, 5, 3), normal(3), normal(3)
-    repeats = np.array([2, 0, 1, 3])
-    projection = normal(repeats.sum(), 5, 5, 3)
-    rows = np.repeat(np.arange(4), repeats)
-
-    def weighted(x, scale, bias):
-        weight = jnp.asarray(repeats, jnp.float32)
-        y = ops.batch_norm_train(x, scale, bias, weight, relu, 1e-5, None)[0]
-        return (y[rows] * projection).sum()
-
-    def repeated(x, scale, bias):
-        return (plain_batch_norm(x[rows], scale, bias, relu) * projection).sum()
-
-    ours = jax.value_and_grad(weighted, (0, 1, 2))(x, scale, bias)
-    theirs = jax.value_and_grad(repeated, (0, 1, 2))(x, scale, bias)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+def plain_shuffle(x):
+    *space, c = x.shape
+    return x.reshape(*space, 2, c // 2).swapaxes(-1, -2).reshape(*space, c)
 
 
-def test_batch_norm_statistics_are_summed_over_devices():
-    x, scale, bias, weight = normal(4, 6, 3), normal(3), normal(3), jnp.array([1.0, 2, 0, 1])
+@pytest.mark.parametrize("units", [1, 2, 5])
+def test_units_that_shuffle_move_the_right_channels(units):
+    """A stage of units that map the second half of their channels, each by a kernel of its own."""
+    kernels = [normal(8, 8) for _ in range(units)]
+    last, mean, scale, bias = normal(16, 5), normal(8), normal(8), normal(8)
 
-    def total(x, weight, axis_name):
-        y, *_ = ops.batch_norm_train(x, scale, bias, weight, True, 1e-5, axis_name)
-        return (y**2).sum()
+    def stage(a, b):
+        first = Map(a, mean, scale, bias, relu=True)
+        x = ops.shuffle(ops.concat(first, b))
+        for kernel in kernels:
+            kept, y = ops.split(x)
+            x = ops.shuffle(ops.concat(kept, ops.relu(ops.conv1x1(y, kernel))))
+        in_order = ops.in_order(x).x
+        return jnp.concatenate([in_order, ops.values(ops.conv1x1(x, last))], axis=-1)
 
-    whole, gradient = jax.value_and_grad(total)(x, weight, None)
-    halves, half_gradients = jax.vmap(
-        jax.value_and_grad(lambda x, w: total(x, w, "d")), axis_name="d"
-    )(x.reshape(2, 2, 6, 3), weight.reshape(2, 2))
-    np.testing.assert_allclose(halves.sum(), whole, rtol=1e-5)
-    np.testing.assert_allclose(half_gradients.reshape(x.shape), gradient, rtol=1e-3, atol=1e-5)
+    def spelled_out(a, b):
+        x = plain_shuffle(jnp.concatenate([jax.nn.relu((a - mean) * scale + bias), b], -1))
+        for kernel in kernels:
+            kept, y = jnp.split(x, 2, axis=-1)
+            x = plain_shuffle(jnp.concatenate([kept, jax.nn.relu(y @ kernel)], -1))
+        return jnp.concatenate([x, x @ last], axis=-1)
+
+    assert_same_function(stage, spelled_out, normal(2, 3, 4, 8), normal(2, 3, 4, 8))
 
 
-@pytest.mark.parametrize("features", [5, 16])
-def test_pooled_conv(features):
-    image, kernel, offset = normal(16, 8, 3), normal(3, 3, 3, features), normal(features)
-    y = jnp.maximum(xla_conv(image[None], kernel, 2, 1) + offset, 0)
-    found = ops.pooled_conv3x3(image, kernel, offset)
-    np.testing.assert_allclose(found, ops.max_pool3x3_stride2(y)[0], rtol=1e-5, atol=1e-5)
+def test_quarters_come_together_again():
+    m = Map(normal(2, 4, 6, 3))
+    parts = ops.quarters(m)
+    np.testing.assert_array_equal(parts[1].x, m.x[:, 2:, :3])
+    np.testing.assert_array_equal(parts[2].x, m.x[:, :2, 3:])
+    np.testing.assert_array_equal(ops.join_quarters(parts).x, m.x)
 
 
-@pytest.mark.parametrize(("stride", "multiplier"), [(1, 1), (2, 3)])
-def test_quartered_conv(stride, multiplier):
-    x, outputs = normal(2, 8, 12, 3), 3 * multiplier
-    kernel, offset = normal(3, 3, 2, 2, outputs), normal(2, 2, outputs)
-    found = ops.quartered_conv3x3(x.reshape(2, 2, 4, 2, 6, 3), kernel, offset, stride)
-    for row in range(2):
-        for column in range(2):
-            quarter = x[:, 4 * row : 4 * row + 4, 6 * column : 6 * column + 6]
-            y = ops.depthwise_conv3x3(quarter, kernel[:, :, row, column], stride)
-            y = jnp.maximum(y + offset[row, column], 0)
-            np.testing.assert_allclose(found[:, row, :, column], y, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("length", [1, 3])
+def test_clips_become_images_and_come_back(length):
+    """With dimmed copies and a black clip, which is one image."""
+    clips, factor = normal(2, length, 4, 4, 3), jnp.array([0.5, 0.25])
+    weight = jnp.array([2.0, 1, 1, 0, 3])
+    dimmed = Dimmed(jnp.stack([jnp.ones(2), factor]))
+    images = ops.as_images(Map(clips, rows=Rows(weight, "d"), dimmed=dimmed))
+    assert images.shape == (2 * length, 4, 4, 3)
+    features = normal(4 * length + 1, 7)
+    back = ops.as_clips(Map(features, rows=images.rows), length)
+    assert back.rows.axis_name == "d"
+    np.testing.assert_allclose(back.rows.weight, weight)
+    np.testing.assert_array_equal(back.x[:-1].reshape(-1, 7), features[:-1])
+    np.testing.assert_array_equal(back.x[-1], np.broadcast_to(features[-1], (length, 7)))
+
+
+def test_arithmetic_is_that_of_values():
+    a, b, vector = normal(2, 3, 4, 5), normal(2, 3, 4, 5), normal(2, 5)
+    ones = jnp.ones(5)
+    m = ops.relu(Map(a, ones, ones, ones))  # (a - 1) * 1 + 1
+    np.testing.assert_allclose((m + Map(b)).x, jax.nn.relu(a) + b, rtol=1e-6)
+    np.testing.assert_allclose(
+        (Map(vector) * m).x, vector[:, None, None] * jax.nn.relu(a), rtol=1e-6
+    )

@@ -16,7 +16,7 @@ from benchmarks import limits, network, plot, sides
 from benchmarks import prepare as subject
 
 from avjax.models.efficientface import EfficientFace
-from avjax.models.layers import INFERENCE
+from avjax.models.ops import Map, values
 from avjax.runtime.devices import CPU_STEPS_PER_CALL
 from tests.clips import WholeFrame, tone, write_video
 from tools import benchmark
@@ -222,7 +222,9 @@ def test_the_limit_counts_what_the_network_computes():
     variables = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 1, 64, 64, 3)))
 
     def features(variables, frames):
-        return net.apply(variables, frames, INFERENCE, method="clip_features")
+        return net.apply(
+            variables, frames, method=lambda net, frames: values(net.clip_features(Map(frames)))
+        )
 
     counted = jax.jit(features).lower(variables, frames).cost_analysis()["flops"] / 2
     ours = sum(layer.operations for layer in limits.image_layers(224))

@@ -66,7 +66,7 @@ def test_a_pair_left_without_any_stream_weighs_nothing(mask, weights):
     video = np.zeros(len(pairing.video_weight) + 1)
     np.add.at(video, pairing.video_rows, pairing.pair_weight)
     np.testing.assert_array_equal(pairing.video_weight, video[:-1])
-    assert (pairing.dimmed.blank_weight if pairing.dimmed else 0) == video[-1]
+    assert (pairing.dimmed.black_weight if pairing.dimmed else 0) == video[-1]
 
 
 def test_softhard_coefficients_are_hundredths_below_one():

@@ -24,7 +24,7 @@ class Moments(NamedTuple):
 
     mean: Any
     variance: Any
-    count: Any  # type: ignore[assignment]  # hides tuple.count
+    count: Any  # hides tuple.count
 
 
 EPSILON = 1e-5  # PyTorch's default, for LayerNorm as well
@@ -64,11 +64,13 @@ def batch_norm(m: Map, gamma: Float[Array, "c"], beta: Float[Array, "c"]) -> tup
       The map, in which the normalisation is still to be done; and its statistics, through which no
       gradient flows.
     """
+    rows = m.rows
+    assert rows is not None, "batch statistics need rows"
     if m.scale is not None or m.relu:
         m = materialise(m)
     brightness = None if m.dimmed is None else m.dimmed.brightness
     x, mean, scale, bias, moments = _normalise(
-        m.x, gamma, beta, brightness, m.rows.weight, m.rows.axis_name
+        m.x, gamma, beta, brightness, rows.weight, rows.axis_name
     )
     if m.bias is not None:
         moments = moments._replace(mean=moments.mean + lax.stop_gradient(m.bias))

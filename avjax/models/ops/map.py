@@ -136,8 +136,9 @@ def apply(operation: Operation, m: Map, *params: Array) -> Map:
     Of the map its stored array is kept for the backward pass, and its values are computed anew.
     """
     pending = (m.mean, m.scale, m.bias)
-    if m.scale is None and not m.relu and m.bias is not None:
-        m, pending = Map(m.x + m.bias.astype(m.x.dtype), rows=m.rows), (None, None, None)
+    if m.scale is None and m.bias is not None:
+        m = m.replace(x=m.x + m.bias.astype(m.x.dtype))
+        pending = (None, None, None)
     return Map(_apply(operation, m.relu, m.x, pending, params), rows=m.rows)
 
 

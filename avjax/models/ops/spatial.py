@@ -45,14 +45,15 @@ def as_images(clips: Map) -> Map:
 def as_clips(images: Map, length: int) -> Map:
     """Features of images ``[b*n c]`` as those of clips ``[b n c]``; undoes `as_images`."""
     x, rows = values(images), images.rows
-    whole = x[: len(x) // length * length]
-    clips = whole.reshape(-1, length, x.shape[-1])
-    weight = None if rows is None else rows.weight[: len(whole) : length]
-    if len(whole) < len(x):  # a black clip
-        black = jnp.broadcast_to(x[-1], (1, length, x.shape[-1]))
-        clips = jnp.concatenate([clips, black])
+    whole = len(x) // length * length
+    clips = x[:whole].reshape(-1, length, x.shape[-1])
+    if rows is None:
+        return Map(clips)
+    weight = rows.weight[:whole:length]
+    if whole < len(x):  # a black clip
+        clips = jnp.concatenate([clips, jnp.broadcast_to(x[-1], (1, length, x.shape[-1]))])
         weight = jnp.append(weight, rows.weight[-1] / length)
-    return Map(clips, rows=None if rows is None else Rows(weight, rows.axis_name))
+    return Map(clips, rows=Rows(weight, rows.axis_name))
 
 
 def take(m: Map, index: np.ndarray, rows: Rows | None) -> Map:
