@@ -40,7 +40,9 @@ def _pooled_convolution(m: Map) -> Map:
     convolution: Convolution = m.x
 
     def by_images(images: Any) -> Array:
-        kernel, offset = convolution.kernel * m.scale, m.bias - m.mean * m.scale
+        dtype = convolution.images.dtype
+        kernel = (convolution.kernel * m.scale).astype(dtype)
+        offset = (m.bias - m.mean * m.scale).astype(dtype)
         return lax.map(lambda image: pooled_conv3x3(as_seen(image), kernel, offset), images)
 
     def at_once(images: Any) -> Array:
