@@ -25,7 +25,7 @@ def variables():
 @pytest.fixture(scope="module")
 def batch():
     rng = np.random.default_rng(0)
-    return {
+    clips = {
         "frames": rng.integers(0, 256, (3, 2, 64, 64, 3)).astype(np.uint8),
         "audio": rng.standard_normal((3, 20, 10)).astype(np.float32) * 9,
         "label": np.array([0, 3, 1], np.int32),
@@ -34,6 +34,7 @@ def batch():
         "weight": np.array([1, 1, 0], np.float32),
         "clip_key": np.array([11, 12, 0], np.uint32),
     }
+    return jax.tree.map(jnp.asarray, clips)
 
 
 step = jax.jit(conditions.eval_conditions_step, static_argnames=("net", "profile"))
@@ -97,10 +98,10 @@ def test_added_noise_knows_only_the_streams_that_are_there():
     x = jnp.array([[1.0, 2.0], [3.0, 6.0], [0.0, 0.0], [9.0, 9.0]])
     noise = jnp.arange(8.0).reshape(4, 2)
     weight, present = jnp.array([1.0, 1, 1, 0]), jnp.array([True, True, False, True])
-    found = conditions._versions(x, noise, weight, present)["addnoise"]
+    found = conditions.stream_versions(x, noise, weight, present)["addnoise"]
     np.testing.assert_allclose(found[:2], added_noise(np.asarray(x), noise, 2)[:2], rtol=1e-6)
     assert not found[2].any()
-    nowhere = conditions._versions(x, noise, weight, jnp.zeros(4, bool))["addnoise"]
+    nowhere = conditions.stream_versions(x, noise, weight, jnp.zeros(4, bool))["addnoise"]
     assert not nowhere.any()
 
 
