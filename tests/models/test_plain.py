@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from avjax.models.audio_visual import FUSIONS, AudioVisualNet
+from avjax.models.audio_visual import AudioVisualNet
+from avjax.models.fusion import FUSIONS
 from avjax.models.variables import variable_shapes
 from avjax.training.modality_dropout import MASKS, draw, enlarge_with
 from avjax.training.step import TrainState, loss_gradients
