@@ -4,6 +4,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import flax.struct
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
@@ -27,7 +28,7 @@ NORMALISATION = {
 
 
 def normalise(
-    frames: UInt8[Array, "*b h w 3"], profile: str, dtype: DTypeLike = jnp.float32
+    frames: UInt8[Array | np.ndarray, "*b h w 3"], profile: str, dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "*b h w 3"]:
     """Scales frames to what the profile's networks expect.
 
@@ -36,7 +37,7 @@ def normalise(
     """
     if profile not in NORMALISATION:
         raise InputError(f"unknown profile {profile!r}; choose one of {', '.join(NORMALISATION)}")
-    scaled = frames.astype(dtype) / 255
+    scaled = jnp.asarray(frames).astype(dtype) / 255
     if profile == "reference":
         return scaled
     mean, std = NORMALISATION[profile]
@@ -58,8 +59,8 @@ class StoredFrames:
       dtype: of what is seen.
     """
 
-    pixels: Array
-    present: Array
+    pixels: Array | np.ndarray
+    present: Array | np.ndarray
     profile: str = flax.struct.field(pytree_node=False)
     dtype: Any = flax.struct.field(pytree_node=False, default=jnp.float32)
 
@@ -86,13 +87,13 @@ class StoredFrames:
         return jnp.where(jnp.expand_dims(self.present, tuple(axes)), frames, 0)
 
 
-Frames: TypeAlias = Array | StoredFrames
+Frames: TypeAlias = Array | np.ndarray | StoredFrames
 """Normalised frames, or stored ones."""
 
 
 def as_seen(frames: Frames) -> Float[Array, "*b h w 3"]:
     """Frames as the network sees them."""
-    return frames.seen() if isinstance(frames, StoredFrames) else frames
+    return frames.seen() if isinstance(frames, StoredFrames) else jnp.asarray(frames)
 
 
 def as_images(frames: Frames) -> Frames:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from avjax.models import ops
@@ -90,7 +91,7 @@ class Network(nn.Module):
 
     def __call__(
         self,
-        audio: Float[Array, "a t c"],
+        audio: Float[Array | np.ndarray, "a t c"],
         frames: Frames,
         train: bool = False,
         *,
@@ -132,7 +133,7 @@ class Network(nn.Module):
         """Outputs of paired streams."""
         raise NotImplementedError
 
-    def encode_audio(self, audio: Float[Array, "b t c"]) -> Array:
+    def encode_audio(self, audio: Float[Array | np.ndarray, "b t c"]) -> Array:
         """`audio_stream` of clips on their own."""
         return ops.values(self.audio_stream(Map(audio)))
 
@@ -180,7 +181,7 @@ class Network(nn.Module):
 
 
 def _training_maps(
-    audio: Array, frames: Frames, pairing: Pairing | None, axis_name: str | None
+    audio: Array | np.ndarray, frames: Frames, pairing: Pairing | None, axis_name: str | None
 ) -> tuple[Map, Map, Rows]:
     """Both inputs with the multiplicities of their rows, and the rows of their pairs."""
     if pairing is None:

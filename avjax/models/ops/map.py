@@ -8,10 +8,11 @@ and again in its backward pass instead of keeping the result.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -76,7 +77,7 @@ class Map:
         """Of the stored array."""
         return self.x.shape
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self, **changes: Any) -> "Map":
         """A copy with other fields."""
         return dataclasses.replace(self, **changes)
 
@@ -87,7 +88,7 @@ class Map:
         return elementwise(jnp.multiply, self, other)
 
 
-def as_map(x: Map | Array) -> Map:
+def as_map(x: Map | Array | np.ndarray) -> Map:
     """An array as a map with nothing left to do."""
     return x if isinstance(x, Map) else Map(x)
 
@@ -118,6 +119,7 @@ def elementwise(function: Callable[..., Array], *maps: Map) -> Map:
 # ------------------------------------------------------------------------- reading a map, and back
 
 
+@runtime_checkable
 class Operation(Protocol):
     """What reads a map's values, with its derivative; hashable: it is traced once a shape."""
 
