@@ -14,6 +14,7 @@ from avjax import cli
 from avjax.config import run_config
 from avjax.data.folds import resolve_fold
 from avjax.data.pipeline import Clips, open_dataset
+from avjax.data.records import DatasetMetadata
 from avjax.errors import InputError
 from avjax.models.networks import build_network
 from avjax.runs.saved_model import ModelCard, load_model
@@ -24,6 +25,7 @@ from avjax.training import conditions
 from avjax.training.evaluator import Evaluator
 
 EVALUATION_FILE = "evaluation.json"
+_PREPARE_FLAGS = ("profile", "seconds", "num_frames", "image_size")
 
 
 def evaluate_checkpoint(
@@ -51,8 +53,8 @@ def evaluate_checkpoint(
       accuracy by actor and every clip's predicted class.
 
     Raises:
-      InputError: the dataset's profile or classes are not the checkpoint's, an unknown split, no
-        clips, no checkpoint.
+      InputError: a dataset that does not suit the checkpoint, see `check_compatible`; an unknown
+        split, no clips, no checkpoint.
     """
     variables, card = multihost.from_first(lambda: load_model(path))
     dataset = open_dataset(data_dir)
@@ -66,6 +68,7 @@ def evaluate_checkpoint(
         net.inputs,
         video_only=video_only,
         num_frames=card.num_frames,
+        image_size=card.image_size,
     )
     parallel = spread(mode, conditions.BATCH_SIZE * jax.device_count())
     evaluator = Evaluator(net, card.profile, parallel)
@@ -96,16 +99,33 @@ def _by_actor(clips: Clips, predicted: Int[np.ndarray, "n"]) -> dict[str, dict[s
     }
 
 
-def check_compatible(card: ModelCard, metadata: Any, path: Any, data_dir: Any) -> None:
-    """Raises InputError where a dataset was prepared otherwise than a checkpoint expects."""
-    for name in ("profile", "classes"):
-        ours, theirs = getattr(card, name), getattr(metadata, name)
-        ours, theirs = (tuple(x) if name == "classes" else x for x in (ours, theirs))
-        if ours != theirs:
-            raise InputError(
-                f"{name} {theirs!r} of dataset {data_dir} is not {ours!r}, which checkpoint {path} "
-                "was trained on; prepare the clips accordingly or choose another checkpoint"
-            )
+def check_compatible(card: ModelCard, metadata: DatasetMetadata, path: Any, data_dir: Any) -> None:
+    """Checks that a dataset was prepared as the clips that a checkpoint was trained on.
+
+    Of frames and of sound, only what the network reads counts. A dataset of sound alone suits
+    networks of both streams.
+
+    Raises:
+      InputError: names every value that differs, and the remedy.
+    """
+    streams = build_network(card.network).inputs.streams
+    names = ["profile", "classes", "seconds"]
+    if "video" in streams and card.num_frames and metadata.num_frames:
+        names += ["num_frames", "image_size"]
+    if "audio" in streams:
+        names.append("audio_steps")
+    expected = {name: getattr(card, name) for name in names}
+    held = {name: getattr(metadata, name) for name in names}
+    held["classes"] = list(metadata.classes)
+    differing = [name for name in names if held[name] != expected[name]]
+    if differing:
+        values = " and ".join(f"{x} {held[x]!r} instead of {expected[x]!r}" for x in differing)
+        settings = [f"--{x}={expected[x]}" for x in differing if x in _PREPARE_FLAGS]
+        how = f"with {' '.join(settings)}" if settings else "accordingly"
+        raise InputError(
+            f"dataset {data_dir} does not suit checkpoint {path}: {values}; prepare the clips "
+            f"{how}, or choose another checkpoint"
+        )
 
 
 def evaluate_run(workdir: Path, split: str = "test") -> dict[str, Any]:
