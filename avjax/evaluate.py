@@ -1,16 +1,20 @@
-"""Scores a model under every condition: ``python -m avjax.evaluate --workdir RUN``."""
+"""Evaluation: scores of a model under every condition."""
 
 import sys
+
+from avjax import commands
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    sys.exit(commands.run("evaluate"))
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 from jaxtyping import Int
 
-from avjax import cli
 from avjax.config import run_config
 from avjax.data.folds import resolve_fold
 from avjax.data.pipeline import Clips, open_dataset
@@ -18,7 +22,7 @@ from avjax.data.records import DatasetMetadata
 from avjax.errors import InputError
 from avjax.models.networks import build_network
 from avjax.runs.saved_model import ModelCard, load_model
-from avjax.runtime import compilation, multihost
+from avjax.runtime import multihost
 from avjax.runtime.devices import spread
 from avjax.runtime.files import write_json
 from avjax.training import conditions
@@ -164,42 +168,6 @@ def table(evaluation: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _define_flags(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("workdir", None, "A run: its best epoch.", flag_values=values)
-    flags.DEFINE_string("checkpoint", None, "A converted checkpoint.", flag_values=values)
-    flags.DEFINE_string("data", None, "Prepared dataset, with --checkpoint.", flag_values=values)
-    flags.DEFINE_string("fold", "published", "Fold, with --checkpoint.", flag_values=values)
-    flags.DEFINE_bool(
-        "video_only", False, "Take clips without sound too, with --checkpoint.", flag_values=values
-    )
-    flags.DEFINE_string("split", "test", "train, validation or test.", flag_values=values)
-
-
-def _job(values: flags.FlagValues, positional: list[str]) -> None:
-    if positional:
-        raise InputError(f"unexpected argument {positional[0]!r}; see --help")
-    if bool(values.workdir) == bool(values.checkpoint):
-        raise InputError("give either --workdir RUN, or --checkpoint PATH with --data DATA")
-    if values.checkpoint and not values.data:
-        raise InputError("--checkpoint needs --data DATA, the prepared clips to score it on")
-    compilation.keep_compiled_programs()
-    if values.workdir:
-        evaluation = evaluate_run(Path(values.workdir), values.split)
-    else:
-        evaluation = evaluate_checkpoint(
-            Path(values.checkpoint),
-            values.data,
-            values.fold,
-            values.split,
-            video_only=values.video_only,
-        )
-    print(table(evaluation))
-
-
 def main(argv: list[str] | None = None) -> int:
-    """The command line."""
-    return cli.run(argv, _define_flags, _job, __doc__ or "")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    """The command line, see `avjax.commands.evaluate`."""
+    return commands.run("evaluate", argv)

@@ -1,9 +1,15 @@
-"""Names the emotion in raw clips: ``python -m avjax.predict --checkpoint RUN clip.mp4``."""
+"""Prediction: the emotion in raw or prepared clips, by a trained model."""
+
+import sys
+
+from avjax import commands
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    sys.exit(commands.run("predict"))
 
 import dataclasses
 import functools
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +17,6 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from jaxtyping import Array, Bool, Float, UInt8
 
 from avjax import cli
@@ -23,7 +28,6 @@ from avjax.preparation.clip import Detector, prepare_clip
 from avjax.preparation.face_detector import default_detector
 from avjax.preparation.media import SOUND_SUFFIXES
 from avjax.runs.saved_model import ModelCard, load_model
-from avjax.runtime import compilation
 from avjax.training.step import Batch, present_streams
 
 
@@ -291,26 +295,6 @@ def predict_clips(model: Model, paths: list[str], as_json: bool = False) -> int:
     return status
 
 
-def _define_flags(values: flags.FlagValues) -> None:
-    flags.DEFINE_string(
-        "checkpoint", None, "A run (its best epoch) or a converted checkpoint.", flag_values=values
-    )
-    flags.DEFINE_bool("json", False, "Print one line of JSON a clip.", flag_values=values)
-
-
-def _job(values: flags.FlagValues, positional: list[str]) -> int:
-    if not values.checkpoint:
-        raise InputError("--checkpoint is missing; name a run or a converted checkpoint")
-    if not positional:
-        raise InputError("no clip given; name one or more video files")
-    compilation.keep_compiled_programs()
-    return predict_clips(Model.load(values.checkpoint), positional, values.json)
-
-
 def main(argv: list[str] | None = None) -> int:
-    """The command line."""
-    return cli.run(argv, _define_flags, _job, __doc__ or "")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    """The command line, see `avjax.commands.predict`."""
+    return commands.run("predict", argv)

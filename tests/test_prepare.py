@@ -141,7 +141,7 @@ def test_summary_and_contact_sheet(prepared):
     assert stored["written"] == 6
     assert stored["skipped"] == summary.skipped
     assert PreparationSettings.from_json(stored["settings"]) == SETTINGS
-    sheet = cv2.imread(str(out / command.SHEET_FILE))
+    sheet = cv2.imread(str(out / publish.SHEET_FILE))
     assert sheet.shape == (5 * 64, 200 + 4 * 64, 3)
     assert not out.with_name("DATA.partial").exists()
 
