@@ -43,7 +43,7 @@ _REMOVED = {
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """All settings of a run.
+    """All settings of a run; its ``repr`` shows those that are not the defaults.
 
     Attributes:
       name: of the configuration; the default workdir is ``runs/<name>``.
@@ -81,6 +81,10 @@ class RunConfig:
     def from_tree(cls, tree: Mapping[str, Any]) -> Self:
         """From a config file's tree of keys, or ``config.json``'s; absent keys take defaults.
 
+        Args:
+          tree: a ``ConfigDict`` or a mapping, nested or with keys joined by dots as on the command
+            line: ``{"model.kind": "audio", "mask": "nodropout", "num_epochs": 20}``.
+
         Raises:
           InputError: unknown keys, or values that cannot be used.
         """
@@ -100,6 +104,15 @@ class RunConfig:
                 f"unknown config key {' and '.join(sorted(leaves))}; the keys are {known}"
             )
         return config
+
+    def __repr__(self) -> str:
+        defaults = flatten(RunConfig().to_tree())
+        changed = {
+            key: value
+            for key, value in flatten(self.to_tree()).items()
+            if key not in defaults or value != defaults[key]
+        }
+        return f"{type(self).__name__}.from_tree({changed!r})"
 
     def to_tree(self) -> dict[str, Any]:
         """The tree of keys, as ``config.json`` holds it."""

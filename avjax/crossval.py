@@ -27,7 +27,7 @@ SUMMARY_FILE = "crossval.json"
 
 def cross_validate(
     config: RunConfig,
-    workdir: Path,
+    workdir: str | Path,
     folds: str,
     seeds: Sequence[int] | None = None,
     *,
@@ -39,7 +39,7 @@ def cross_validate(
       config: see `configs/common.py`; its fold and seed are replaced.
       workdir: gets a run's folder for each fold and seed, and ``crossval.json``, which is brought
         up to date after every run.
-      folds: as `avjax.data.ravdess.list_folds`.
+      folds: `msaf6`, `five`, or one named fold such as `published`.
       seeds: by default the config's own.
       together: train all runs at once, as one vmapped program, instead of one after the other; see
         `avjax.train_vmapped`.
@@ -50,6 +50,7 @@ def cross_validate(
     Raises:
       InputError: as `avjax.train.train`.
     """
+    workdir = Path(workdir)
     seeds = [config.loop.seed] if seeds is None else list(seeds)
     planned = [(fold, seed) for fold in list_folds(folds) for seed in seeds]
     if together:

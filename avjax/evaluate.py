@@ -33,13 +33,13 @@ _PREPARE_FLAGS = ("profile", "seconds", "num_frames", "image_size")
 
 
 def evaluate_checkpoint(
-    path: Path,
+    path: str | Path,
     data_dir: str | Path,
-    fold: str,
+    fold: str = "published",
     split: str = "test",
     *,
     video_only: bool = False,
-    mode: str = "jit",
+    parallel: str = "jit",
 ) -> dict[str, Any]:
     """Scores a checkpoint on one split of a fold; all processes must call it.
 
@@ -49,12 +49,13 @@ def evaluate_checkpoint(
       fold: as ``config.data.fold``.
       split: `train`, `validation` or `test`.
       video_only: as ``config.data.video_only``.
-      mode: as ``config.parallel``.
+      parallel: as ``config.parallel``.
 
     Returns:
       ``{"split", "num_clips", "conditions": {name: {"num_clips", "accuracy", "macro_f1", "loss",
       "confusion"}}}``, with the class names, the checkpoint's epoch, and of undisturbed clips the
-      accuracy by actor and every clip's predicted class.
+      accuracy by actor and every clip's predicted class. Accuracies lie in 0..1, losses are in
+      nats, ``confusion[i][j]`` counts clips of class i that were called j.
 
     Raises:
       InputError: a dataset that does not suit the checkpoint, see `check_compatible`; an unknown
@@ -74,9 +75,9 @@ def evaluate_checkpoint(
         num_frames=card.num_frames,
         image_size=card.image_size,
     )
-    parallel = spread(mode, conditions.BATCH_SIZE * jax.device_count())
-    evaluator = Evaluator(net, card.profile, parallel)
-    scores, predicted = evaluator.all_conditions(parallel.replicate(variables), clips)
+    devices = spread(parallel, conditions.BATCH_SIZE * jax.device_count())
+    evaluator = Evaluator(net, card.profile, devices)
+    scores, predicted = evaluator.all_conditions(devices.replicate(variables), clips)
     return {
         "split": split,
         "num_clips": len(clips),
@@ -132,12 +133,23 @@ def check_compatible(card: ModelCard, metadata: DatasetMetadata, path: Any, data
         )
 
 
-def evaluate_run(workdir: Path, split: str = "test") -> dict[str, Any]:
+def evaluate_run(workdir: str | Path, split: str = "test") -> dict[str, Any]:
     """Scores a run's best epoch and writes the result, for `test` with the report.
 
     All processes must call it; the first one reads and writes the run's folder. The test split's
     figures are ``evaluation.json``; another split's are ``evaluation_<split>.json``.
+
+    Args:
+      workdir: of the run, whose config names dataset and fold.
+      split: `train`, `validation` or `test`.
+
+    Returns:
+      As `evaluate_checkpoint`.
+
+    Raises:
+      InputError: as `evaluate_checkpoint`, or ``workdir`` is no run.
     """
+    workdir = Path(workdir)
     config = multihost.from_first(lambda: run_config(workdir))
     evaluation = evaluate_checkpoint(
         workdir,
@@ -145,7 +157,7 @@ def evaluate_run(workdir: Path, split: str = "test") -> dict[str, Any]:
         config.data.fold,
         split,
         video_only=config.data.video_only,
-        mode=config.parallel,
+        parallel=config.parallel,
     )
     name = EVALUATION_FILE if split == "test" else f"evaluation_{split}.json"
     if multihost.is_first():

@@ -64,7 +64,8 @@ class Model:
 
     Attributes:
       card: classes, profile and sizes of its training clips.
-      variables: parameters and running statistics.
+      variables: ``params`` and ``batch_stats`` (running statistics), trees of float32 arrays for
+        ``model.net.apply``.
     """
 
     def __init__(
@@ -84,6 +85,23 @@ class Model:
         self.variables = jax.tree.map(jnp.asarray, dict(variables))
         self._detector = detector
         self._net = build_network(card.network)
+
+    def __repr__(self) -> str:
+        card = self.card
+        fields = {k: v for k, v in card.network.items() if k not in ("kind", "num_classes")}
+        settings = "".join(f" {name}={value}" for name, value in fields.items())
+        trained = f", epoch {card.epoch}" if card.epoch else ""
+        if "accuracy" in card.metrics:
+            trained += f", validation accuracy {card.metrics['accuracy']:.1%}"
+        return (
+            f"<{type(self).__name__} {card.network['kind']}{settings}: {', '.join(card.classes)}; "
+            f"profile {card.profile}{trained}>"
+        )
+
+    @property
+    def net(self) -> Network:
+        """The network; ``net.inputs`` says what it reads."""
+        return self._net
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

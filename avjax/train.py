@@ -37,7 +37,7 @@ from avjax.training.loop import Progress, TrainingLoop
 from avjax.training.step import create_state, train_step
 
 
-def train(config: RunConfig, workdir: Path) -> dict[str, Any]:
+def train(config: RunConfig, workdir: str | Path) -> dict[str, Any]:
     """Trains, validates after every epoch, then scores the test split with the best epoch.
 
     All processes must call it, where there are several; the first keeps the run's folder.
@@ -47,12 +47,14 @@ def train(config: RunConfig, workdir: Path) -> dict[str, Any]:
       workdir: where everything is written; a run found there is resumed.
 
     Returns:
-      The evaluation of the test split, as written to ``evaluation.json``.
+      The evaluation of the test split, as written to ``evaluation.json``; see
+      `avjax.evaluate.evaluate_checkpoint`.
 
     Raises:
       InputError: data that cannot be trained on, or a workdir of another config.
       KeyboardInterrupt: stopped by a signal, between two steps; the same call goes on from there.
     """
+    workdir = Path(workdir)
     setup = build(config)
     multihost.from_first(lambda: check_resumable(config, workdir))
 

@@ -1,9 +1,11 @@
-"""What all tests share: the CPU as two devices, and data that only some machines have."""
+"""What all tests share: two devices of a CPU, checked shapes, data that only some machines have."""
 
+import functools
 import os
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
 
 # Before JAX is imported: tests run anywhere alike, what several devices do is testable, and the
 # compiler, where most of the tests' time goes, takes about half as long.
@@ -18,6 +20,10 @@ os.environ.setdefault("MPLBACKEND", "agg")
 ROOT = Path(__file__).resolve().parent.parent
 # What one test compiled serves the others, in both processes and in the next run.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
+
+# Before avjax is imported: every call of these checks its arguments' shapes and types, and what it
+# returns. Programs are traced but once, so that it costs next to nothing.
+install_import_hook(["avjax.models", "avjax.training"], "beartype.beartype")
 
 
 @pytest.fixture(scope="session")
@@ -47,15 +53,11 @@ def small_networks():
 
     A config or card names them by the kinds "small" and "small_video".
     """
-    import functools
-
-    from avjax.models.audio_visual import AudioVisualNet
     from avjax.models.networks import NETWORKS
-    from avjax.models.single_modality import VideoNet
+    from tests.small_networks import small_network
 
-    few = {"stage_repeats": (1, 1, 1)}
     with pytest.MonkeyPatch.context() as patch:
-        small = functools.partial(AudioVisualNet, **few), ("fusion", "num_heads")
-        patch.setitem(NETWORKS, "small", small)
-        patch.setitem(NETWORKS, "small_video", (functools.partial(VideoNet, **few), ()))
+        for name, kind in (("small", "audio_visual"), ("small_video", "video")):
+            small = functools.partial(small_network, kind)
+            patch.setitem(NETWORKS, name, (small, NETWORKS[kind][1]))
         yield

@@ -3,15 +3,16 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import avjax
 from avjax import predict
-from avjax.data.records import PreparedClip
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.frames import normalise
+from avjax.preparation.clip import prepare_clip
 from avjax.runs.saved_model import ModelCard, save_model
 from tests.clips import tone, write_video
 
@@ -92,7 +93,7 @@ def test_logits_are_the_networks(model, variables):
     logits = model.logits(mfcc, frames)
     assert logits.shape == (2, 3)
     assert logits.dtype == np.float32
-    expected = apply(variables, mfcc, normalise(frames, "fixed"))
+    expected = apply(variables, mfcc, normalise(jnp.asarray(frames), "fixed"))
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
     assert np.abs(logits[0] - logits[1]).max() > 0.01
 
@@ -100,7 +101,7 @@ def test_logits_are_the_networks(model, variables):
 def test_a_missing_stream_is_zeros_after_normalisation(model, variables):
     mfcc, frames = inputs(2)
     logits = model.logits(mfcc, frames, has_audio=np.array([True, False]), has_video=[False, True])
-    seen = normalise(frames, "fixed")
+    seen = normalise(jnp.asarray(frames), "fixed")
     mfcc[1], seen = 0, seen.at[0].set(0)
     np.testing.assert_allclose(logits, apply(variables, mfcc, seen), rtol=1e-4, atol=1e-5)
 
@@ -188,8 +189,8 @@ def test_what_is_missing_is_named(model, variables, clip, tmp_path):
 
 
 def test_a_prepared_clip_and_its_file_agree(model, clip):
-    prepared = model._prepare(clip)
-    assert isinstance(prepared, PreparedClip)
+    shape = {name: getattr(CARD, name) for name in ("profile", "num_frames", "image_size")}
+    prepared = prepare_clip(clip, clip, **shape, seconds=CARD.seconds, detector=FACE)
     assert model.predict_prepared(prepared) == model.predict(clip)
 
 
@@ -201,7 +202,7 @@ def test_load_gives_the_saved_model_back(checkpoint, model):
 
 
 def test_command_line(checkpoint, clip, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(predict.Model, "_find_faces", FACE)
+    monkeypatch.setattr(predict, "default_detector", lambda: FACE)
     text = tmp_path / "text.mp4"
     text.write_text("not a video")
     arguments = ["predict", "--json", "--checkpoint", str(checkpoint)]

@@ -1,10 +1,16 @@
-"""The plan of ARCHITECTURE.md, as far as imports and file sizes tell."""
+"""The plan of ARCHITECTURE.md, as far as imports and file sizes tell; documents and their links."""
 
 import ast
 import itertools
 import json
+import re
 import subprocess
 import sys
+
+import pytest
+
+from avjax.config import RunConfig
+from avjax.runs.run_config import flatten
 
 # An import runs downward only: a folder's files import from their own room and those before it.
 ROOMS = ("ground", "models", "weights", "data", "preparation", "training", "runs", "commands")
@@ -103,3 +109,51 @@ def test_commands_define_no_global_flags_and_load_no_other_framework(root_dir):
     assert {"jax", "avjax.evaluate"} <= modules
     assert not {"torch", "tensorflow"} & modules
     assert flags == []
+
+
+def documents(root_dir):
+    """The Markdown files of the repository, by path."""
+    paths = [*root_dir.glob("*.md"), *(root_dir / "docs").glob("*.md")]
+    return {path: path.read_text(encoding="utf-8") for path in sorted(paths)}
+
+
+def without_code(text):
+    """Text whose blocks of code are blank: these hold no links and no headings."""
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(text):
+    """What GitHub calls a document's headings."""
+    headings = re.findall(r"^#+ (.+)$", without_code(text), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken(root_dir):
+    """Relative links that lead to no file or no heading, as document and target."""
+    texts = documents(root_dir)
+    for path, text in texts.items():
+        for link in re.findall(r"\]\(([^)\s]+)\)", without_code(text)):
+            file, _, anchor = link.partition("#")
+            if "://" in link:
+                continue
+            target = (path.parent / file).resolve() if file else path
+            if not target.exists() or (anchor and anchor not in anchors(texts[target])):
+                yield f"{path.name}: {link}"
+
+
+def test_links_between_documents_resolve(root_dir):
+    assert list(broken(root_dir)) == []
+
+
+def test_readme_stays_short(root_dir):
+    lines = (root_dir / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 160
+    assert [line for line in lines if len(line) > 110] == []
+
+
+@pytest.mark.parametrize("kind", ["audio_visual", "log_mel"])
+def test_every_config_key_is_documented(root_dir, kind):
+    tree = {"model": {"kind": kind}, "mask": "nodropout"}
+    text = (root_dir / "docs" / "training.md").read_text(encoding="utf-8")
+    keys = flatten(RunConfig.from_tree(tree).to_tree())
+    assert [key for key in keys if f"`{key}`" not in text] == []

@@ -141,12 +141,12 @@ def run_main(*arguments):
         (("--config=configs/ia_softhard.py", "--config.learning_rat=1"), "learning_rat"),
         (("--config=configs/ia_softhard.py", "--config.batch_size=many"), "batch_size"),
         (("--config=configs/ia_softhard.py", "--config.data.dir=/nowhere"), "/nowhere"),
-        (("--config=configs/ia_softhard.py", "--config.model.fusion=aa"), "/nowhere|ravdess"),
+        (("--config=configs/ia_softhard.py", "--config.model.fusion=aa"), "unknown fusion 'aa'"),
     ],
 )
 def test_the_command_line_says_what_is_wrong_in_one_line(arguments, message, capsys):
     assert run_main(*arguments) != 0
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ")
-    assert message in error or any(part in error for part in message.split("|"))
+    assert message in error
     assert "\n" not in error

@@ -49,6 +49,9 @@ class Filter(NamedTuple):
             for name, values in self.terms.items()
         )
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}.parse({str(self)!r})"
+
 
 def _expand(values: str) -> Iterable[str]:
     """``1-3,7`` becomes 1, 2, 3, 7; what is not a range of numbers stands for itself."""

@@ -3,6 +3,7 @@
 import functools
 import math
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +26,7 @@ READ_AHEAD = 16  # clips
 
 
 class PreparedDataset:
-    """A dataset that `avjax.prepare` wrote.
+    """A dataset that `avjax.prepare` wrote; `select` chooses clips of it.
 
     Attributes:
       directory: where it lies.
@@ -46,9 +47,21 @@ class PreparedDataset:
         self._sources = sources
         self._positions = _positions(records)
 
+    def __repr__(self) -> str:
+        m = self.metadata
+        shapes = {
+            "frames": (m.num_frames, m.image_size, m.image_size, 3),
+            "mfcc": (m.audio_steps, N_MFCC),
+            "log_mel": (m.audio_steps, m.log_mels),
+        }
+        return (
+            f"<{type(self).__name__} {self.directory}: {len(self.records)} clips of "
+            f"{', '.join(m.classes)}; profile {m.profile}, {m.seconds:g} s: {_arrays(shapes)}>"
+        )
+
     def select(
         self,
-        chosen: Filter,
+        chosen: Filter | str = "",
         inputs: Inputs = Inputs(),
         *,
         video_only: bool = False,
@@ -61,15 +74,19 @@ class PreparedDataset:
         sound: they repeat the trials of 01-*, and are left out by default.
 
         Args:
-          chosen: filter over the records' features.
-          inputs: what the network reads; a clip has one of its streams at least.
+          chosen: filter over the records' features, or its text, such as
+            ``"actor=1-4,7 intensity=2"``; by default all clips.
+          inputs: what the network reads (``model.net.inputs``); a clip has one of its streams at
+            least.
           video_only: take RAVDESS's 02-* recordings without sound, too.
           num_frames: black frames of a clip where the dataset holds sound alone (default: none).
           image_size: their side in pixels (default: the dataset's).
 
         Raises:
-          InputError: no clip is chosen, or the dataset lacks what the network reads.
+          InputError: a filter that cannot be read, no clip is chosen, or the dataset lacks what the
+            network reads.
         """
+        chosen = Filter.parse(chosen) if isinstance(chosen, str) else chosen
         self._check_audio(inputs)
         matching = [i for i, r in enumerate(self.records) if chosen.matches(r.features())]
         picked = [i for i in matching if _usable(self.records[i], video_only, inputs.streams)]
@@ -113,7 +130,10 @@ class PreparedDataset:
 
 
 class Clips:
-    """Chosen clips of a dataset, in the order of actors and clip ids."""
+    """Clips that `PreparedDataset.select` chose, in the order of actors and clip ids.
+
+    ``clips[i]`` is one clip; `batches` reads them all, `records` tells what is known of them.
+    """
 
     def __init__(
         self,
@@ -129,11 +149,23 @@ class Clips:
         self._no_frames = np.zeros((num_frames, image_size, image_size, 3), np.uint8)
         self._reads_frames = num_frames > 0 and dataset.metadata.num_frames > 0
 
+    def __repr__(self) -> str:
+        names, counts = self._dataset.metadata.classes, Counter(self.labels.tolist())
+        classes = ", ".join(f"{counts[label]} {names[label]}" for label in sorted(counts))
+        heard = sum(record.has_audio for record in self.records)
+        seen = sum(record.has_video for record in self.records)
+        padding = self._row(-1)
+        shapes = {"frames": padding["frames"].shape, self._audio: padding["audio"].shape}
+        return (
+            f"<{type(self).__name__}: {len(self)} ({classes}), {heard} with audio, {seen} with "
+            f"video: {_arrays(shapes)}>"
+        )
+
     def __len__(self) -> int:
         return len(self._picked)
 
     def __getitem__(self, index: int) -> Row:
-        """One clip as a batch's row."""
+        """One clip: the arrays of `batches` without their axis ``b``."""
         features = self._dataset.read(self._picked[index])
         record = self._dataset.records[self._picked[index]]
         return {
@@ -282,15 +314,21 @@ class Clips:
         }
 
 
-def open_dataset(directory: str | Path) -> PreparedDataset:
+def open_dataset(data_dir: str | Path) -> PreparedDataset:
     """Opens a prepared dataset.
+
+    Args:
+      data_dir: what ``config.data.dir`` names: the directory that `avjax.prepare` wrote.
+
+    Returns:
+      The dataset; clips are read when they are asked for.
 
     Raises:
       InputError: the directory is missing, empty or no prepared dataset.
     """
     import tensorflow_datasets as tfds
 
-    directory = Path(directory)
+    directory = Path(data_dir)
     remedy = f"prepare one with: python -m avjax.prepare --source RAVDESS --out {directory}"
     if not directory.is_dir():
         raise InputError(f"there is no dataset at {directory}; {remedy}")
@@ -330,3 +368,8 @@ def _positions(records: Sequence[ClipRecord]) -> list[tuple[str, int]]:
         positions.append((record.split, filled.get(record.split, 0)))
         filled[record.split] = positions[-1][1] + 1
     return positions
+
+
+def _arrays(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """A clip's arrays as text, without those that hold nothing."""
+    return ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items() if all(shape))

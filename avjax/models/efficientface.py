@@ -67,7 +67,7 @@ class InvertedResidual(nn.Module):
         x: Float[Array, "b h w i"],
         stats: Statistics,
         order: UInt32[np.ndarray, "i"] | None = None,
-    ) -> Float[Array, "b h/s w/s o"]:
+    ) -> Float[Array, "b h/{self.stride} w/{self.stride} o"]:
         """Maps ``[b h w i]`` to ``[b h/stride w/stride features/2]``, the branch that is mapped.
 
         ``order`` is that of its channels, see `Dense`.
@@ -178,7 +178,7 @@ def _by_parts(function: Callable[[Frames], Array], images: Frames) -> Array:
     parts = -(-count // IMAGES_AT_ONCE)
     spare = -count % parts
 
-    def split(x):
+    def split(x: Array) -> Array:
         x = jnp.pad(x, ((0, spare),) + ((0, 0),) * (x.ndim - 1))
         return x.reshape(parts, -1, *x.shape[1:])
 
@@ -218,13 +218,13 @@ class EfficientFace(nn.Module):
         return self.conv1(images)
 
     def frame_features(
-        self, x: Float[Array, "b h/2 w/2 29"], stats: Statistics
+        self, x: Float[Array, "b h w 29"], stats: Statistics
     ) -> Float[Array, "b 1024"]:
         """The backbone behind its stem: one feature vector per image."""
         return self.pooled_features(self.conv1_bn.pooled(x, stats), stats)
 
     def pooled_features(
-        self, x: Float[Array, "b h/4 w/4 29"], stats: Statistics
+        self, x: Float[Array, "b h w 29"], stats: Statistics
     ) -> Float[Array, "b 1024"]:
         """The backbone behind its pooling."""
         local = self.local(x, stats)
@@ -275,10 +275,10 @@ class EfficientFace(nn.Module):
         """Features by the running statistics; on CPU some images after the others."""
         net, variables = self.unbind()
 
-        def at_once(net, images):
+        def at_once(net: EfficientFace, images: Frames) -> Array:
             return net.frame_features(net.stem(as_seen(images)), INFERENCE)
 
-        def in_cache(net, images):
+        def in_cache(net: EfficientFace, images: Frames) -> Array:
             factor, offset = net.conv1_bn.affine()
             kernel = net.conv1.variables["params"]["kernel"] * factor
             pooled = lax.map(
@@ -286,7 +286,7 @@ class EfficientFace(nn.Module):
             )
             return net.pooled_features(pooled, INFERENCE)
 
-        def apply(method):
+        def apply(method: Callable[..., Array]) -> Callable[..., Array]:
             return functools.partial(net.apply, variables, method=method)
 
         in_parts = functools.partial(_by_parts, apply(in_cache))

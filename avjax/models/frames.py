@@ -4,7 +4,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import flax.struct
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, UInt8
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, UInt8
 
 from avjax.errors import InputError
 
@@ -26,7 +27,7 @@ NORMALISATION = {
 
 
 def normalise(
-    frames: UInt8[Array, "*b h w 3"], profile: str, dtype: jnp.dtype = jnp.float32
+    frames: UInt8[Array, "*b h w 3"], profile: str, dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "*b h w 3"]:
     """Scales frames to what the profile's networks expect.
 
@@ -51,13 +52,14 @@ class StoredFrames:
 
     Attributes:
       pixels: uint8, ``[*b h w 3]``.
-      present: ``[b]`` False where zeros are seen instead (after normalisation): a missing stream.
+      present: bool, ``[b]``; False where zeros are seen instead (after normalisation), for a
+        missing stream.
       profile: how frames were prepared.
       dtype: of what is seen.
     """
 
-    pixels: UInt8[Array, "*b h w 3"]
-    present: Bool[Array, "b"]
+    pixels: Array
+    present: Array
     profile: str = flax.struct.field(pytree_node=False)
     dtype: Any = flax.struct.field(pytree_node=False, default=jnp.float32)
 

@@ -93,7 +93,8 @@ def uniform_param(
         return np.zeros(shape, np.float32)
 
     with jax.ensure_compile_time_eval() if postponed else contextlib.nullcontext():
-        return module.param(name, init)
+        param = module.param(name, init)
+    return jnp.asarray(param)
 
 
 class Dense(nn.Module):

@@ -78,7 +78,7 @@ def _reading(read: Int[np.ndarray, "c 2"]) -> Reading:
 Parts: TypeAlias = dict[int, Array]  # of a map, by first channel
 
 
-def cut(whole: Float[Array, "b h w c"], cuts: Sequence[int]) -> Parts:
+def cut(whole: Float[Array, "*b c"], cuts: Sequence[int]) -> Parts:
     """Cuts a map for its readers; together the parts' derivatives are the whole one's."""
     return dict(zip((0, *cuts), _split(whole, tuple(cuts)), strict=True))
 
@@ -88,7 +88,7 @@ def _split(x: Array, cuts: tuple[int, ...]) -> list[Array]:
     return jnp.split(x, cuts, axis=-1)
 
 
-def _split_backward(cuts, _, parts):
+def _split_backward(cuts: tuple[int, ...], _: None, parts: list[Array]) -> tuple[Array]:
     del cuts
     # Put together first: to choose a part for each value, as XLA would further on, is slow on CPUs.
     return (lax.optimization_barrier(jnp.concatenate(parts, axis=-1)),)
@@ -97,7 +97,7 @@ def _split_backward(cuts, _, parts):
 _split.defvjp(lambda x, cuts: (_split(x, cuts), None), _split_backward)
 
 
-def gathered(maps: Sequence[Parts], reading: Reading) -> Float[Array, "b h w i"]:
+def gathered(maps: Sequence[Parts], reading: Reading) -> Float[Array, "*b i"]:
     """The ranges that a unit reads, one after the other."""
     return jnp.concatenate([maps[i][first] for i, first, _ in reading.ranges], axis=-1)
 

@@ -5,32 +5,33 @@ from collections import defaultdict
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array
 
 from avjax.models.efficientface import MIN_SIZE
 from avjax.models.layers import POSTPONED, Draw, draw
+from avjax.models.network import Network
 from avjax.runtime.compilation import quick_compilation
 
 Path: TypeAlias = tuple[str, ...]
 
 
-def _smallest_inputs(net: nn.Module) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs that every network takes; NumPy's, so that no device is touched."""
+def smallest_inputs(net: Network) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Shapes and types of the smallest sound and frames that every network takes."""
     return (
-        np.zeros((1, 20, net.inputs.audio_width), np.float32),
-        np.zeros((1, 1, MIN_SIZE, MIN_SIZE, 3), np.float32),
+        jax.ShapeDtypeStruct((1, 20, net.inputs.audio_width), jnp.float32),
+        jax.ShapeDtypeStruct((1, 1, MIN_SIZE, MIN_SIZE, 3), jnp.float32),
     )
 
 
-def variable_shapes(net: nn.Module) -> dict[str, Any]:
+def variable_shapes(net: Network) -> dict[str, Any]:
     """Shapes and types of a network's variables, as `jax.ShapeDtypeStruct`."""
-    return jax.eval_shape(net.init, jax.random.key(0), *_smallest_inputs(net))
+    return jax.eval_shape(net.init, jax.random.key(0), *smallest_inputs(net))
 
 
-def init_variables(net: nn.Module, key: Array) -> dict[str, Any]:
+def init_variables(net: Network, key: Array) -> dict[str, Any]:
     """Fresh parameters and statistics, those of ``net.init``; their shapes depend on no input's.
 
     Parameters of about the same size are drawn together: to compile a draw of each, and of its key,
@@ -39,7 +40,8 @@ def init_variables(net: nn.Module, key: Array) -> dict[str, Any]:
     draws: dict[Path, Draw] = {}
 
     def init() -> dict[str, Any]:
-        variables = dict(net.init({"params": key, POSTPONED: key}, *_smallest_inputs(net)))
+        inputs = (jnp.zeros(x.shape, x.dtype) for x in smallest_inputs(net))
+        variables = dict(net.init({"params": key, POSTPONED: key}, *inputs))
         draws.update(flatten_dict(variables.pop(POSTPONED, {})))
         params = flatten_dict(variables["params"])
         return variables | {"params": {path: params[path] for path in params if path not in draws}}

@@ -67,8 +67,8 @@ def eval_conditions_step(
     audio_noise, video_noise = gaussian_inputs(clip_keys(key, batch["clip_key"]), audio, frames)
     weight, names, streams = batch["weight"], net.conditions, net.inputs.streams
     has = {"audio": batch["has_audio"], "video": batch["has_video"]}
-    audio_versions = _versions(audio, audio_noise, weight, has["audio"])
-    video_versions = _versions(frames, video_noise, weight, has["video"])
+    audio_versions = stream_versions(audio, audio_noise, weight, has["audio"])
+    video_versions = stream_versions(frames, video_noise, weight, has["video"])
     pairs = [_pair(name) for name in names]
     audio_codes = _encode(net, variables, "encode_audio", audio_versions, {a for a, _ in pairs})
     video_codes = _encode(net, variables, "encode_video", video_versions, {v for _, v in pairs})
@@ -91,13 +91,13 @@ def _pair(condition: str) -> tuple[str, str]:
     return ("clean", disturbance) if kept == "audio" else (disturbance, "clean")
 
 
-def _versions(
+def stream_versions(
     x: Float[Array, "b *d"],
     noise: Float[Array, "b *d"],
     weight: Float[Array, "b"],
     present: Bool[Array, "b"],
 ) -> dict[str, Array]:
-    """The stream clean, as noise, with noise added; and one row of zeros for all clips.
+    """A stream clean, as noise, with noise added; and one row of zeros for all clips.
 
     Added noise is ``x + mean + std * noise`` with the mean and the unbiased deviation of all values
     of the batch's real clips that have the stream (reference `validation.py`).

@@ -5,7 +5,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
 import numpy as np
@@ -61,6 +61,7 @@ class Progress:
     sums: metrics.Sums
 
 
+@runtime_checkable  # for the tests, which check arguments
 class Observer(Protocol):
     """What follows a run while an epoch is trained."""
 
@@ -202,7 +203,7 @@ def _calls(rows: Int[np.ndarray, "steps *rows"], most: int) -> list[np.ndarray]:
     return [rows[first:last] for first, last in itertools.pairwise([*firsts, len(rows)])]
 
 
-def _filled(call: Int[np.ndarray, "steps *rows"], steps: int) -> Int[np.ndarray, "steps *rows"]:
+def _filled(call: Int[np.ndarray, "taken *rows"], steps: int) -> Int[np.ndarray, "{steps} *rows"]:
     """A call's rows with padding for the steps that it does not take."""
     spare = ((0, steps - len(call)),) + ((0, 0),) * (call.ndim - 1)
     return np.pad(call, spare, constant_values=-1)

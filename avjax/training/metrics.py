@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from avjax.models.network import cross_entropy
@@ -37,7 +38,7 @@ def add(first: Sums, second: Sums, *, steps: bool = False) -> Sums:
     ``steps`` says that the second has a leading axis, to be summed first.
     """
 
-    def wide(x: Array | np.ndarray) -> np.ndarray:
+    def wide(x: ArrayLike) -> np.ndarray:
         return np.asarray(x, np.float64)
 
     return jax.tree.map(

@@ -96,10 +96,12 @@ def dampened_trace(momentum: float, dampening: float) -> optax.GradientTransform
     `optax.trace` has no dampening; scaling the gradient beforehand would dampen the first step too.
     """
 
-    def init(params):
+    def init(params: Any) -> DampenedTrace:
         return DampenedTrace(jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
 
-    def update(gradients, state, params=None):
+    def update(
+        gradients: Any, state: DampenedTrace, params: Any = None
+    ) -> tuple[Any, DampenedTrace]:
         del params
         share = jnp.where(state.count == 0, 1.0, 1.0 - dampening)
         trace = jax.tree.map(

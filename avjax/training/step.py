@@ -60,13 +60,13 @@ class TrainState:
     """All that a step changes: saved and restored as a whole.
 
     Attributes:
-      step: updates so far; with the config's seed it fixes every draw of the next step.
+      step: updates so far, an int32; with the config's seed it fixes every draw of the next step.
       params: network parameters.
       batch_stats: running statistics of BatchNorm.
       opt_state: momentum buffers and counters.
     """
 
-    step: Int[Array, ""]
+    step: Any
     params: Any
     batch_stats: Any
     opt_state: Any

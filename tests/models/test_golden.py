@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avjax.models.audio_visual import AudioVisualNet
+from avjax.models.audio_visual import FUSIONS, AudioVisualNet
 from avjax.models.variables import variable_shapes
 from avjax.training import metrics
 from avjax.training.modality_dropout import enlarge_with
@@ -19,7 +19,6 @@ from avjax.weights.torch_file import load_torch_file
 from tests.golden_checks import check, check_norms, features
 
 pytestmark = pytest.mark.golden
-FUSIONS = ("ia", "it", "lt")
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +68,7 @@ def test_features(shared_dir):
 
 
 @pytest.mark.parametrize(
-    "fusion", ["ia", *(pytest.param(name, marks=pytest.mark.slow) for name in ("it", "lt"))]
+    "fusion", [FUSIONS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in FUSIONS[1:])]
 )
 def test_training_forward_and_gradient(shared_dir, fusion):
     figures = np.load(shared_dir / "golden/logits.npz")

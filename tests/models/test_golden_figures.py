@@ -1,6 +1,7 @@
 """Equality with the reference, which tools/make_golden.py ran in float64 on seeded weights."""
 
 import functools
+import itertools
 
 import golden
 import jax
@@ -8,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avjax.models.audio_visual import AudioVisualNet
+from avjax.models.audio_visual import FUSIONS, AudioVisualNet
 from avjax.models.variables import variable_shapes
-from avjax.training.modality_dropout import enlarge_with
+from avjax.training.modality_dropout import MASKS, enlarge_with
 from avjax.training.optimizer import sgd
 from avjax.training.step import create_state, loss_gradients, update
 from avjax.weights.key_maps import audio_visual_layers
@@ -18,6 +19,15 @@ from avjax.weights.rules import COUNTER, to_flax, to_torch
 from tests.golden_checks import check, check_norms, features
 
 SEED = 0
+# Every fusion with every number of heads, and both with every length but one; the rest is slow.
+DEFAULT_EVALUATIONS = {
+    ("ia", 1, 156),
+    ("ia", 4, 300),
+    ("it", 1, 300),
+    ("it", 4, 40),
+    ("lt", 1, 40),
+    ("lt", 4, 156),
+}
 DEFAULT_TRAININGS = {("ia", "softhard"), ("it", "noise"), ("lt", "nodropout")}
 
 
@@ -56,9 +66,18 @@ def network(fusion, num_heads=1):
     return net, variables
 
 
-@pytest.mark.parametrize("fusion", golden.FUSIONS)
-@pytest.mark.parametrize("num_heads", golden.HEADS)
-@pytest.mark.parametrize("steps", [40, 156, 300])
+def test_there_are_figures_of_every_fusion_and_mask():
+    assert set(golden.TRAININGS) == set(itertools.product(FUSIONS, MASKS))
+    assert {fusion for fusion, *_ in golden.EVALUATIONS} == set(FUSIONS)
+
+
+@pytest.mark.parametrize(
+    ("fusion", "num_heads", "steps"),
+    [
+        pytest.param(*case, marks=[] if case in DEFAULT_EVALUATIONS else pytest.mark.slow)
+        for case in golden.EVALUATIONS
+    ],
+)
 def test_logits(figures, fusion, num_heads, steps):
     net, variables = network(fusion, num_heads)
     batch = golden.inputs(steps, 2 if steps == 156 else 1, steps)
@@ -67,7 +86,10 @@ def test_logits(figures, fusion, num_heads, steps):
     check(f"logits {fusion}, {num_heads} heads, {steps} steps", logits, expected, 1e-12)
 
 
-@pytest.mark.parametrize("fusion", golden.FUSIONS)
+@pytest.mark.parametrize(
+    "fusion",
+    [golden.FUSIONS[0], *(pytest.param(x, marks=pytest.mark.slow) for x in golden.FUSIONS[1:])],
+)
 def test_logits_in_single_precision(figures, fusion):
     net, variables = network(fusion)
     single = jax.tree.map(np.float32, (variables, *golden.to_network(golden.inputs(156, 2, 156))))

@@ -18,8 +18,8 @@ from avjax.preparation import media
 from configs import audio_only, audio_only_strong
 
 NET = MelNet(num_classes=5, num_mels=6, coefficients=(2, 5, 5))
-SPECTRA = np.random.default_rng(0).uniform(0, 9, (4, 25, 6)).astype(np.float32)
-FRAMES = np.zeros((4, 0, 64, 64, 3), np.float32)
+SPECTRA = jax.random.uniform(jax.random.key(0), (4, 25, 6), maxval=9.0)
+FRAMES = jnp.zeros((4, 0, 64, 64, 3))
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +55,9 @@ def test_members_that_the_bands_cannot_give_are_refused(coefficients):
 def test_a_member_sees_its_own_mfccs_only(variables, monkeypatch):
     """As librosa's: the DCT of the spectrum, the first so many of it; pitch set aside."""
     monkeypatch.setattr(mel_net, "pitch", lambda x: jnp.zeros((*x.shape[:2], 2), x.dtype))
-    mfcc = librosa.feature.mfcc(S=SPECTRA.swapaxes(1, 2), n_mfcc=6).swapaxes(1, 2)
+    mfcc = librosa.feature.mfcc(S=np.asarray(SPECTRA).swapaxes(1, 2), n_mfcc=6).swapaxes(1, 2)
     mfcc[..., 2:] += 1  # what the first member does not read
-    changed = scipy.fft.idct(mfcc, norm="ortho")
+    changed = jnp.asarray(scipy.fft.idct(mfcc, norm="ortho"))
     before, after = (NET.apply(variables, x, method="encode_audio") for x in (SPECTRA, changed))
     np.testing.assert_allclose(after[:, 0], before[:, 0], atol=1e-5)
     assert (np.abs(after - before)[:, 1:].max(-1) > 1e-3).all()
@@ -76,7 +76,7 @@ def test_pitch_follows_a_voice_and_is_silent_without_one():
     phase = 2 * np.pi * np.cumsum(120 * 2**octave) / rate
     voice = sum(np.sin(n * phase) / n for n in range(1, 20)).astype(np.float32) / 4
     noise = np.random.default_rng(0).normal(0, 0.01, len(time)).astype(np.float32)
-    spectra = np.stack([media.log_mel(x, 128) for x in (voice, voice / 10, noise, 0 * noise)])
+    spectra = jnp.stack([media.log_mel(x, 128) for x in (voice, voice / 10, noise, 0 * noise)])
     pitch = np.asarray(mel_net.pitch(spectra))[:, 4:-4]  # frames that the window fills
     expected = np.linspace(0, 1, spectra.shape[1])[4:-4] - 0.5
     for heard in pitch[:2]:

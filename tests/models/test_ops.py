@@ -13,6 +13,20 @@ from avjax.models.ops import dense, depthwise, pooling, sums
 RNG = np.random.default_rng(0)
 
 
+@pytest.fixture(params=["cpu", "other"])
+def form(request, monkeypatch):
+    """The form that CPUs get, and that of accelerators, which any device can compute."""
+
+    def chosen(*arguments, **forms):
+        return forms[request.param](*arguments)
+
+    for module in (dense, depthwise, pooling, sums):
+        monkeypatch.setattr(module, "by_platform", chosen)
+    jax.clear_caches()  # of what was traced with the other form
+    yield request.param
+    jax.clear_caches()
+
+
 def normal(*shape):
     return jnp.asarray(RNG.standard_normal(shape), jnp.float32)
 
@@ -47,36 +61,17 @@ def xla_conv(x, kernel, stride, padding, dilation=1, groups=1):
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("images", [1, 5])
-def test_depthwise_conv(stride, images):
-    x, kernel = normal(images, 8, 6, 3), normal(3, 3, 3)
+@pytest.mark.parametrize(
+    "shape",  # a CPU takes all images together, then three of eight, then one after the other
+    [(1, 8, 6, 3), (5, 8, 6, 3), (8, 32, 32, 10), (2, 64, 64, 9)],
+)
+def test_depthwise_conv(form, stride, shape):
+    x, kernel = normal(*shape), normal(3, 3, shape[-1]) / shape[1]
     assert_same_function(
         lambda x, k: ops.depthwise_conv3x3(x, k, stride),
-        lambda x, k: xla_conv(x, k[:, :, None], stride, 1, groups=3),
+        lambda x, k: xla_conv(x, k[:, :, None], stride, 1, groups=shape[-1]),
         x,
         kernel,
-    )
-
-
-def test_depthwise_kernel_gradient_forms_agree():
-    x, dy = normal(7, 8, 8, 40), normal(7, 4, 4, 40)
-    np.testing.assert_allclose(
-        depthwise._kernel_gradient_by_images(x, dy, 2),
-        depthwise._kernel_gradient_by_reductions(x, dy, 2),
-        rtol=1e-4,
-        atol=1e-4,
-    )
-
-
-@pytest.mark.parametrize("block", [1, 3, 100])
-def test_depthwise_kernel_gradient_does_not_depend_on_the_block(monkeypatch, block):
-    x, dy = normal(7, 4, 4, 5), normal(7, 4, 4, 5)
-    monkeypatch.setattr(depthwise, "_ACCUMULATOR_FLOATS", block * 4 * 4 * 5)
-    np.testing.assert_allclose(
-        depthwise._kernel_gradient_by_images(x, dy, 1),
-        depthwise._kernel_gradient_by_reductions(x, dy, 1),
-        rtol=1e-4,
-        atol=1e-4,
     )
 
 
@@ -115,24 +110,7 @@ def test_operations_recall_a_normalised_map(relu):
         )
 
 
-@pytest.mark.parametrize("window", [(2, 1, 1), (1, 4, 4)])
-def test_forms_of_dense_convolution_agree(window):
-    window = dense.Window(*window)
-    x, kernel = normal(3, 10, 12, 3), normal(3, 3, 3, 4)
-    by_rows = dense._conv2d_by_rows(x, kernel, window)
-    at_once = dense._conv2d_at_once(x, kernel, window)
-    np.testing.assert_allclose(by_rows, at_once, rtol=1e-4, atol=1e-4)
-
-
-def test_forms_of_the_matrix_gradient_agree():
-    x, dy = normal(80, 3), normal(80, 4)
-    widened, widening = (
-        form(x, dy) for form in (dense._product_of_widened, dense._widening_product)
-    )
-    np.testing.assert_allclose(widened, widening, rtol=1e-4, atol=1e-4)
-
-
-def test_the_matrix_gradient_of_bfloat16_maps_is_summed_in_float32():
+def test_the_matrix_gradient_of_bfloat16_maps_is_summed_in_float32(form):
     x, dy, kernel = normal(5, 16, 16, 3), normal(5, 16, 16, 4), normal(3, 4)
     x, dy = x.astype(jnp.bfloat16), dy.astype(jnp.bfloat16)
     gradient = jax.vjp(lambda kernel: ops.channel_matmul(x, kernel), kernel)[1](dy)[0]
@@ -142,7 +120,7 @@ def test_the_matrix_gradient_of_bfloat16_maps_is_summed_in_float32():
 
 @pytest.mark.parametrize("blank", [False, True])
 @pytest.mark.parametrize("dimmed", [False, True])
-def test_pooled_batch_norm_is_that_of_all_rows(blank, dimmed):
+def test_pooled_batch_norm_is_that_of_all_rows(form, blank, dimmed):
     """The same as spelled out: rows, batch normalisation, ReLU, pooling."""
     images, scale, bias = normal(3, 8, 6, 4) + 3, jnp.array([1.0, -2, 0.5, -0.1]), normal(4)
     brightness = jnp.array([[1.0, 1, 1], [0.3, 0, 0.9]][: 1 + dimmed])
@@ -211,14 +189,7 @@ def test_a_dense_layer_maps_a_source_as_it_maps_its_map():
     np.testing.assert_allclose(value + shift, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_forms_of_max_pooling_agree():
-    source = ops.Source(normal(3, 8, 6, 4), normal(4), normal(4))
-    by_rows, at_once = (form(source) for form in (pooling._best_by_rows, pooling._best))
-    np.testing.assert_allclose(by_rows[0], at_once[0], rtol=1e-6)
-    np.testing.assert_array_equal(by_rows[1], at_once[1])
-
-
-def test_max_pool():
+def test_max_pool(form):
     def xla_pool(x):
         padding = ((0, 0), (1, 1), (1, 1), (0, 0))
         return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
@@ -240,7 +211,7 @@ def test_max_pool_time_gives_a_tie_to_the_first_step():
 @pytest.mark.parametrize(
     ("size", "stride", "padding", "dilation"), [(3, 2, 1, 1), (3, 1, 4, 4), (1, 1, 0, 1)]
 )
-def test_conv2d(size, stride, padding, dilation):
+def test_conv2d(form, size, stride, padding, dilation):
     x, kernel = normal(2, 10, 12, 3), normal(size, size, 3, 4)
     assert_same_function(
         lambda x, k: ops.conv2d(x, k, stride=stride, padding=padding, dilation=dilation),
@@ -265,17 +236,34 @@ def test_conv1d(padding):
 
 @pytest.mark.parametrize("shape", [(3, 14, 10, 29), (2, 11, 7), (4, 5), (2, 7, 7, 1500)])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_forms_of_sums_over_positions_agree(shape, dtype):
+def test_sums_over_positions(form, shape, dtype):
     x, mean = normal(*shape).astype(dtype), normal(shape[-1])
 
     def squares(x, mean):
         return jnp.square(x.astype(jnp.float32) - mean)
 
-    forms = (sums._by_many_positions, sums._by_single_positions, sums.sum_positions)
-    many, single, chosen = (form(squares, x, mean) for form in forms)
-    assert many.shape == (shape[0], shape[-1])
-    np.testing.assert_allclose(many, single, rtol=1e-5)
-    np.testing.assert_array_equal(chosen, many)
+    found = sums.sum_positions(squares, x, mean)
+    expected = np.asarray(squares(x, mean), np.float64).reshape(shape[0], -1, shape[-1]).sum(1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def operations(platform, images):
+    """Floating-point operations of a program for a platform; those of a loop count once."""
+
+    def loss(x, dense, depthwise):
+        y = ops.depthwise_conv3x3(ops.conv2d(x, dense, padding=1), depthwise)
+        return ops.max_pool3x3_stride2(y).sum()
+
+    shapes = ((images, 8, 8, 3), (3, 3, 3, 4), (3, 3, 4))
+    structs = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(*structs)
+    return traced.lower(lowering_platforms=(platform,)).cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_accelerators_take_all_images_at_once(platform):
+    one, two = (operations(platform, images) for images in (8, 16))
+    assert (two > 1.95 * one) == (platform != "cpu")
 
 
 def plain_batch_norm(x, scale, bias, relu):

@@ -37,6 +37,7 @@ def test_a_plan_shuffles(units, half):
     first, second = rng.normal(size=(2, 3, 2, half))
     weights = list(rng.normal(size=(units - 1, half, half)) / half**0.5)
     with jax.enable_x64(True):
+        first, second, *weights = map(jnp.asarray, (first, second, *weights))
         expected = plainly(first, second, weights)
         found, gathered, order = planned(first, second, weights)
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
@@ -49,6 +50,7 @@ def test_its_derivative_is_the_shuffles_own():
     seen = np.concatenate([seen, -2 * seen], axis=-1)
     weights = list(rng.normal(size=(3, 58, 58)) / 8)
     with jax.enable_x64(True):
+        first, second, *weights = map(jnp.asarray, (first, second, *weights))
         expected = jax.grad(lambda *x: (plainly(*x) * seen).sum(), (0, 1, 2))(
             first, second, weights
         )

@@ -1,24 +1,26 @@
 """Fresh variables: those that Flax's own `init` would draw, drawn together."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avjax.models.audio_visual import AudioVisualNet
-from avjax.models.mel_net import MelNet
+from avjax.models.networks import NETWORKS
 from avjax.models.single_modality import AudioNet
-from avjax.models.variables import _smallest_inputs, init_variables, variable_shapes
+from avjax.models.variables import init_variables, smallest_inputs, variable_shapes
+from tests.small_networks import small_network
 
 
-@pytest.mark.parametrize(
-    "net",
-    [AudioVisualNet(8, "it", stage_repeats=(2, 1, 1)), AudioNet(3), MelNet(8)],
-    ids=["audio_visual", "audio", "log_mel"],
-)
-def test_drawn_together_are_those_of_init(net):
+def zeros(net):
+    return [jnp.zeros(x.shape, x.dtype) for x in smallest_inputs(net)]
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_drawn_together_are_those_of_init(kind):
+    net = small_network(kind)
     key = jax.random.fold_in(jax.random.key(5), 1)
     found = init_variables(net, key)
-    expected = jax.jit(net.init)(key, *_smallest_inputs(net))
+    expected = jax.jit(net.init)(key, *zeros(net))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, dict(expected))
     same = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), found)
     assert same == variable_shapes(net)
@@ -27,7 +29,7 @@ def test_drawn_together_are_those_of_init(net):
 def test_intermediates_are_none_but_those_of_layers():
     """What `init` postpones stays out of Flax's own collections."""
     net, key = AudioNet(3), jax.random.key(0)
-    inputs = _smallest_inputs(net)
+    inputs = zeros(net)
     variables = init_variables(net, key)
     assert set(variables) == set(net.init(key, *inputs)) == {"params", "batch_stats"}
     whole = net.init(key, *inputs, mutable=True)

@@ -66,7 +66,7 @@ def test_max_pool_overhangs(size, length):
 @pytest.mark.parametrize("width", [9, 10, 11, 12])
 def test_grouped_columns_are_a_plain_convolution(kernel_size, width):
     x = jax.random.normal(jax.random.key(0), (2, 8, width, 3))
-    conv = networks._Conv(5, kernel_size, group=4)
+    conv = networks.GroupedConv(5, kernel_size, group=4)
     y, variables = conv.init_with_output(jax.random.key(1), x)
     kernel, dimensions = variables["params"]["kernel"], ("NHWC", "HWIO", "NHWC")
     expected = lax.conv_general_dilated(
@@ -84,7 +84,7 @@ def test_prelu_slopes_the_negative_side():
 def test_flatten_puts_columns_first():
     x = np.arange(12).reshape(1, 2, 3, 2)  # rows, columns, channels
     expected = [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]
-    np.testing.assert_array_equal(networks._flatten(jnp.asarray(x))[0], expected)
+    np.testing.assert_array_equal(networks.flatten(jnp.asarray(x))[0], expected)
 
 
 def test_pnet_equals_facenet(variables):

@@ -10,6 +10,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from avjax.errors import InputError
@@ -126,7 +127,7 @@ def test_disk_that_fills_while_saving_is_an_input_error(tmp_path, monkeypatch, e
         def fail(*_, **__):
             raise error
 
-        monkeypatch.setattr(run._manager, "save", fail)
+        monkeypatch.setattr(ocp.CheckpointManager, "save", fail)
         with pytest.raises(InputError, match="no space left"):
             run.save(2, {"x": jnp.asarray(2)})
 
@@ -137,7 +138,7 @@ def test_other_errors_of_saving_are_not_hidden(tmp_path, monkeypatch):
         def fail(*_, **__):
             raise ValueError("a bug")
 
-        monkeypatch.setattr(run._manager, "save", fail)
+        monkeypatch.setattr(ocp.CheckpointManager, "save", fail)
         with pytest.raises(ValueError, match="a bug"):
             run.save(2, {"x": jnp.asarray(2)})
 

@@ -16,6 +16,7 @@ from jax import export
 
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet
+from avjax.models.single_modality import AudioNet
 from avjax.models.variables import init_variables
 from avjax.runtime.devices import CPU_STEPS_PER_CALL, MODES, Parallel, spread
 from avjax.training.modality_dropout import MASKS
@@ -24,6 +25,7 @@ from avjax.training.step import StepConfig, create_state, train_step
 
 SCRIPT = Path(__file__).with_name("several_devices.py")
 ALL = [f"{mode}:{devices}" for mode in MODES for devices in (1, 2, 4, 8)]
+BOTH = AudioVisualNet(3, "ia", 1, (1, 1, 1))
 Device = namedtuple("Device", ["process_index"])
 
 
@@ -61,11 +63,12 @@ def check_alike(content, cases, loss=1e-8, first=1e-9):
 @pytest.mark.parametrize(
     ("network", "mask", "cases"),
     [
-        ("audio", "softhard", ALL),  # compiled in a fraction of the time
-        ("audio", "noise", ["jit:1", "jit:4", "pmap:8"]),
-        ("audio_visual", "softhard", ["jit:1", "pmap:8"]),
+        # Compiled in a fraction of the time; both streams on two devices: further down.
+        ("audio", "softhard", ["jit:1", *(f"{mode}:8" for mode in MODES)]),
+        ("audio", "noise", ["jit:1", "jit:4"]),
         *(
-            pytest.param("audio_visual", mask, ALL, marks=pytest.mark.slow, id=f"all-{mask}")
+            pytest.param(network, mask, ALL, marks=pytest.mark.slow)
+            for network in ("audio", "audio_visual")
             for mask in MASKS
         ),
     ],
@@ -82,7 +85,7 @@ def test_devices_in_both_modes_train_alike(root_dir, tmp_path, network, mask, ca
 @pytest.mark.parametrize(
     ("network", "cases"),
     [
-        ("audio", ["jit:1", "jit:8", "pmap:2"]),
+        ("audio", ["jit:1", "pmap:2"]),
         pytest.param("audio_visual", ALL, marks=pytest.mark.slow),
     ],
 )
@@ -110,9 +113,8 @@ def test_two_processes_train_as_one(root_dir, tmp_path, network):
     check_alike({**np.load(one), **np.load(two)}, ["jit:1", "jit:all", "pmap:all"])
 
 
-def prepared_step(dtype=jnp.float32):
+def prepared_step(net, dtype=jnp.float32):
     """A network's variables, an optimizer and a step."""
-    net = AudioVisualNet(3, "ia", 1, (1, 1, 1))
     fresh = init_variables(net, jax.random.key(0))
     variables = jax.tree.map(lambda x: np.asarray(x, dtype), fresh)
     trained = net.trained(variables["params"])
@@ -143,7 +145,7 @@ def test_a_padded_batch_on_two_devices_equals_the_smaller_one_on_one_device():
     smaller = {name: column[:3] for name, column in padded.items()}
     results = []
     with jax.enable_x64(True):
-        variables, optimizer, step = prepared_step(jnp.float64)
+        variables, optimizer, step = prepared_step(BOTH, jnp.float64)
         for devices, batch in ((1, smaller), (2, padded)):
             parallel = Parallel(len(batch["label"]), jax.local_devices()[:devices])
             compiled = parallel.compile_train_step(step)
@@ -165,7 +167,7 @@ def test_a_call_takes_as_many_steps_as_it_is_told(devices):
     first = batch_of_four()
     second = {name: column[::-1] for name, column in first.items()}
     with jax.enable_x64(True):
-        variables, optimizer, step = prepared_step(jnp.float64)
+        variables, optimizer, step = prepared_step(AudioNet(3), jnp.float64)
         parallel = Parallel(4, jax.local_devices()[:devices])
         key = parallel.replicate(jax.random.key(1))
         state, expected = parallel.replicate(create_state(variables, optimizer)), []
@@ -192,12 +194,9 @@ def test_cpus_take_several_steps_a_call():
     assert spread("pmap", 4, jax.local_devices()[:1]).steps_per_call == 1
 
 
-@pytest.mark.parametrize(
-    ("platform", "devices"), [("cuda", 1), ("cuda", 2), ("tpu", 1), ("tpu", 2), ("cpu", 1)]
-)
+@pytest.mark.parametrize(("platform", "devices"), [("cuda", 2), ("tpu", 1)])
 def test_the_step_lowers_for_accelerators(platform, devices):
-    """Without the forms that suit CPUs alone, which loop over images."""
-    variables, optimizer, step = prepared_step()
+    variables, optimizer, step = prepared_step(BOTH)
     parallel = Parallel(4, jax.local_devices()[:devices])
     batch = {
         name: np.asarray(x, np.float32 if x.dtype == np.float64 else x.dtype)
@@ -209,7 +208,6 @@ def test_the_step_lowers_for_accelerators(platform, devices):
     exported = export.export(compiled, platforms=[platform])(*shapes)
     assert exported.platforms == (platform,)
     assert exported.nr_devices == devices
-    assert ("stablehlo.while" in exported.mlir_module()) == (platform == "cpu")
 
 
 def test_a_batch_that_devices_cannot_share_is_refused():

@@ -1,5 +1,6 @@
 """The benchmark: what it measures with and what it makes of figures. Nothing here is timed."""
 
+import functools
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import pytest
 from benchmarks import limits, network, plot, sides
 from benchmarks import prepare as subject
 
+from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.efficientface import EfficientFace
 from avjax.models.layers import INFERENCE
 from avjax.runtime.devices import CPU_STEPS_PER_CALL
@@ -35,21 +37,21 @@ def test_one_measurement_prepares_twice_and_decodes(tmp_path, monkeypatch, capsy
     assert run("prepare", f"--source={tmp_path}", "--once", "--threads=1") == 0
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["what"] for line in told] == ["cold", "warm", "decoding"]
-    assert set(told[1]["stages"]) == {"sound", "decode", "detect", "crop", "write"}
+    assert set(told[1]["phases"]) == {"sound", "decode", "detect", "crop", "write"}
     assert detector.calls == 4  # two clips, cold and warm
 
 
 def test_figures_are_medians_of_rounds(capsys):
     def found(warm, decoding, cold):
         return {
-            "warm": {"seconds": warm, "cpu": 4.0, "stages": {"decode": 2.0, "crop": 1.0}},
+            "warm": {"seconds": warm, "cpu": 4.0, "phases": {"decode": 2.0, "crop": 1.0}},
             "decoding": {"seconds": decoding, "cpu": 2.0},
             "cold": {"since_start": cold},
         }
 
     ours = [found(2.0, 1.0, 8.0), found(90.0, 90.0, 90.0), found(1.0, 0.5, 4.0)]
     theirs = [{"seconds": s, "cpu": 40.0} for s in (20.0, 12.0, 70.0)]
-    subject._print(8, 2, ours, theirs)
+    subject.print_figures(8, 2, ours, theirs)
     text = capsys.readouterr().out
     assert "avjax       4.000 clips/s (0.089 to 8.000), 0.50 processor seconds a clip" in text
     assert "1.000 clips/s from a cold start" in text
@@ -64,7 +66,7 @@ def test_figures_are_medians_of_rounds(capsys):
     [
         ([], 0, "Subjects: step"),
         (["knitting"], 2, "Subjects: step"),
-        (["step", "--masks=hard"], 1, "unknown mask 'hard'"),
+        (["step", "--masks=hard"], 1, "unknown config.mask 'hard'"),
         (["step", "--batches=few"], 1, "are whole numbers"),
         (["forward", "--precision=low"], 1, "unknown --precision=low"),
         (["step", "--against=gone"], 1, "--against=gone has no tools/benchmark.py"),
@@ -80,8 +82,10 @@ def test_wrong_arguments(capsys, arguments, status, message):
     assert message in captured.out + captured.err
 
 
-def test_a_step_and_a_forward_pass_are_measured(capsys):
+def test_a_step_and_a_forward_pass_are_measured(capsys, monkeypatch):
     """Of steps, those of one call together have one time."""
+    few = functools.partial(AudioVisualNet, 8, stage_repeats=(1, 1, 1))
+    monkeypatch.setattr(network, "build_network", lambda description: few(description["fusion"]))
     small = {"size": 64, "frames": 2, "batch": 2, "steps": 6, "mask": "nodropout"}
     for what, times in (("step", -(-6 // CPU_STEPS_PER_CALL)), ("forward", 6)):
         assert run(what, f"--once={json.dumps({**small, 'what': what})}") == 0
@@ -249,7 +253,7 @@ def test_a_plot_shows_what_varies(tmp_path):
         return {"setting": setting, "found": told, **yardsticks}
 
     figures = [figure(2, 1.0), figure(8, 3.2)]
-    lines = plot._lines(figures, "batch")
+    lines = plot.lines_by_side(figures, "batch")
     assert lines["avjax"] == [(2, 0.5), (8, 0.4)]
     assert lines["traffic (no limit)"] == [(2, 0.25), (8, 0.2)]
     plot.draw(figures, tmp_path / "cost.png")

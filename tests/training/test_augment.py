@@ -18,11 +18,11 @@ def smooth_frames(count=2, height=96, width=80):
     waves = [np.sin(a * y + b * x + c) for a, b, c in rng.uniform(0, 3, (3 * count, 3))]
     frames = np.stack(waves).reshape(count, 3, height, width).transpose(0, 2, 3, 1)
     frames = np.where(frames > 0.8, 1.0, frames)
-    return ((frames + 1) * 127.5).astype(np.uint8)
+    return jnp.asarray((frames + 1) * 127.5, jnp.uint8)
 
 
 def pillow(frame, flip, angle):
-    image = Image.fromarray(frame)
+    image = Image.fromarray(np.asarray(frame))
     image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else image
     return np.asarray(image.rotate(angle, resample=Image.Resampling.BILINEAR))
 
@@ -47,8 +47,8 @@ def test_no_turn_is_exact():
 
 
 def test_clips_draw_for_themselves_and_frames_of_a_clip_together():
-    clip = np.repeat(smooth_frames(1), 3, axis=0)
-    clips = np.stack([clip] * 16)
+    clip = jnp.repeat(smooth_frames(1), 3, axis=0)
+    clips = jnp.stack([clip] * 16)
     turned = np.asarray(augment(jax.random.key(0), clips))
     for one in turned:
         np.testing.assert_array_equal(one, np.stack([one[0]] * 3))
@@ -57,7 +57,7 @@ def test_clips_draw_for_themselves_and_frames_of_a_clip_together():
 
 
 def test_devices_draw_their_share_of_the_global_batch():
-    clips = np.stack([smooth_frames(1)] * 4)
+    clips = jnp.stack([smooth_frames(1)] * 4)
     whole = augment(jax.random.key(3), clips)
     shares = jax.vmap(lambda c: augment(jax.random.key(3), c, "d"), axis_name="d")(
         clips.reshape(2, 2, *clips.shape[1:])
@@ -66,7 +66,7 @@ def test_devices_draw_their_share_of_the_global_batch():
 
 
 def test_normalisation_of_both_profiles():
-    frames = np.array([0, 255], np.uint8).reshape(2, 1, 1, 1).repeat(3, axis=-1)
+    frames = jnp.array([0, 255], jnp.uint8).reshape(2, 1, 1, 1).repeat(3, axis=-1)
     np.testing.assert_allclose(normalise(frames, "reference").ravel(), [0, 0, 0, 1, 1, 1])
     fixed = normalise(frames, "fixed")[:, 0, 0]
     np.testing.assert_allclose(fixed[0, 0], -0.55391484 / 0.24837189, rtol=1e-6)
@@ -75,4 +75,4 @@ def test_normalisation_of_both_profiles():
 
 def test_an_unknown_profile_is_refused():
     with pytest.raises(InputError, match="unknown profile 'fixd'; choose one of reference, fixed"):
-        normalise(np.zeros((1, 1, 1, 3), np.uint8), "fixd")
+        normalise(jnp.zeros((1, 1, 1, 3), jnp.uint8), "fixd")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from avjax.models.audio_visual import AudioVisualNet
+from avjax.models.network import CONDITIONS
 from avjax.models.single_modality import AudioNet, VideoNet
 from avjax.models.variables import init_variables
 from avjax.training import conditions
@@ -24,7 +25,7 @@ def variables():
 @pytest.fixture(scope="module")
 def batch():
     rng = np.random.default_rng(0)
-    return {
+    clips = {
         "frames": rng.integers(0, 256, (3, 2, 64, 64, 3)).astype(np.uint8),
         "audio": rng.standard_normal((3, 20, 10)).astype(np.float32) * 9,
         "label": np.array([0, 3, 1], np.int32),
@@ -33,6 +34,7 @@ def batch():
         "weight": np.array([1, 1, 0], np.float32),
         "clip_key": np.array([11, 12, 0], np.uint32),
     }
+    return jax.tree.map(jnp.asarray, clips)
 
 
 step = jax.jit(conditions.eval_conditions_step, static_argnames=("net", "profile"))
@@ -47,7 +49,7 @@ def added_noise(x, noise, real):
     return x + x[:real].mean() + x[:real].std(ddof=1) * noise
 
 
-@pytest.mark.parametrize("name", conditions.CONDITIONS)
+@pytest.mark.parametrize("name", CONDITIONS)
 def test_condition(name, evaluated, variables, batch):
     mfcc, frames = batch["audio"], batch["frames"].astype(np.float32) / 255
     audio_noise, video_noise = map(
@@ -67,7 +69,7 @@ def test_condition(name, evaluated, variables, batch):
     found = evaluated[name]
     np.testing.assert_allclose(found.sums.loss, loss, rtol=1e-3)
     assert found.sums.count == 2
-    np.testing.assert_array_equal(found.called[:2], logits.argmax(-1))
+    np.testing.assert_array_equal(found.predicted[:2], logits.argmax(-1))
 
 
 def test_clean_step_equals_the_audiovisual_condition(evaluated, variables, batch):
@@ -84,28 +86,28 @@ def test_a_clip_counts_where_it_has_the_undisturbed_stream(variables, batch, eva
     }
     found = step(variables, lacking, KEY, net=NET, profile="reference")
     counts = {name: float(scored.sums.count) for name, scored in found.items()}
-    assert counts == {name: 2 if name == "audiovisual" else 1 for name in conditions.CONDITIONS}
+    assert counts == {name: 2 if name == "audiovisual" else 1 for name in CONDITIONS}
     for name, row in (("audio_only/zeros", 0), ("video_only/zeros", 1)):
         alone = found[name].sums.confusion[batch["label"][row]]
-        assert alone[evaluated[name].called[row]] == 1  # what the stream alone said before
-    assert found["audiovisual"].called[0] == evaluated["audio_only/zeros"].called[0]
-    assert found["audiovisual"].called[1] == evaluated["video_only/zeros"].called[1]
+        assert alone[evaluated[name].predicted[row]] == 1  # what the stream alone said before
+    assert found["audiovisual"].predicted[0] == evaluated["audio_only/zeros"].predicted[0]
+    assert found["audiovisual"].predicted[1] == evaluated["video_only/zeros"].predicted[1]
 
 
 def test_added_noise_knows_only_the_streams_that_are_there():
     x = jnp.array([[1.0, 2.0], [3.0, 6.0], [0.0, 0.0], [9.0, 9.0]])
     noise = jnp.arange(8.0).reshape(4, 2)
     weight, present = jnp.array([1.0, 1, 1, 0]), jnp.array([True, True, False, True])
-    found = conditions._versions(x, noise, weight, present)["addnoise"]
+    found = conditions.stream_versions(x, noise, weight, present)["addnoise"]
     np.testing.assert_allclose(found[:2], added_noise(np.asarray(x), noise, 2)[:2], rtol=1e-6)
     assert not found[2].any()
-    nowhere = conditions._versions(x, noise, weight, jnp.zeros(4, bool))["addnoise"]
+    nowhere = conditions.stream_versions(x, noise, weight, jnp.zeros(4, bool))["addnoise"]
     assert not nowhere.any()
 
 
 @pytest.mark.parametrize("net", [AudioNet(5), VideoNet(5, (1, 1, 1))])
 def test_a_network_of_one_stream_has_its_own_conditions(net, batch):
-    stream = net.streams[0]
+    stream = net.inputs.streams[0]
     variables = init_variables(net, jax.random.key(0))
     shown = batch if stream == "video" else {**batch, "frames": batch["frames"][:, :0]}
     found = step(variables, shown, KEY, net=net, profile="reference")
@@ -119,7 +121,7 @@ def test_a_network_of_one_stream_has_its_own_conditions(net, batch):
     for inputs, name in zip(((mfcc, frames), disturbed), names, strict=True):
         scored = found[name]
         logits = jax.jit(net.apply)(variables, *inputs)[:2]
-        np.testing.assert_array_equal(scored.called[:2], logits.argmax(-1))
+        np.testing.assert_array_equal(scored.predicted[:2], logits.argmax(-1))
         loss = -jax.nn.log_softmax(logits)[jnp.arange(2), batch["label"][:2]].sum()
         np.testing.assert_allclose(scored.sums.loss, loss, rtol=1e-3)
 

@@ -57,7 +57,7 @@ def test_two_devices_equal_one():
 def test_every_member_learns_from_its_own_loss():
     with jax.enable_x64(True):
         variables, (params, _, sums) = stepped(PLAIN)
-        batch = batch_of_four()
+        batch = jax.tree.map(jnp.asarray, batch_of_four())
         targets = np.eye(3)[batch["label"][:3]]
 
         def loss(params):

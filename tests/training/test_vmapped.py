@@ -18,7 +18,7 @@ from avjax.training.step import StepConfig, TrainState, create_state, train_step
 from avjax.training.vmapped import Runs, stack, unstack, vmapped_step
 
 CLASSES, ROWS, STEPS = 3, 4, 3
-NETWORKS = {
+NETS = {
     "audio_visual": AudioVisualNet(CLASSES, "ia", 1, (1, 1, 1)),
     "audio": AudioNet(CLASSES),
     "log_mel": MelNet(CLASSES, 16, (4, 16)),
@@ -55,19 +55,34 @@ class Setting:
     """
 
     def __init__(self, kind, dtype, models):
-        self.net, self.config, self.models = NETWORKS[kind], CONFIGS[kind], models
+        self.net, self.config, self.models = NETS[kind], CONFIGS[kind], models
         cast = functools.partial(jax.tree.map, lambda x: jnp.asarray(x, dtype))
         self.variables = [cast(init_variables(self.net, jax.random.key(i))) for i in range(models)]
         self.trained = self.net.trained(self.variables[0]["params"])
         if kind == "log_mel":
             self.schedules = [cosine_schedule(1e-3, 1, 4, steps) for steps in (1, 2)]
         else:
-            self.schedules = [step_schedule(0.04, (2, 3), steps) for steps in (1, 2)]
+            # Each schedule is a program of its own where a model trains alone.
+            steps_per_epoch = (1,) if kind == "audio_visual" else (1, 2)
+            self.schedules = [step_schedule(0.04, (2, 3), steps) for steps in steps_per_epoch]
         self.kind = kind
         self.steps = [STEPS if i < models / 2 else STEPS - 1 for i in range(models)]
         self.batches = [
             [batch_of((i, n), dtype, self.net, n == steps - 1) for n in range(steps)]
             for i, steps in enumerate(self.steps)
+        ]
+        self.schedule_of = [i % len(self.schedules) for i in range(models)]
+        self.steps_alone = [
+            jax.jit(
+                functools.partial(
+                    train_step,
+                    net=self.net,
+                    optimizer=self.optimizer(schedule),
+                    config=self.config,
+                    profile="fixed",
+                )
+            )
+            for schedule in self.schedules
         ]
 
     def optimizer(self, schedule):
@@ -77,20 +92,11 @@ class Setting:
 
     def start(self, i):
         variables = jax.tree.map(jnp.copy, self.variables[i])
-        return create_state(variables, self.optimizer(self.schedules[i % 2]))
+        return create_state(variables, self.optimizer(self.schedules[self.schedule_of[i]]))
 
     def alone(self, i):
         """States and sums after every step."""
-        optimizer = self.optimizer(self.schedules[i % 2])
-        step = jax.jit(
-            functools.partial(
-                train_step,
-                net=self.net,
-                optimizer=optimizer,
-                config=self.config,
-                profile="fixed",
-            )
-        )
+        step = self.steps_alone[self.schedule_of[i]]
         state, results = self.start(i), []
         for batch in self.batches[i]:
             state, sums = step(state, batch, jax.random.key(i))
@@ -111,7 +117,7 @@ class Setting:
             )
         )
         numbers = jnp.arange(self.models)
-        runs = Runs(jax.vmap(jax.random.key)(numbers), numbers % 2)
+        runs = Runs(jax.vmap(jax.random.key)(numbers), jnp.array(self.schedule_of))
         states = parallel.replicate(stack([self.start(i) for i in range(self.models)]))
         results = [[] for _ in range(self.models)]
         for n in range(STEPS):

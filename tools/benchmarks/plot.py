@@ -17,7 +17,7 @@ def draw(figures: Sequence[dict[str, Any]], path: Path) -> None:
     varying = [name for name in AXES if len({f["setting"][name] for f in figures}) > 1] or ["batch"]
     drawing, panels = plt.subplots(1, len(varying), figsize=(5 * len(varying), 4), squeeze=False)
     for panel, name in zip(panels[0], varying, strict=True):
-        for side, points in _lines(figures, name).items():
+        for side, points in lines_by_side(figures, name).items():
             panel.plot(*zip(*sorted(points), strict=True), marker="o", label=side)
         panel.set(xlabel=AXES[name], ylabel="seconds a clip", ylim=(0, None))
         panel.legend()
@@ -26,7 +26,9 @@ def draw(figures: Sequence[dict[str, Any]], path: Path) -> None:
     plt.close(drawing)
 
 
-def _lines(figures: Sequence[dict[str, Any]], axis: str) -> dict[str, list[tuple[int, float]]]:
+def lines_by_side(
+    figures: Sequence[dict[str, Any]], axis: str
+) -> dict[str, list[tuple[int, float]]]:
     """Points by side; other axes at the value they have in the first figure."""
     first = figures[0]["setting"]
     lines: dict[str, list[tuple[int, float]]] = {}

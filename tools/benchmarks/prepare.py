@@ -146,15 +146,17 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
             clone, python = Path(values.reference), values.reference_python
             theirs.append(measure_reference(python, clone, clips, threads))
         print(f"round {number + 1} of {values.rounds} done, load {os.getloadavg()[0]:.1f}")
-    _print(len(clips), threads, ours, theirs)
+    print_figures(len(clips), threads, ours, theirs)
 
 
-def _print(
+def print_figures(
     count: int,
     threads: int,
     ours: Sequence[dict[str, dict[str, Any]]],
     theirs: Sequence[dict[str, float]],
 ) -> None:
+    """Prints the medians of all rounds: speed, processor time, time by phase."""
+
     def middle(what: str, key: str = "seconds") -> float:
         return median(found[what][key] for found in ours)
 

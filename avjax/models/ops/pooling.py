@@ -24,7 +24,7 @@ def winners(x: Array | Source) -> tuple[Array, Array]:
     return by_platform(x, cpu=_best_by_rows, other=_best)
 
 
-def scattered(winner: Array, dy: Float[Array, "b h/2 w/2 c"]) -> Float[Array, "b h w c"]:
+def scattered(winner: Array, dy: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
     """Adjoint of the choice: puts each value where its window's maximum was, and adds up."""
     return scatter_stride2(lambda i, j: jnp.where(winner == 3 * i + j, dy, 0))
 

@@ -44,7 +44,7 @@ def max_pool(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b oh ow c"]
     return padded
 
 
-class _Conv(nn.Module):
+class GroupedConv(nn.Module):
     """Unpadded convolution that computes ``group`` neighbouring columns as channels of one.
 
     With few channels a CPU convolution is bound by gathering patches; a kernel as wide as the
@@ -57,6 +57,7 @@ class _Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b oh ow o"]:
+        """Maps ``[b h w i]`` to ``[b h-k+1 w-k+1 features]``."""
         size, group = self.kernel_size, self.group
         shape = (size, size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
@@ -86,7 +87,7 @@ class _ConvBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b oh ow o"]:
-        x = _Conv(self.features, self.kernel_size, self.group, name="conv")(x)
+        x = GroupedConv(self.features, self.kernel_size, self.group, name="conv")(x)
         x = PReLU(name="prelu")(x)
         return max_pool(x, self.pool) if self.pool else x
 
@@ -116,7 +117,7 @@ class RNet(nn.Module):
         x = _ConvBlock(28, pool=3, group=4, name="conv1")(x)
         x = _ConvBlock(48, pool=3, name="conv2")(x)
         x = _ConvBlock(64, kernel_size=2, name="conv3")(x)
-        x = PReLU(name="dense4_prelu")(Dense(128, name="dense4")(_flatten(x)))
+        x = PReLU(name="dense4_prelu")(Dense(128, name="dense4")(flatten(x)))
         return _face_probability(Dense(2, name="face")(x)), Dense(4, name="box")(x)
 
 
@@ -132,7 +133,7 @@ class ONet(nn.Module):
         x = _ConvBlock(64, pool=3, name="conv2")(x)
         x = _ConvBlock(64, pool=2, name="conv3")(x)
         x = _ConvBlock(128, kernel_size=2, name="conv4")(x)
-        x = PReLU(name="dense5_prelu")(Dense(256, name="dense5")(_flatten(x)))
+        x = PReLU(name="dense5_prelu")(Dense(256, name="dense5")(flatten(x)))
         face = _face_probability(Dense(2, name="face")(x))
         return face, Dense(4, name="box")(x), Dense(10, name="landmarks")(x)
 
@@ -141,6 +142,6 @@ def _face_probability(logits: Float[Array, "*b 2"]) -> Float[Array, "*b"]:
     return jax.nn.softmax(logits)[..., 1]
 
 
-def _flatten(x: Float[Array, "b h w c"]) -> Float[Array, "b whc"]:
+def flatten(x: Float[Array, "b h w c"]) -> Float[Array, "b whc"]:
     """Columns before rows, the order in which the dense layers were trained (Matlab's)."""
     return x.transpose(0, 2, 1, 3).reshape(x.shape[0], -1)

@@ -1,0 +1,110 @@
+"""avjax from Python: its public names, what its objects say of themselves, docs/library.md."""
+
+import dataclasses
+import pkgutil
+import re
+import types
+
+import pytest
+
+import avjax
+from avjax.data.folds import Filter
+from avjax.data.pipeline import open_dataset
+from avjax.models.network import Inputs
+from avjax.runs.saved_model import ModelCard
+from configs import audio_only, audio_only_strong, ia_softhard
+from tests.clips import tone, write_video
+from tests.sound_dataset import write_sounds
+
+
+def test_every_public_name_is_there_and_no_other():
+    assert dir(avjax) == sorted(avjax.__all__)
+    for name in avjax.__all__:
+        assert getattr(avjax, name) is getattr(avjax, name)
+    with pytest.raises(AttributeError, match="module 'avjax' has no attribute 'fit'"):
+        avjax.fit  # noqa: B018
+
+
+def test_a_name_of_a_module_is_the_module():
+    """Whatever was imported before: submodules replace attributes of their names."""
+    modules = {module.name for module in pkgutil.iter_modules(avjax.__path__)}
+    shared = modules & set(avjax.__all__)
+    assert {"train", "evaluate", "crossval"} <= shared
+    for name in shared:
+        assert isinstance(getattr(avjax, name), types.ModuleType)
+        assert callable(getattr(avjax, name).main)
+
+
+def test_the_script_of_the_docs_runs(root_dir, tmp_path, monkeypatch, capsys):
+    text = (root_dir / "docs" / "library.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    dataset = write_sounds(tmp_path / "written", dict.fromkeys((1, 5, 9, 10), 6))
+    (tmp_path / "data").mkdir()
+    dataset.rename("data/ravdess")
+    write_video(tmp_path / "clip.mp4", 30, sound=tone(1.0))
+    exec(compile(script, "docs/library.md", "exec"), {})
+    printed = capsys.readouterr().out
+    for part in (
+        "<PreparedDataset data/ravdess: 24 clips of low, high;",
+        "{'train': 12, 'validation': 6, 'test': 6}",
+        "test split, 6 clips",
+        "<Model audio: low, high; profile reference, epoch",
+    ):
+        assert part in printed
+
+
+def test_dataset_clips_and_filter_say_what_they_hold(tmp_path):
+    dataset = open_dataset(write_sounds(tmp_path, {1: 3, 11: 2}, log_mels=8))
+    assert repr(dataset) == (
+        f"<PreparedDataset {dataset.directory}: 5 clips of low, high; profile reference, 3.6 s: "
+        "mfcc [16, 10], log_mel [16, 8]>"
+    )
+    clips = dataset.select("actor=1")
+    assert repr(clips) == "<Clips: 3 (2 low, 1 high), 3 with audio, 0 with video: mfcc [16, 10]>"
+    shown = dataset.select("label=1", Inputs(audio="log_mel", audio_width=8), num_frames=2)
+    assert repr(shown) == (
+        "<Clips: 2 (2 high), 2 with audio, 0 with video: frames [2, 64, 64, 3], log_mel [16, 8]>"
+    )
+    chosen = Filter.parse("actor=1-3,07 intensity=2")
+    assert repr(chosen) == "Filter.parse('actor=1,2,3,7 intensity=2')"
+    assert eval(repr(chosen)) == chosen
+
+
+def test_a_filter_may_be_text(tmp_path):
+    dataset = open_dataset(write_sounds(tmp_path, {1: 3, 11: 2}))
+    assert dataset.select("actor=11").clip_ids == dataset.select(Filter.parse("actor=11")).clip_ids
+    assert len(dataset.select()) == 5
+    with pytest.raises(avjax.InputError, match="cannot read 'actr=1' in the fold"):
+        dataset.select("actr=1")
+
+
+@pytest.mark.parametrize("file", [ia_softhard, audio_only, audio_only_strong])
+def test_a_config_shows_what_is_not_the_default(file):
+    config = avjax.RunConfig.from_tree(file.get_config()).with_fold("five/3", seed=7)
+    text = repr(config)
+    assert eval(text, {"RunConfig": avjax.RunConfig}) == config
+    assert "'data.fold': 'five/3'" in text
+    assert "dampening" not in text
+
+
+def test_config_keys_may_be_joined_by_dots():
+    tree = {"model.kind": "audio", "mask": "nodropout", "optimizer": {"milestones": (2, 3)}}
+    config = avjax.RunConfig.from_tree(tree)
+    assert (config.model.kind, config.optimizer.milestones) == ("audio", (2, 3))
+    assert repr(config) == (
+        "RunConfig.from_tree({'model.kind': 'audio', 'mask': 'nodropout', "
+        "'optimizer.milestones': (2, 3)})"
+    )
+
+
+def test_a_model_says_what_it_is():
+    network = {"kind": "audio_visual", "fusion": "it", "num_heads": 4, "num_classes": 2}
+    card = ModelCard(network, ["calm", "sad"], "fixed", 15, 224, 156)
+    assert repr(avjax.Model({}, card)) == (
+        "<Model audio_visual fusion=it num_heads=4: calm, sad; profile fixed>"
+    )
+    card = dataclasses.replace(card, epoch=35, metrics={"accuracy": 0.7708})
+    assert repr(avjax.Model({}, card)).endswith(
+        "profile fixed, epoch 35, validation accuracy 77.1%>"
+    )

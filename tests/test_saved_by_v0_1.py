@@ -1,0 +1,197 @@
+"""What version 0.1 saved still loads, resumes and gives the same figures.
+
+`fixtures/make.py` made it and says how. These tests call commands and `avjax.load` alone, so that
+they stay as they are when modules move.
+"""
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+import avjax
+from avjax import crossval, evaluate, prepare, train
+from avjax.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+ARCHIVE = ROOT / "tests" / "fixtures" / "v0_1.tar.xz"
+EXPECTED = ARCHIVE.with_name("v0_1.json")
+# Models with the length and width of their sound.
+LOGITS = {
+    "models/lt": (156, 10),
+    "runs/log_mel": (156, 16),
+    "runs/crossval/published-seed0": (156, 10),
+}
+SCORED = ("runs/audio_visual", "runs/log_mel", "runs/crossval/published-seed0")
+RUNS = ("audio_visual", "audio", "log_mel")
+CLOCK = ("seconds", "clips_per_second", "input_share")
+TOLERANCE = 1e-5  # ten times what optimization levels and numbers of devices differ by
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("v0_1")
+    with tarfile.open(ARCHIVE) as archive:
+        for member in archive:
+            path = folder / member.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(archive.extractfile(member).read())
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def saved(unpacked, tmp_path, monkeypatch):
+    """A copy of all that was saved, in the current directory."""
+    shutil.copytree(unpacked, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return json.loads(EXPECTED.read_text())
+
+
+def inputs(model):
+    """Two clips for a model: its sound, and frames."""
+    rng = np.random.default_rng(0)
+    sound = np.float32(rng.integers(-4, 5, (2, *LOGITS[model])) / 2)
+    blocks = rng.integers(0, 256, (2, 2, 8, 8, 3), np.uint8)
+    return sound, blocks.repeat(8, 2).repeat(8, 3)
+
+
+def run_train(name, config, changes):
+    return train.main(["train", *_arguments(config, changes), f"--workdir=runs/{name}"])
+
+
+def run_crossval(config, changes):
+    named = ["--folds=published", "--seeds=0,1", "--workdir=runs/crossval"]
+    return crossval.main(["crossval", *_arguments(config, changes), *named])
+
+
+def _arguments(config, changes):
+    changed = [f"--config.{key}={value}" for key, value in changes.items()]
+    return [f"--config={ROOT / 'configs' / config}.py", *changed]
+
+
+def read_metrics(workdir):
+    """The lines of a run's metrics, without what the clock says."""
+    lines = map(json.loads, (Path(workdir) / "metrics.jsonl").read_text().splitlines())
+    return [{name: value for name, value in line.items() if name not in CLOCK} for line in lines]
+
+
+def read_evaluation(workdir):
+    """A run's evaluation, without the confusion matrices."""
+    evaluation = json.loads((Path(workdir) / "evaluation.json").read_text())
+    for figures in evaluation["conditions"].values():
+        del figures["confusion"]
+    return evaluation
+
+
+def assert_same(ours, expected):
+    """Compares all that `expected` names; later versions may add more."""
+    if isinstance(expected, dict):
+        for name, value in expected.items():
+            assert_same(ours[name], value)
+    elif isinstance(expected, list):
+        for our, value in zip(ours, expected, strict=True):
+            assert_same(our, value)
+    elif isinstance(expected, float):
+        assert ours == pytest.approx(expected, rel=TOLERANCE)
+    else:
+        assert ours == expected
+
+
+@pytest.mark.parametrize("model", LOGITS)
+def test_a_model_gives_the_same_logits(expected, model):
+    logits, largest = expected["logits"][model], np.abs(expected["logits"][model]).max()
+    found = avjax.load(model).logits(*inputs(model))
+    np.testing.assert_allclose(found, logits, rtol=0, atol=TOLERANCE * largest)
+
+
+def test_a_backbone_classifies_nothing():
+    with pytest.raises(InputError, match="backbone"):
+        avjax.load("models/backbone")
+
+
+@pytest.mark.parametrize("workdir", SCORED)
+def test_a_run_is_scored_the_same(expected, workdir):
+    assert evaluate.main(["evaluate", f"--workdir={workdir}"]) == 0
+    assert_same(read_evaluation(workdir), expected["scored"][workdir])
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_stopped_run_goes_on_to_the_same_end(expected, name):
+    run = expected["finished"][name]
+    assert run_train(name, run["config"], run["changes"]) == 0
+    assert_same(read_metrics(f"runs/{name}"), run["metrics"])
+    assert_same(read_evaluation(f"runs/{name}"), run["evaluation"])
+
+
+def test_training_starts_from_a_model(expected):
+    run = expected["finished"]["audio"]
+    assert run_train("again", run["config"], run["changes"]) == 0
+    assert_same(read_metrics("runs/again"), run["metrics"])
+
+
+@pytest.mark.slow
+def test_training_starts_from_a_backbone(expected):
+    """No figures: the other layers are drawn anew, and other versions may draw other values."""
+    run = expected["finished"]["audio_visual"]
+    changes = {**run["changes"], "model.pretrained": "models/backbone"}
+    assert run_train("again", run["config"], changes) == 0
+
+
+def test_a_stopped_cross_validation_goes_on_to_the_same_end(expected):
+    done = Path("runs/crossval/published-seed0/metrics.jsonl")
+    before = done.read_text()
+    run = expected["crossval"]
+    assert run_crossval(run["config"], run["changes"]) == 0
+    assert_same(json.loads(Path("runs/crossval/crossval.json").read_text()), run["summary"])
+    assert done.read_text() == before
+
+
+# ----------------------------------------------------------------------------------- preparation
+
+
+def raw_clips(names):
+    """Empty files of these names: clips that are prepared already are not read again."""
+    for name in names:
+        path = Path("raw") / f"Actor_{name[-2:]}" / f"{name}.{'wav' if name[:2] == '03' else 'mp4'}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options"),
+    [
+        ("clips", ("--num_frames=2", "--image_size=64", "--seconds=1")),
+        ("sounds", ("--profile=reference", "--num_frames=2", "--image_size=64", "--log_mels=16")),
+    ],
+)
+def test_a_dataset_is_known_to_be_complete(dataset, options, capsys):
+    raw_clips(json.loads(Path(dataset, "prepare.json").read_text())["clips"])
+    assert prepare.main(["prepare", "--source=raw", f"--out={dataset}", *options]) == 0
+    assert "(0 prepared now" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("out", "command"),
+    [("stopped", ("--source=raw", "--seconds=0.5")), ("sharded", ("--merge",))],
+)
+def test_a_stopped_preparation_goes_on(out, command):
+    arrays = {}
+    for path in Path().glob(f"{out}.*/clips/*.npz"):
+        with np.load(path) as clip:
+            arrays[path.stem] = clip["mfcc"]
+    assert len(arrays) == 3
+    raw_clips(arrays)
+    assert prepare.main(["prepare", *command, f"--out={out}"]) == 0
+    records = tfds.builder_from_directory(out).as_data_source("actor_01")
+    stored = {record["clip_id"].decode(): record["mfcc"] for record in records}
+    assert stored.keys() == arrays.keys()
+    for name, mfcc in arrays.items():
+        np.testing.assert_array_equal(stored[name], mfcc)
