@@ -255,12 +255,13 @@ class BatchNorm(nn.Module):
         )
 
     def _update(self, batch: ops.Moments) -> None:
-        """Moves the running statistics towards a batch's."""
+        """Moves the running statistics towards a batch's; one value alone has no variance."""
         if self.is_initializing():
             return
-        unbiased = batch.variance * (batch.count / (batch.count - 1))
-        for name, new in (("mean", batch.mean), ("var", unbiased)):
-            old = self.get_variable("batch_stats", name)
+        running_mean, running_var = (self.get_variable("batch_stats", x) for x in ("mean", "var"))
+        unbiased = batch.variance * (batch.count / jnp.maximum(batch.count - 1, 1))
+        unbiased = jnp.where(batch.count > 1, unbiased, running_var)
+        for name, old, new in (("mean", running_mean, batch.mean), ("var", running_var, unbiased)):
             self.put_variable("batch_stats", name, old + MOMENTUM * (new - old))
 
     def affine(self) -> tuple[Float[Array, "c"], Float[Array, "c"]]:

@@ -1,8 +1,9 @@
 """Key maps of the networks: the reference's state_dict names to Flax paths."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from avjax.errors import InputError
 from avjax.models.efficientface import STAGE_REPEATS
 from avjax.weights.rules import Layer, Path
 
@@ -11,20 +12,39 @@ def network_layers(network: Mapping[str, Any]) -> list[Layer]:
     """Every module of a network as checkpoints describe it, by ``kind`` and ``fusion``.
 
     A network of one stream is the reference's `AudioCNNPool` or `EfficientFaceTemporal` itself.
+
+    Raises:
+      InputError: the reference has no such network.
     """
-    if network["kind"] == "audio":
+    kind = network.get("kind", "audio_visual")
+    if kind == "audio":
         return _inside("audio_model", audio_cnn_layers())
-    if network["kind"] == "video":
+    if kind == "video":
         return _inside("visual_model", efficientface_layers())
-    return audio_visual_layers(network["fusion"])
+    if kind == "audio_visual":
+        return audio_visual_layers(network["fusion"])
+    raise InputError(
+        f"there is no map to PyTorch for a network of kind {kind!r}, which the reference lacks; "
+        "choose a model of kind audio_visual, audio or video"
+    )
 
 
 def audio_visual_layers(fusion: str, stage_repeats: Sequence[int] = STAGE_REPEATS) -> list[Layer]:
-    """Every module of `MultiModalCNN` with the given fusion."""
+    """Every module of `MultiModalCNN` with the given fusion.
+
+    Raises:
+      InputError: the reference has no such fusion.
+    """
+    if fusion not in _FUSIONS:
+        raise InputError(
+            f"there is no map to PyTorch for fusion {fusion!r}, which the reference lacks; choose "
+            f"a model of fusion {', '.join(_FUSIONS)}"
+        )
+    names, block = _FUSIONS[fusion]
     layers = _under("audio_model", audio_cnn_layers())
     layers += _under("visual_model", efficientface_layers(stage_repeats))
-    for name in ("av", "va") if fusion == "lt" else ("av1", "va1"):
-        layers += _under(name, _attention() if fusion == "ia" else _attention_block())
+    for name in names:
+        layers += _under(name, block())
     return [*layers, Layer("classifier_1.0", ("classifier_1",), "dense")]
 
 
@@ -127,6 +147,14 @@ def _attention_block() -> list[Layer]:
         Layer("mlp.fc1", ("mlp_fc1",), "dense"),
         Layer("mlp.fc2", ("mlp_fc2",), "dense"),
     ]
+
+
+# By fusion: the names of its two blocks, and what each is made of.
+_FUSIONS: dict[str, tuple[tuple[str, str], Callable[[], list[Layer]]]] = {
+    "ia": (("av1", "va1"), _attention),
+    "it": (("av1", "va1"), _attention_block),
+    "lt": (("av", "va"), _attention_block),
+}
 
 
 def _inside(flax_name: str, layers: Sequence[Layer]) -> list[Layer]:
