@@ -1,29 +1,25 @@
-"""Trains and scores a config on every fold of a cross-validation.
+"""Cross-validation: a run for each fold and seed, and statistics over them."""
 
-``python -m avjax.crossval --config configs/ia_softhard.py --workdir RUN --folds msaf6``. Every fold
-and seed is a run of its own below the workdir; ``--together`` trains them at once. The same command
-again resumes.
-"""
+import sys
 
-import functools
+from avjax import commands
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    sys.exit(commands.run("crossval"))
+
 import json
 import math
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
-from avjax import cli
 from avjax.config import RunConfig, check_resumable
 from avjax.data.folds import list_folds
 from avjax.errors import InputError
 from avjax.evaluate import EVALUATION_FILE
-from avjax.runtime import compilation
 from avjax.runtime.files import write_json
-from avjax.train import define_config_flags, read_config_flag, train
+from avjax.train import train
 from avjax.train_vmapped import train_vmapped
 
 SUMMARY_FILE = "crossval.json"
@@ -164,41 +160,6 @@ def table(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _define_flags(argv: list[str], values: flags.FlagValues) -> None:
-    define_config_flags(argv, values)
-    flags.DEFINE_string(
-        "folds", None, "msaf6, five, published or another named fold.", flag_values=values
-    )
-    flags.DEFINE_list(
-        "seeds", None, "Seeds, such as 0,1,2 (default: the config's).", flag_values=values
-    )
-    flags.DEFINE_bool(
-        "together", False, "Train all runs at once, as one program.", flag_values=values
-    )
-
-
-def _job(values: flags.FlagValues, positional: list[str]) -> None:
-    if positional:
-        raise InputError(f"unexpected argument {positional[0]!r}; see --help")
-    if not values.folds:
-        raise InputError("--folds is missing; name msaf6, five, published or another fold")
-    try:
-        seeds = None if values.seeds is None else [int(seed) for seed in values.seeds]
-    except ValueError as error:
-        raise InputError(f"--seeds={','.join(values.seeds)} are not whole numbers") from error
-    config = read_config_flag(values)
-    compilation.keep_compiled_programs()
-    workdir = Path(values.workdir or f"runs/{config.name}-{values.folds.replace('/', '-')}")
-    summary = cross_validate(config, workdir, values.folds, seeds, together=values.together)
-    print(table(summary))
-    print(f"summary: {workdir / SUMMARY_FILE}")
-
-
 def main(argv: list[str] | None = None) -> int:
-    """The command line."""
-    argv = sys.argv if argv is None else argv
-    return cli.run(argv, functools.partial(_define_flags, argv), _job, __doc__ or "")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    """The command line, see `avjax.commands.crossval`."""
+    return commands.run("crossval", argv)

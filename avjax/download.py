@@ -1,15 +1,18 @@
-"""Downloads RAVDESS's speech clips from Zenodo: ``python -m avjax.download --out RAVDESS``.
+"""RAVDESS's speech clips from Zenodo.
 
-Writes ``RAVDESS/Actor_01`` to ``Actor_24``, each with the actor's mp4s and wavs, as
-``avjax.prepare --source RAVDESS`` expects them. ``--actors 1,5-8`` brings those alone (the wavs of
-all actors share one zip of 0.2 GB, which stays until the last actor is there). An actor's folder
-appears when it is whole. The same command again goes on where it stopped, in the middle of a file,
-too, and does nothing once all is there.
+An actor's folder appears when it is whole. The same call again goes on where it stopped, in the
+middle of a file, too, and does nothing once all is there.
 """
+
+import sys
+
+from avjax import commands
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    sys.exit(commands.run("download"))
 
 import os
 import shutil
-import sys
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +20,8 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPo
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from absl import flags
 from tqdm import tqdm
 
-from avjax import cli
-from avjax.data.folds import parse_actors
 from avjax.data.ravdess import (
     ACTORS,
     AUDIO_ONLY,
@@ -297,35 +297,6 @@ def _failure(done: Future[None]) -> InputError | None:
     return None
 
 
-def _define_flags(values: flags.FlagValues) -> None:
-    def text(name: str, help_: str) -> None:
-        flags.DEFINE_string(name, None, help_, flag_values=values)
-
-    text("out", "Folder for the clips.")
-    text("actors", "Some actors alone, such as 1,5-8.")
-    flags.DEFINE_bool(
-        "keep_zips", False, "Leave the zips in OUT/zips after unpacking.", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "parallel", 2, "Files at a time; Zenodo blocks many.", lower_bound=1, flag_values=values
-    )
-
-
-def _job(values: flags.FlagValues, positional: list[str]) -> None:
-    if positional:
-        raise InputError(f"unexpected argument {positional[0]!r}; see --help")
-    if not values.out:
-        raise InputError("--out is missing; see --help")
-    actors = tuple(ACTORS) if values.actors is None else parse_actors(values.actors)
-    out = Path(values.out)
-    done = download(out, actors, parallel=values.parallel, keep_zips=values.keep_zips)
-    print(f"{out}: {len(done.actors)} actors, {len(done.brought)} of them brought now")
-
-
 def main(argv: list[str] | None = None) -> int:
-    """The command line."""
-    return cli.run(argv, _define_flags, _job, __doc__ or "")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    """The command line, see `avjax.commands.download`."""
+    return commands.run("download", argv)

@@ -1,29 +1,35 @@
-"""Scores a model under every condition: ``python -m avjax.evaluate --workdir RUN``."""
+"""Evaluation: scores of a model under every condition."""
 
 import sys
+
+from avjax import commands
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    sys.exit(commands.run("evaluate"))
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 from jaxtyping import Int
 
-from avjax import cli
 from avjax.config import run_config
 from avjax.data.folds import resolve_fold
 from avjax.data.pipeline import Clips, open_dataset
+from avjax.data.records import DatasetMetadata
 from avjax.errors import InputError
 from avjax.models.networks import build_network
 from avjax.runs.saved_model import ModelCard, load_model
-from avjax.runtime import compilation, multihost
+from avjax.runtime import multihost
 from avjax.runtime.devices import spread
 from avjax.runtime.files import write_json
 from avjax.training import conditions
 from avjax.training.evaluator import Evaluator
 
 EVALUATION_FILE = "evaluation.json"
+_PREPARE_FLAGS = ("profile", "seconds", "num_frames", "image_size")
 
 
 def evaluate_checkpoint(
@@ -52,8 +58,8 @@ def evaluate_checkpoint(
       nats, ``confusion[i][j]`` counts clips of class i that were called j.
 
     Raises:
-      InputError: the dataset's profile or classes are not the checkpoint's, an unknown split, no
-        clips, no checkpoint.
+      InputError: a dataset that does not suit the checkpoint, see `check_compatible`; an unknown
+        split, no clips, no checkpoint.
     """
     variables, card = multihost.from_first(lambda: load_model(path))
     dataset = open_dataset(data_dir)
@@ -67,6 +73,7 @@ def evaluate_checkpoint(
         net.inputs,
         video_only=video_only,
         num_frames=card.num_frames,
+        image_size=card.image_size,
     )
     devices = spread(parallel, conditions.BATCH_SIZE * jax.device_count())
     evaluator = Evaluator(net, card.profile, devices)
@@ -97,16 +104,33 @@ def _by_actor(clips: Clips, predicted: Int[np.ndarray, "n"]) -> dict[str, dict[s
     }
 
 
-def check_compatible(card: ModelCard, metadata: Any, path: Any, data_dir: Any) -> None:
-    """Raises InputError where a dataset was prepared otherwise than a checkpoint expects."""
-    for name in ("profile", "classes"):
-        ours, theirs = getattr(card, name), getattr(metadata, name)
-        ours, theirs = (tuple(x) if name == "classes" else x for x in (ours, theirs))
-        if ours != theirs:
-            raise InputError(
-                f"{name} {theirs!r} of dataset {data_dir} is not {ours!r}, which checkpoint {path} "
-                "was trained on; prepare the clips accordingly or choose another checkpoint"
-            )
+def check_compatible(card: ModelCard, metadata: DatasetMetadata, path: Any, data_dir: Any) -> None:
+    """Checks that a dataset was prepared as the clips that a checkpoint was trained on.
+
+    Of frames and of sound, only what the network reads counts. A dataset of sound alone suits
+    networks of both streams.
+
+    Raises:
+      InputError: names every value that differs, and the remedy.
+    """
+    streams = build_network(card.network).inputs.streams
+    names = ["profile", "classes", "seconds"]
+    if "video" in streams and card.num_frames and metadata.num_frames:
+        names += ["num_frames", "image_size"]
+    if "audio" in streams:
+        names.append("audio_steps")
+    expected = {name: getattr(card, name) for name in names}
+    held = {name: getattr(metadata, name) for name in names}
+    held["classes"] = list(metadata.classes)
+    differing = [name for name in names if held[name] != expected[name]]
+    if differing:
+        values = " and ".join(f"{x} {held[x]!r} instead of {expected[x]!r}" for x in differing)
+        settings = [f"--{x}={expected[x]}" for x in differing if x in _PREPARE_FLAGS]
+        how = f"with {' '.join(settings)}" if settings else "accordingly"
+        raise InputError(
+            f"dataset {data_dir} does not suit checkpoint {path}: {values}; prepare the clips "
+            f"{how}, or choose another checkpoint"
+        )
 
 
 def evaluate_run(workdir: str | Path, split: str = "test") -> dict[str, Any]:
@@ -156,42 +180,6 @@ def table(evaluation: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _define_flags(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("workdir", None, "A run: its best epoch.", flag_values=values)
-    flags.DEFINE_string("checkpoint", None, "A converted checkpoint.", flag_values=values)
-    flags.DEFINE_string("data", None, "Prepared dataset, with --checkpoint.", flag_values=values)
-    flags.DEFINE_string("fold", "published", "Fold, with --checkpoint.", flag_values=values)
-    flags.DEFINE_bool(
-        "video_only", False, "Take clips without sound too, with --checkpoint.", flag_values=values
-    )
-    flags.DEFINE_string("split", "test", "train, validation or test.", flag_values=values)
-
-
-def _job(values: flags.FlagValues, positional: list[str]) -> None:
-    if positional:
-        raise InputError(f"unexpected argument {positional[0]!r}; see --help")
-    if bool(values.workdir) == bool(values.checkpoint):
-        raise InputError("give either --workdir RUN, or --checkpoint PATH with --data DATA")
-    if values.checkpoint and not values.data:
-        raise InputError("--checkpoint needs --data DATA, the prepared clips to score it on")
-    compilation.keep_compiled_programs()
-    if values.workdir:
-        evaluation = evaluate_run(Path(values.workdir), values.split)
-    else:
-        evaluation = evaluate_checkpoint(
-            Path(values.checkpoint),
-            values.data,
-            values.fold,
-            values.split,
-            video_only=values.video_only,
-        )
-    print(table(evaluation))
-
-
 def main(argv: list[str] | None = None) -> int:
-    """The command line."""
-    return cli.run(argv, _define_flags, _job, __doc__ or "")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    """The command line, see `avjax.commands.evaluate`."""
+    return commands.run("evaluate", argv)

@@ -1,9 +1,15 @@
-"""Names the emotion in raw clips: ``python -m avjax.predict --checkpoint RUN clip.mp4``."""
+"""Prediction: the emotion in raw or prepared clips, by a trained model."""
+
+import sys
+
+from avjax import commands
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    sys.exit(commands.run("predict"))
 
 import dataclasses
 import functools
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +17,6 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from jaxtyping import Array, Bool, Float, UInt8
 
 from avjax import cli
@@ -23,8 +28,7 @@ from avjax.preparation.clip import Detector, prepare_clip
 from avjax.preparation.face_detector import default_detector
 from avjax.preparation.media import SOUND_SUFFIXES
 from avjax.runs.saved_model import ModelCard, load_model
-from avjax.runtime import compilation
-from avjax.training.step import present_streams
+from avjax.training.step import Batch, present_streams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,56 +122,61 @@ class Model:
     ) -> Float[np.ndarray, "b k"]:
         """Logits of prepared clips.
 
+        Clips may be longer or shorter, and frames larger or smaller, than those the model was
+        trained on. What the network does not read is ignored.
+
         Args:
-          mfcc: as a prepared dataset holds them, for a network of kind "log_mel" its spectra; None
-            where no clip has sound.
+          mfcc: finite numbers, as a prepared dataset holds them; for a network of kind "log_mel"
+            its spectra. None where no clip has sound.
           frames: face crops as the model's profile stores them (`reference`: BGR, `fixed`: RGB);
-            None where no clip has any. A stream that the network does not read changes nothing.
-          has_audio: False where the network shall see zeros for sound; by default all True.
-          has_video: False where the network shall see zeros for frames; by default all True.
+            None where no clip has any.
+          has_audio: False where a clip's sound is missing, so that the network sees zeros; by
+            default all True, or all False without ``mfcc``.
+          has_video: the same for its frames.
+
+        Returns:
+          Logits of the classes in ``card.classes``, float32.
 
         Raises:
-          InputError: frames that are not uint8, or shapes that do not fit.
+          InputError: arrays that do not fit in type, shape or number, MFCCs that are not finite, or
+            nothing that the network reads.
         """
-        mfcc, frames = self._inputs(mfcc, frames)
-        if frames.dtype != np.uint8:
-            raise InputError(f"frames are {frames.dtype}; give uint8 crops, not normalised ones")
-        width = self._net.inputs.audio_width
-        if (
-            mfcc.ndim != 3
-            or mfcc.shape[-1] != width
-            or frames.ndim != 5
-            or len(mfcc) != len(frames)
-        ):
-            raise InputError(
-                f"mfcc {list(mfcc.shape)} and frames {list(frames.shape)} do not fit; give "
-                f"[b, t, {width}] and [b, n, h, w, 3] of the same b"
-            )
-        everywhere = np.ones(len(mfcc), bool)
-        present = {
-            "has_audio": everywhere if has_audio is None else np.asarray(has_audio, bool),
-            "has_video": everywhere if has_video is None else np.asarray(has_video, bool),
-        }
-        return np.asarray(
-            _logits(self.variables, mfcc, frames, present, self._net, self.card.profile)
-        )
+        batch = self._batch(mfcc, frames, has_audio, has_video)
+        if not len(batch["audio"]):
+            return np.zeros((0, len(self.card.classes)), np.float32)
+        return np.asarray(_logits(self.variables, batch, self._net, self.card.profile))
 
-    def _inputs(
-        self,
-        mfcc: Float[Array | np.ndarray, "b t 10"] | None,
-        frames: UInt8[Array | np.ndarray, "b n h w 3"] | None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Both streams, zeros for what is None and nothing for frames that are not read."""
-        given = frames if mfcc is None else mfcc
-        if given is None:
+    def _batch(self, mfcc: Any, frames: Any, has_audio: Any, has_video: Any) -> dict[str, Any]:
+        """What the network reads, checked; zeros where a stream is missing or not read."""
+        inputs, card = self._net.inputs, self.card
+        if mfcc is None and frames is None:
             raise InputError("neither mfcc nor frames are given; give one of them at least")
-        card, rows = self.card, np.shape(given)[0]
-        if mfcc is None:
-            mfcc = np.zeros((rows, card.audio_steps, self._net.inputs.audio_width), np.float32)
-        if frames is None or "video" not in self._net.inputs.streams:
-            shown = card.num_frames if "video" in self._net.inputs.streams else 0
-            frames = np.zeros((rows, shown, card.image_size, card.image_size, 3), np.uint8)
-        return np.asarray(mfcc, np.float32), np.asarray(frames)
+        sound = None if "audio" not in inputs.streams else _sound(mfcc, inputs.audio_width)
+        crops = None if "video" not in inputs.streams else _crops(frames)
+        rows = {len(x) for x in (sound, crops) if x is not None}
+        if not rows:
+            needed = "mfcc" if "audio" in inputs.streams else "frames"
+            raise InputError(f"the network reads nothing but {needed}; give them")
+        if len(rows) > 1:
+            raise InputError(
+                f"mfcc {list(np.shape(mfcc))} and frames {list(np.shape(frames))} are of different "
+                "numbers of clips; give both for the same clips"
+            )
+        (b,) = rows
+        heard = _presence("has_audio", has_audio, b) & (sound is not None)
+        seen = _presence("has_video", has_video, b) & (crops is not None)
+        if sound is None:
+            sound = np.zeros((b, card.audio_steps, inputs.audio_width), np.float32)
+        if crops is None:
+            shown = card.num_frames if "video" in inputs.streams else 0
+            crops = np.zeros((b, shown, card.image_size, card.image_size, 3), np.uint8)
+        faulty = np.flatnonzero(heard & ~np.isfinite(sound).all((1, 2)))
+        if len(faulty):
+            raise InputError(
+                f"mfcc of clip {faulty[0]} holds NaN or infinity; mend it, or say that it is "
+                "missing with has_audio"
+            )
+        return {"audio": sound, "frames": crops, "has_audio": heard, "has_video": seen}
 
     def predict(self, path: str | Path) -> Prediction:
         """The emotion in a raw video with its sound track, or in a sound file alone.
@@ -205,10 +214,8 @@ class Model:
         if sound is None:
             raise InputError(f"{name} was prepared without log-mel spectra; prepare it with them")
         logits = self.logits(
-            sound[None],
-            clip.frames[None],
-            has_audio=np.array([clip.has_audio]),
-            has_video=np.array([clip.has_video]),
+            sound[None] if clip.has_audio else None,
+            clip.frames[None] if clip.has_video else None,
         )
         chances = np.asarray(jax.nn.softmax(logits[0].astype(np.float64)), float)
         probabilities = dict(zip(self.card.classes, chances.tolist(), strict=True))
@@ -234,17 +241,50 @@ class Model:
 
 
 @functools.partial(jax.jit, static_argnames=("net", "profile"))
-def _logits(
-    variables: Mapping[str, Any],
-    mfcc: Array,
-    frames: Array,
-    present: Mapping[str, Array],
-    net: Network,
-    profile: str,
-) -> Array:
+def _logits(variables: Mapping[str, Any], batch: Batch, net: Network, profile: str) -> Array:
     """Logits of stored inputs; of the module, so that every model of a network shares it."""
-    batch = {"audio": mfcc, "frames": frames, **present}
     return net.apply(variables, *present_streams(batch, profile))
+
+
+def _sound(mfcc: Any, width: int) -> Float[np.ndarray, "b t c"] | None:
+    """Features of sound as float32."""
+    if mfcc is None:
+        return None
+    array = _array("mfcc", mfcc)
+    if array.ndim != 3 or array.shape[-1] != width:
+        raise InputError(f"mfcc {list(array.shape)} does not fit; give [b, t, {width}]")
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer)):
+        raise InputError(f"mfcc is {array.dtype}; give float32")
+    return array.astype(np.float32)
+
+
+def _crops(frames: Any) -> UInt8[np.ndarray, "b n h w 3"] | None:
+    """Frames as they are; None where clips have none."""
+    if frames is None:
+        return None
+    array = _array("frames", frames)
+    if array.ndim != 5 or array.shape[-1] != 3:
+        raise InputError(f"frames {list(array.shape)} do not fit; give [b, n, h, w, 3]")
+    if array.dtype != np.uint8:
+        raise InputError(f"frames are {array.dtype}; give uint8 crops, not normalised ones")
+    return array if array.shape[1] else None
+
+
+def _presence(name: str, given: Any, rows: int) -> Bool[np.ndarray, "b"]:
+    """Which clips have a stream; by default all."""
+    array = np.ones(rows, bool) if given is None else _array(name, given)
+    if array.dtype != bool or array.shape != (rows,):
+        raise InputError(
+            f"{name} is {array.dtype} {list(array.shape)}; give {rows} booleans, one a clip"
+        )
+    return array
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # nested lists of different lengths
+        raise InputError(f"{name} is no array ({error}); give one of NumPy or JAX") from error
 
 
 def predict_clips(model: Model, paths: list[str], as_json: bool = False) -> int:
@@ -273,26 +313,6 @@ def predict_clips(model: Model, paths: list[str], as_json: bool = False) -> int:
     return status
 
 
-def _define_flags(values: flags.FlagValues) -> None:
-    flags.DEFINE_string(
-        "checkpoint", None, "A run (its best epoch) or a converted checkpoint.", flag_values=values
-    )
-    flags.DEFINE_bool("json", False, "Print one line of JSON a clip.", flag_values=values)
-
-
-def _job(values: flags.FlagValues, positional: list[str]) -> int:
-    if not values.checkpoint:
-        raise InputError("--checkpoint is missing; name a run or a converted checkpoint")
-    if not positional:
-        raise InputError("no clip given; name one or more video files")
-    compilation.keep_compiled_programs()
-    return predict_clips(Model.load(values.checkpoint), positional, values.json)
-
-
 def main(argv: list[str] | None = None) -> int:
-    """The command line."""
-    return cli.run(argv, _define_flags, _job, __doc__ or "")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    """The command line, see `avjax.commands.predict`."""
+    return commands.run("predict", argv)

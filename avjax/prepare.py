@@ -1,24 +1,26 @@
-"""Turns raw clips into a dataset: ``python -m avjax.prepare --source RAVDESS --out DATA``.
+"""Preparation: raw clips become a dataset.
 
-With ``--import_crops`` it takes what the reference's scripts already prepared. A clip is durable
-once it is done: the same command again goes on where it stopped. On several machines, each with
-``--shard 1/8`` to ``8/8``; then ``python -m avjax.prepare --merge --out DATA`` makes the dataset.
+A clip is durable once it is done: the same call again goes on where it stopped.
 """
+
+import sys
+
+from avjax import commands
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    sys.exit(commands.run("prepare"))
 
 import functools
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
-from absl import flags
 from tqdm import tqdm
 
-from avjax import cli
-from avjax.data.records import WINDOW_SECONDS, PreparedClip
+from avjax.data.records import PreparedClip
 from avjax.errors import InputError
 from avjax.preparation import face_detector, media, ravdess_files, shards
 from avjax.preparation.clip import Detector, prepare_clip, sound_features
@@ -29,7 +31,7 @@ from avjax.preparation.clip_store import (
     open_clip_store,
 )
 from avjax.preparation.manifest import read_manifest
-from avjax.preparation.publish import SHEET_FILE, SUMMARY_FILE, Summary, fingerprint, publish
+from avjax.preparation.publish import SUMMARY_FILE, Summary, fingerprint, publish
 from avjax.preparation.raw_clip import RawClip
 from avjax.preparation.shards import Shard
 from avjax.preparation.stopwatch import Stopwatch
@@ -269,117 +271,6 @@ def _check_complete(out: Path, settings: PreparationSettings, found: Sequence[Ra
     return summary._replace(prepared_now=0, seconds=0.0, phases={})
 
 
-def _report(summary: Summary, out: Path) -> None:
-    for name, reason in summary.skipped.items():
-        print(f"skipped {name}: {reason}")
-    for name, lack in summary.incomplete.items():
-        print(f"written incomplete {name}: {lack}")
-    rate = summary.prepared_now / summary.seconds if summary.seconds else 0.0
-    speed = f", {rate:.2f} clips per second" if summary.prepared_now else ""
-    print(
-        f"{out}: {summary.written} clips ({summary.prepared_now} prepared now in "
-        f"{summary.seconds:.1f} s{speed}), {len(summary.skipped)} skipped, "
-        f"{len(summary.incomplete)} incomplete, "
-        f"{sum(summary.faceless_frames.values())} frames without a face"
-    )
-    if summary.phases:
-        shares = ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary.phases.items())
-        print(f"seconds by store, summed over the threads: {shares}")
-    if (out / SHEET_FILE).exists():
-        print(f"contact sheet: {out / SHEET_FILE}")
-
-
-def _define_flags(values: flags.FlagValues) -> None:
-    def text(name: str, default: str | None, help_: str) -> None:
-        flags.DEFINE_string(name, default, help_, flag_values=values)
-
-    def number(name: str, default: int | None, help_: str, least: int = 1) -> None:
-        flags.DEFINE_integer(name, default, help_, lower_bound=least, flag_values=values)
-
-    def list_(name: str, help_: str) -> None:
-        flags.DEFINE_list(name, None, help_, flag_values=values)
-
-    def switch(name: str, help_: str) -> None:
-        flags.DEFINE_bool(name, False, help_, flag_values=values)
-
-    text("source", None, "RAVDESS folder; with --import_crops, the folder with the sound.")
-    text("manifest", None, "CSV file that lists own clips, instead of --source.")
-    list_("classes", "With --manifest: the classes in their order (default: sorted).")
-    text("out", None, "Directory of the dataset.")
-    text("profile", None, "fixed (default), or reference: what published checkpoints expect.")
-    text("import_crops", None, "Take face crops that the reference's scripts wrote.")
-    number("num_frames", 15, "Frames of a clip.")
-    flags.DEFINE_float(
-        "seconds", WINDOW_SECONDS, "Of a clip's window.", lower_bound=0.5, flag_values=values
-    )
-    number("image_size", 224, "Side of a face crop in pixels.")
-    number("log_mels", 0, "Bands of a log-mel spectrum to store beside the MFCCs.", 0)
-    switch("pair_video_only", "Give 02-* recordings the sound of their trial, as the reference.")
-    text(
-        "shard",
-        None,
-        "Prepare one share of the clips, such as 2/8; --merge makes a dataset of all.",
-    )
-    switch("merge", "Make the dataset of the shards beside --out.")
-    number("workers", None, "Clips in hand at once (default: as many as cores).")
-    switch("strict", "Exit with status 1 when any clip was skipped.")
-
-
-def _job(values: flags.FlagValues, positional: list[str]) -> int:
-    if positional:
-        raise InputError(f"unexpected argument {positional[0]!r}; see --help")
-    if not values.out:
-        raise InputError("--out is missing; see --help")
-    if values.merge + bool(values.source) + bool(values.manifest) != 1:
-        raise InputError(
-            "give one of --source FOLDER, --manifest FILE, and --merge, which takes the shards "
-            "beside --out; see --help"
-        )
-    compilation.keep_compiled_programs()
-    out = Path(values.out)
-    if values.merge:
-        if values.shard:
-            raise InputError("--merge takes all shards; leave --shard out")
-        summary = shards.merge(out)
-    else:
-        summary = _prepare_as_told(values, out)
-    _report(summary, Shard.parse(values.shard).directory(out) if values.shard else out)
-    return int(values.strict and bool(summary.skipped))
-
-
-def _prepare_as_told(values: flags.FlagValues, out: Path) -> Summary:
-    imported = values.import_crops is not None
-    profile = values.profile or ("reference" if imported else "fixed")
-    if imported and profile != "reference":
-        raise InputError("imported crops are of the reference profile; leave --profile out")
-    if imported and values.manifest:
-        raise InputError("--import_crops finds RAVDESS clips; leave --manifest out")
-    if values.classes and not values.manifest:
-        raise InputError("--classes names those of a --manifest; name that too")
-    settings = PreparationSettings(
-        profile,
-        values.num_frames,
-        values.image_size,
-        values.pair_video_only,
-        values.seconds,
-        log_mels=values.log_mels,
-    )
-    return prepare(
-        Path(values.source) if values.source else None,
-        out,
-        settings,
-        import_crops=Path(values.import_crops) if imported else None,
-        manifest=Path(values.manifest) if values.manifest else None,
-        classes=values.classes,
-        shard=Shard.parse(values.shard) if values.shard else None,
-        workers=values.workers,
-    )
-
-
 def main(argv: list[str] | None = None) -> int:
-    """The command line."""
-    return cli.run(argv, _define_flags, _job, __doc__ or "")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    """The command line, see `avjax.commands.prepare`."""
+    return commands.run("prepare", argv)

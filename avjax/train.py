@@ -1,33 +1,33 @@
-"""Trains a model: ``python -m avjax.train --config configs/ia_softhard.py --workdir RUN``.
+"""Training: one run from a config, resumed where it stopped."""
 
-The same command again resumes, from where the run stopped.
-"""
+import sys
+
+from avjax import commands
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    sys.exit(commands.run("train"))
 
 import functools
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
-from absl import flags
 from jaxtyping import Int
-from ml_collections import config_flags
 
-from avjax import cli
 from avjax.config import RunConfig, check_resumable
 from avjax.data.feed import Feed
 from avjax.data.folds import resolve_fold
 from avjax.data.pipeline import Clips, PreparedDataset, open_dataset
 from avjax.errors import InputError
-from avjax.evaluate import evaluate_run, table
+from avjax.evaluate import evaluate_run
 from avjax.models.network import Network
 from avjax.models.networks import build_network
 from avjax.runs.pretrained import initial_variables
 from avjax.runs.run_folder import RunFolder
 from avjax.runs.saved_model import ModelCard
-from avjax.runtime import compilation, multihost
+from avjax.runtime import multihost
 from avjax.runtime.devices import Parallel, spread
 from avjax.runtime.signals import StopRequest
 from avjax.runtime.versions import versions
@@ -217,62 +217,6 @@ def _clips(config: RunConfig, dataset: PreparedDataset, net: Network) -> dict[st
     }
 
 
-# ------------------------------------------------------------------------------- the command line
-
-
-def define_config_flags(argv: list[str], values: flags.FlagValues) -> None:
-    """Defines ``--config`` with its changes, and ``--workdir``."""
-    config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "Configuration file; --config.key=value changes a value.",
-        flag_values=values,
-        sys_argv=argv,
-    )
-    flags.DEFINE_string(
-        "workdir", None, "Where the run is kept (default: runs/<config name>).", flag_values=values
-    )
-
-
-def read_config_flag(values: flags.FlagValues) -> RunConfig:
-    """The configuration with its changes.
-
-    Raises:
-      InputError: none is named, the file cannot be read, or it holds what cannot be used.
-    """
-    if values.config is None:
-        raise InputError("--config is missing; name a file such as configs/ia_softhard.py")
-    try:
-        tree = values.config.to_dict()  # a file that could not be read fails on first use
-    except OSError as error:
-        file = values["config"].config_filename
-        raise InputError(f"the config file {file} cannot be read; name one of configs/") from error
-    return RunConfig.from_tree(tree)
-
-
-def _define_flags(argv: list[str], values: flags.FlagValues) -> None:
-    define_config_flags(argv, values)
-    cli.define_process_flags(values)
-
-
-def _job(values: flags.FlagValues, positional: list[str]) -> None:
-    if positional:
-        raise InputError(f"unexpected argument {positional[0]!r}; see --help")
-    config = read_config_flag(values)
-    workdir = Path(values.workdir or f"runs/{config.name}")
-    with multihost.joined(**cli.process_flags(values)):
-        compilation.keep_compiled_programs()
-        evaluation = train(config, workdir)
-        if multihost.is_first():
-            print(table(evaluation))
-            print(f"report: {workdir / 'report.html'}")
-
-
 def main(argv: list[str] | None = None) -> int:
-    """The command line."""
-    argv = sys.argv if argv is None else argv
-    return cli.run(argv, functools.partial(_define_flags, argv), _job, __doc__ or "")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    """The command line, see `avjax.commands.train`."""
+    return commands.run("train", argv)

@@ -1,6 +1,8 @@
 """The command-line frame: exit statuses, one-line errors."""
 
 import errno
+import gc
+import time
 
 import pytest
 from absl import flags
@@ -8,14 +10,15 @@ from ml_collections import config_flags
 
 from avjax import cli
 from avjax.errors import InputError
+from avjax.runtime.signals import Terminated
 
 
 def define_flags(values):
     flags.DEFINE_integer("number", 1, "A number.", flag_values=values)
 
 
-def run(job, *arguments):
-    return cli.run(["program", *arguments], define_flags, job, "What it does.")
+def run(job, *arguments, **options):
+    return cli.run(["program", *arguments], define_flags, job, "What it does.", **options)
 
 
 def fails(error):
@@ -56,7 +59,8 @@ def test_flags_are_not_global():
         (InputError("no file\n  x.mp4"), 1, "error: no file x.mp4\n"),
         (OSError(errno.ENOSPC, "No space left on device", "/full/x"), 1, "/full/x"),
         (OSError(errno.EROFS, "Read-only file system"), 1, "Read-only file system"),
-        (KeyboardInterrupt(), 130, "interrupted"),
+        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+        (Terminated(), 143, "error: interrupted\n"),
     ],
 )
 def test_errors_are_one_line(error, status, message, capsys):
@@ -66,6 +70,28 @@ def test_errors_are_one_line(error, status, message, capsys):
     assert message in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
+
+
+def test_a_command_that_resumes_says_so(capsys):
+    assert run(fails(KeyboardInterrupt()), resumes=True) == 130
+    error = capsys.readouterr().err
+    assert error == "error: interrupted; the same command again goes on from here\n"
+
+
+def test_ctrl_c_within_a_callback_is_not_lost(capsys):
+    """Python prints and ignores what is raised there; JAX calls back at garbage collection."""
+
+    def interrupt(phase, info):
+        gc.callbacks.remove(interrupt)
+        raise KeyboardInterrupt
+
+    def job(values, positional):
+        gc.callbacks.append(interrupt)
+        gc.collect()
+        time.sleep(10)
+
+    assert run(job) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
 
 
 @pytest.mark.parametrize("argument", ["--unknown=1", "--number=many"])
@@ -108,6 +134,17 @@ def test_bugs_keep_their_traceback(error):
 
 def test_help_names_purpose_and_flags(capsys):
     assert run(fails(AssertionError("the job ran")), "--help") == 0
-    out = capsys.readouterr().out
-    assert out.startswith("What it does.")
-    assert "A number." in out
+    assert capsys.readouterr().out == (
+        "What it does.\n\n"
+        "Flags:\n"
+        "  --number: A number. (an integer; default: 1)\n"
+        "  --help: Show this help.\n"
+    )
+
+
+def test_help_needs_no_required_flags(capsys):
+    def define(values):
+        flags.DEFINE_string("out", None, "A folder.", required=True, flag_values=values)
+
+    assert cli.run(["program", "-h"], define, fails(AssertionError("the job ran"))) == 0
+    assert "--out: A folder." in capsys.readouterr().out

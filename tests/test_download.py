@@ -354,7 +354,7 @@ def test_a_signal_stops_and_the_next_start_goes_on(command, record, server, out,
         os.kill(os.getpid(), number)
 
     server.faults["video_2.zip"] = iter([interrupt])
-    assert command("--out", out, "--parallel=1") == 130
+    assert command("--out", out, "--parallel=1") == 128 + number
     assert "the same command again goes on from here" in capsys.readouterr().err
     check_whole(out, [1])
     held = part.stat().st_size

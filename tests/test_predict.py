@@ -106,17 +106,64 @@ def test_a_missing_stream_is_zeros_after_normalisation(model, variables):
     np.testing.assert_allclose(logits, apply(variables, mfcc, seen), rtol=1e-4, atol=1e-5)
 
 
+def test_what_is_not_given_is_missing(model):
+    """Not black frames, which the fixed profile's normalisation makes other than zero."""
+    mfcc, frames = inputs(2)
+    absent = np.zeros(2, bool)
+    for given, flag in (((mfcc, None), "has_video"), ((None, frames), "has_audio")):
+        expected = model.logits(mfcc, frames, **{flag: absent})
+        np.testing.assert_array_equal(model.logits(*given), expected)
+        np.testing.assert_array_equal(model.logits(*given, **{flag: ~absent}), expected)
+    unseen = model.logits(mfcc, frames[:, :0])  # as a dataset of sound alone has them
+    np.testing.assert_array_equal(unseen, model.logits(mfcc))
+
+
+def test_no_clips_have_no_logits(model):
+    mfcc, frames = inputs(2)
+    for given in ((mfcc[:0], frames[:0]), (mfcc[:0], None), (None, frames[:0])):
+        logits = model.logits(*given)
+        assert (logits.shape, logits.dtype) == ((0, 3), np.float32)
+
+
+def with_nan(mfcc, row):
+    return np.where(np.arange(len(mfcc))[:, None, None] == row, np.float32("nan"), mfcc)
+
+
+def test_a_missing_clip_may_hold_anything(model):
+    mfcc, frames = inputs(2)
+    present = np.array([True, False])
+    expected = model.logits(mfcc, frames, has_audio=present)
+    nan = with_nan(mfcc, 1)
+    np.testing.assert_array_equal(model.logits(nan, frames, has_audio=present), expected)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda mfcc, frames: (mfcc, frames / np.float32(255)), "give uint8"),
-        (lambda mfcc, frames: (mfcc[0], frames), "do not fit"),
-        (lambda mfcc, frames: (mfcc[:1], frames), "do not fit"),
+        (lambda mfcc, frames: (mfcc, frames / np.float32(255)), "frames are float32; give uint8"),
+        (lambda mfcc, frames: (mfcc, frames[0]), r"frames \[2, 64, 64, 3\] do not fit; give \[b"),
+        (lambda mfcc, frames: (mfcc, frames[..., :1]), r"frames .* do not fit"),
+        (lambda mfcc, frames: (mfcc[0], frames), r"mfcc \[156, 10\] does not fit; give \[b, t, 10"),
+        (lambda mfcc, frames: (mfcc.swapaxes(1, 2), frames), r"mfcc \[2, 10, 156\] does not fit"),
+        (lambda mfcc, frames: (mfcc.astype(complex), frames), "mfcc is complex128; give float32"),
+        (lambda mfcc, frames: (mfcc.astype(str), frames), "mfcc is <U.*; give float32"),
+        (lambda mfcc, frames: ([[0], [0, 1]], frames), "mfcc is no array"),
+        (lambda mfcc, frames: (mfcc[:1], frames), r"different numbers of clips"),
+        (lambda mfcc, frames: (mfcc[:0], frames), r"different numbers of clips"),
+        (lambda mfcc, frames: (with_nan(mfcc, 1), frames), "mfcc of clip 1 holds NaN"),
+        (lambda mfcc, frames: (None, None), "neither mfcc nor frames"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(model, change, message):
     with pytest.raises(InputError, match=message):
         model.logits(*change(*inputs(2)))
+
+
+@pytest.mark.parametrize("name", ["has_audio", "has_video"])
+@pytest.mark.parametrize("value", [[True], np.ones(3, bool), np.ones((2, 1), bool), [1.0, 0.0], 1])
+def test_flags_that_do_not_fit_are_refused(model, name, value):
+    with pytest.raises(InputError, match=f"{name} is .*; give 2 booleans, one a clip"):
+        model.logits(*inputs(2), **{name: value})
 
 
 def test_probabilities_of_a_raw_clip(model, clip):

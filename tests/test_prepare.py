@@ -99,7 +99,7 @@ def test_usable_clips_are_written(prepared):
     (batch,) = clips.batches(6)
     assert batch["has_audio"].tolist() == [True, True, False, True, False, True]
     assert batch["has_video"].tolist() == [True, True, True, False, True, True]
-    np.testing.assert_array_equal(batch["mfcc"].any((1, 2)), batch["has_audio"])
+    np.testing.assert_array_equal(batch["audio"].any((1, 2)), batch["has_audio"])
     np.testing.assert_array_equal(batch["frames"].any((1, 2, 3, 4)), batch["has_video"])
     assert batch["frames"].shape == (6, 4, 32, 32, 3)
 
@@ -141,7 +141,7 @@ def test_summary_and_contact_sheet(prepared):
     assert stored["written"] == 6
     assert stored["skipped"] == summary.skipped
     assert PreparationSettings.from_json(stored["settings"]) == SETTINGS
-    sheet = cv2.imread(str(out / command.SHEET_FILE))
+    sheet = cv2.imread(str(out / publish.SHEET_FILE))
     assert sheet.shape == (5 * 64, 200 + 4 * 64, 3)
     assert not out.with_name("DATA.partial").exists()
 
@@ -160,7 +160,7 @@ def test_pairing_gives_video_only_clips_the_sound_of_their_trial(source, tmp_pat
     prepare(source, tmp_path / "DATA", settings, make_detector=SeesLight)
     clips = open_dataset(tmp_path / "DATA").select(Filter.parse("label=2"))
     assert clips.clip_ids == [HAPPY, SILENT]
-    np.testing.assert_array_equal(clips[0]["mfcc"], clips[1]["mfcc"])
+    np.testing.assert_array_equal(clips[0]["audio"], clips[1]["audio"])
 
 
 # -------------------------------------------------------------------------------------- going on
@@ -361,7 +361,7 @@ def test_imported_crops_keep_their_values(crops):
     assert dataset.metadata.profile == "reference"
     lossless, video = (dataset.select(EVERYTHING)[i] for i in range(2))
     np.testing.assert_array_equal(lossless["frames"], images)
-    np.testing.assert_array_equal(lossless["mfcc"], video["mfcc"])
+    np.testing.assert_array_equal(lossless["audio"], video["audio"])
     # The reference reads its videos as they are: blue first.
     np.testing.assert_allclose(video["frames"].mean((0, 1, 2)), [200, 100, 30], atol=6)
 

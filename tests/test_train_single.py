@@ -166,6 +166,8 @@ def test_a_sound_model_judges_files_by_their_sound(heard, tmp_path, monkeypatch)
     np.testing.assert_array_equal(model.logits(mfcc), model.logits(mfcc, frames))
     with pytest.raises(InputError, match="neither mfcc nor frames"):
         model.logits()
+    with pytest.raises(InputError, match="reads nothing but mfcc"):
+        model.logits(None, frames)
 
 
 def test_what_a_network_cannot_use_is_refused(sounds, tmp_path):
@@ -230,6 +232,8 @@ def test_frames_alone_train_and_are_scored(mixed, tmp_path, takes_silent):
     frames = np.full((1, 2, 64, 64, 3), 7, np.uint8)
     mfcc = np.ones((1, 16, 10), np.float32)
     np.testing.assert_array_equal(model.logits(None, frames), model.logits(mfcc, frames))
+    with pytest.raises(InputError, match="reads nothing but frames"):
+        model.logits(mfcc)
     with pytest.raises(InputError, match="has no face, and the model judges by"):
         model.predict(write_sound(tmp_path / "voice.wav", tone(1.0)))
 

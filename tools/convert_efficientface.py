@@ -1,6 +1,6 @@
 """Converts a PyTorch checkpoint of EfficientFace, or of the reference's whole model, to avjax.
 
-python tools/convert_efficientface.py SRC.pth OUT [--num-heads N]
+python tools/convert_efficientface.py SRC.pth OUT [--num-heads N] [--table]
 
 Either format of torch.save is read without PyTorch, and nothing in the file is run. A whole model
 then serves avjax.load, avjax.evaluate and avjax.predict; either serves config.model.pretrained.
@@ -19,7 +19,9 @@ from avjax.models.networks import BACKBONE_KIND, build_network
 from avjax.preparation.clip import PROFILES
 from avjax.runs.saved_model import ModelCard, save_model
 from avjax.runtime.versions import versions
-from avjax.weights.conversion import Converted, Route, convert
+from avjax.weights.conversion import LEFT_OUT, Converted, Route, convert
+
+MOST_NAMES = 4  # of tensors alike that are named one by one
 
 
 def class_names(named: list[str] | None, count: int) -> list[str]:
@@ -76,11 +78,14 @@ def table(routes: list[Route]) -> str:
 
 
 def summary(converted: Converted, card: ModelCard, out: Path) -> str:
-    """What was found, in a few lines."""
-    moved = [route for route in converted.routes if not route.target.startswith("left out")]
-    lines = [
-        f"{len(moved)} tensors went into {out}, {len(converted.routes) - len(moved)} were left out"
-    ]
+    """What the checkpoint holds and what was left out, in a few lines."""
+    left_out: dict[str, list[str]] = {}
+    for route in converted.routes:
+        if route.target.startswith(LEFT_OUT):
+            left_out.setdefault(route.target, []).append(route.name)
+    moved = len(converted.routes) - sum(map(len, left_out.values()))
+    lines = [f"{moved} tensors went into {out}"]
+    lines += [f"{_named(names)} {reason}" for reason, names in left_out.items()]
     network = card.network
     if network["kind"] == BACKBONE_KIND:
         lines.append("EfficientFace backbone; train from it with --config.model.pretrained")
@@ -98,6 +103,17 @@ def summary(converted: Converted, card: ModelCard, out: Path) -> str:
     return "\n".join(lines)
 
 
+def _named(names: list[str]) -> str:
+    """Tensors by name; those of a last name that many share by that name."""
+    by_end: dict[str, list[str]] = {}
+    for name in names:
+        by_end.setdefault(name.rpartition(".")[2], []).append(name)
+    return ", ".join(
+        f"{len(alike)} tensors *.{end}" if len(alike) > MOST_NAMES else ", ".join(alike)
+        for end, alike in by_end.items()
+    )
+
+
 def define_flags(values: flags.FlagValues) -> None:
     """The command's flags."""
     flags.DEFINE_integer(
@@ -111,6 +127,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list(
         "classes", None, "Names of the classes, if not RAVDESS's.", flag_values=values
     )
+    flags.DEFINE_bool("table", False, "List every tensor and where it went.", flag_values=values)
     flags.DEFINE_integer("num_frames", 15, "Frames of a clip.", 1, flag_values=values)
     flags.DEFINE_integer("image_size", 224, "Side of a frame in pixels.", 1, flag_values=values)
 
@@ -125,7 +142,9 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
     converted = convert(source)
     card = model_card(converted, values)
     save_model(out, converted.variables, card)
-    print(f"{table(converted.routes)}\n\n{summary(converted, card, out)}")
+    print(summary(converted, card, out))
+    if values.table:
+        print(f"\n{table(converted.routes)}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,8 +16,7 @@ from avjax import cli
 from avjax.errors import InputError
 from avjax.runs.saved_model import ModelCard, load_model
 from avjax.runtime.files import atomic_file
-from avjax.weights.key_maps import network_layers
-from avjax.weights.rules import to_torch
+from avjax.weights.conversion import to_state_dict
 
 ARCHITECTURE = "multimodalcnn"  # what the reference's main.py expects to find in a checkpoint
 
@@ -28,18 +27,13 @@ def tensors(variables: dict[str, Any], network: dict[str, Any]) -> dict[str, Any
     Raises:
       InputError: PyTorch is not installed, or the network is none of the reference's.
     """
-    if network["kind"] == "log_mel":
-        raise InputError(
-            "the reference has no network of log-mel spectra to load this one; export a model "
-            "trained with another config"
-        )
+    arrays = to_state_dict(variables, network)
     try:
         import torch
     except ImportError as error:
         raise InputError(
             "exporting needs PyTorch to write its format; install it: pip install torch"
         ) from error
-    arrays = to_torch(variables, network_layers(network))
     # A copy: torch wants arrays that may be written to.
     return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
@@ -55,9 +49,10 @@ def write(content: Any, path: Path) -> None:
 def constructor(card: ModelCard) -> str:
     """The reference's model that takes the state_dict."""
     network, classes = card.network, card.network["num_classes"]
-    if network["kind"] == "audio":
+    kind = network.get("kind")
+    if kind == "audio":
         return f"AudioCNNPool(num_classes={classes})"
-    if network["kind"] == "video":
+    if kind == "video":
         return (
             "EfficientFaceTemporal([4, 8, 4], [29, 116, 232, 464, 1024], "
             f"num_classes={classes}, im_per_sample={card.num_frames})"

@@ -66,6 +66,7 @@ class PreparedDataset:
         *,
         video_only: bool = False,
         num_frames: int | None = None,
+        image_size: int | None = None,
     ) -> "Clips":
         """The clips that a filter chooses, of those that a network can use.
 
@@ -79,6 +80,7 @@ class PreparedDataset:
             least.
           video_only: take RAVDESS's 02-* recordings without sound, too.
           num_frames: black frames of a clip where the dataset holds sound alone (default: none).
+          image_size: their side in pixels (default: the dataset's).
 
         Raises:
           InputError: a filter that cannot be read, no clip is chosen, or the dataset lacks what the
@@ -101,8 +103,10 @@ class PreparedDataset:
                 f"no clip of {self.directory} matches '{chosen}'; the dataset holds {held}: "
                 "choose another config.data.fold or prepare more clips"
             )
-        shown = self.metadata.num_frames or num_frames or 0
-        return Clips(self, picked, shown if "video" in inputs.streams else 0, inputs.audio)
+        shown, size = self.metadata.num_frames, self.metadata.image_size
+        if not shown:
+            shown, size = num_frames or 0, image_size or size
+        return Clips(self, picked, shown if "video" in inputs.streams else 0, size, inputs.audio)
 
     def _check_audio(self, inputs: Inputs) -> None:
         """Raises InputError where the dataset's features of sound are not the network's."""
@@ -136,13 +140,13 @@ class Clips:
         dataset: PreparedDataset,
         picked: Sequence[int],
         num_frames: int,
+        image_size: int,
         audio: str = "mfcc",
     ) -> None:
         self._dataset = dataset
         self._audio = audio
         self._picked = list(picked)
-        size = dataset.metadata.image_size
-        self._no_frames = np.zeros((num_frames, size, size, 3), np.uint8)
+        self._no_frames = np.zeros((num_frames, image_size, image_size, 3), np.uint8)
         self._reads_frames = num_frames > 0 and dataset.metadata.num_frames > 0
 
     def __repr__(self) -> str:
@@ -288,7 +292,7 @@ class Clips:
     def union(self, others: Sequence["Clips"]) -> "Clips":
         """The clips of several selections of the same network, each once."""
         picked = sorted(set(self._picked).union(*(clips._picked for clips in others)))
-        return Clips(self._dataset, picked, len(self._no_frames), self._audio)
+        return Clips(self._dataset, picked, *self._no_frames.shape[:2], self._audio)
 
     def positions_in(self, whole: "Clips") -> Int[np.ndarray, "n"]:
         """Where each clip stands in a union that holds it."""

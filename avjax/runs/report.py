@@ -1,7 +1,7 @@
 """A run's report: one HTML file that opens anywhere, with figures drawn by matplotlib.
 
 Nothing is fetched: figures are inline SVG whose colours are CSS variables, so that the page follows
-the reader's light or dark setting.
+the reader's light or dark setting. On their own, the figures are drawn for a white page.
 """
 
 import html
@@ -24,19 +24,20 @@ from avjax.runtime.files import write_text
 REPORT_FILE = "report.html"
 Lines = list[dict[str, Any]]  # of metrics.jsonl
 
-# Colours that matplotlib writes and the page replaces: SVG knows nothing of light and dark.
-_INK, _GRID, _PAPER, _TRAIN, _VALIDATION = "#010101", "#020202", "#030303", "#040404", "#050505"
+# The figures' colours, right on white; in the page's SVG a CSS variable takes the place of each,
+# so that it follows the reader's light or dark setting.
+_INK, _GRID, _PAPER, _TRAIN, _VALIDATION = "#1d2433", "#d5dae3", "#ffffff", "#c2621b", "#2563c9"
 _VARIABLES = {
-    _INK: "var(--ink)",
-    _GRID: "var(--grid)",
-    _PAPER: "var(--paper)",
-    _TRAIN: "var(--train)",
-    _VALIDATION: "var(--validation)",
+    _INK: "--ink",
+    _GRID: "--grid",
+    _PAPER: "--paper",
+    _TRAIN: "--train",
+    _VALIDATION: "--validation",
 }
+_COLOURS = " ".join(f"{variable}: {colour};" for colour, variable in _VARIABLES.items())
+_LIGHT = f":root {{ color-scheme: light dark; --soft: #5b6577; {_COLOURS} }}"
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1d2433; --soft: #5b6577; --grid: #d5dae3;
-  --paper: #ffffff; --train: #c2621b; --validation: #2563c9; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9f0; --soft: #9aa5b8; --grid: #3a4252;
+@media (prefers-color-scheme: dark) { :root { --soft: #9aa5b8; --ink: #e6e9f0; --grid: #3a4252;
   --paper: #151922; --train: #f0985a; --validation: #6ea3f5; } }
 body { background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif;
   max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -92,7 +93,8 @@ def render(config: Mapping[str, Any], lines: Lines, evaluation: Mapping[str, Any
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(name)}: training report</title><style>{_STYLE}</style></head>\n"
+        f"<title>{html.escape(name)}: training report</title>\n"
+        f"<style>{_LIGHT}{_STYLE}</style></head>\n"
         f"<body><h1>{html.escape(name)}</h1>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
 
@@ -149,7 +151,7 @@ def _confusion_section(evaluation: Mapping[str, Any]) -> str:
 
 def curves_figure(lines: Lines) -> Figure:
     """Loss and accuracy by epoch, train against validation, with the best epoch marked."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(9, 3.6), layout="constrained", facecolor=_PAPER)
     best = _best(_of_split(lines, "validation"))
     for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         _dress(axes)
@@ -177,7 +179,8 @@ def curves_figure(lines: Lines) -> Figure:
 def conditions_figure(evaluation: Mapping[str, Any]) -> Figure:
     """A bar of accuracy for each condition, and a line at chance."""
     conditions = evaluation["conditions"]
-    figure = Figure(figsize=(9, 0.8 + 0.36 * len(conditions)), layout="constrained")
+    height = 0.8 + 0.36 * len(conditions)
+    figure = Figure(figsize=(9, height), layout="constrained", facecolor=_PAPER)
     axes = figure.subplots()
     _dress(axes)
     axes.grid(axis="y", visible=False)
@@ -197,7 +200,7 @@ def confusion_figure(evaluation: Mapping[str, Any]) -> Figure:
     classes = evaluation["classes"]
     counts = _undisturbed(evaluation)["confusion"]
     side = 1.9 + 0.58 * len(classes)
-    figure = Figure(figsize=(side, side), layout="constrained")
+    figure = Figure(figsize=(side, side), layout="constrained", facecolor=_PAPER)
     axes = figure.subplots()
     _dress(axes)
     axes.grid(visible=False)
@@ -219,7 +222,7 @@ def confusion_figure(evaluation: Mapping[str, Any]) -> Figure:
 
 
 def _dress(axes: Axes) -> None:
-    """Colours that the page replaces, and as little frame as a plot needs."""
+    """As little frame as a plot needs, in the figures' colours whatever matplotlib's style."""
     axes.set_facecolor("none")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[:].set_color(_GRID)
@@ -237,7 +240,7 @@ def _inline(figure: Figure, name: str, caption: str) -> str:
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, variable)
+        svg = svg.replace(colour, f"var({variable})")
     text = html.escape(caption)
     svg = svg.replace("<svg", f'<svg role="img" aria-label="{text}"', 1)
     return f"<figure>{svg}<figcaption>{text}</figcaption></figure>"

@@ -1,4 +1,4 @@
-"""What a PyTorch checkpoint holds: which network, its tensors, and their Flax variables."""
+"""PyTorch checkpoints from and to Flax variables: which network, which tensor goes where."""
 
 import os
 from collections.abc import Mapping
@@ -14,9 +14,10 @@ from avjax.models.networks import BACKBONE_KIND, build_network
 from avjax.models.single_modality import VideoNet
 from avjax.models.variables import variable_shapes
 from avjax.weights.key_maps import backbone_layers, network_layers
-from avjax.weights.rules import Layer, counters, leaves, to_flax
+from avjax.weights.rules import Layer, counters, leaves, to_flax, to_torch
 from avjax.weights.torch_file import load_torch_file
 
+LEFT_OUT = "left out: "  # how the target of a tensor begins that has no place in Flax
 _PARALLEL = "module."  # how torch.nn.DataParallel names what it wraps
 _HEAD = ("fc.weight", "fc.bias")  # EfficientFace's own classifier, of another task
 _CLASSIFIERS = (
@@ -80,6 +81,33 @@ def convert(path: str | os.PathLike[str]) -> Converted:
     epoch = tree.get("epoch", 0)
     known = type(epoch) is int and epoch > 0
     return Converted(network, jax.tree.map(np.float32, variables), routes, epoch if known else 0)
+
+
+def to_state_dict(
+    variables: Mapping[str, Any], network: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """A network's tensors under the reference's names, for ``load_state_dict(strict=True)``.
+
+    Args:
+      variables: ``{"params", "batch_stats"}``, all that the network has.
+      network: ``kind``, and for "audio_visual" ``fusion``.
+
+    Raises:
+      InputError: the reference has no such network, or variables that it lacks or misses.
+    """
+    layers = network_layers(network)
+    paths = jax.tree_util.tree_leaves_with_path(dict(variables))
+    present = {"/".join(entry.key for entry in path) for path, _ in paths}
+    mapped = {"/".join(path) for _, path, _ in leaves(layers)}
+    if present != mapped:
+        faults = [f"missing {name}" for name in sorted(mapped - present)]
+        faults += [f"unexpected {name}" for name in sorted(present - mapped)]
+        described = " ".join(f"{name}={value}" for name, value in network.items())
+        raise InputError(
+            f"the model does not fit the map to PyTorch for {described}: {'; '.join(faults)}; "
+            "choose a model whose card names its network"
+        )
+    return to_torch(variables, layers)
 
 
 def _network(state_dict: Mapping[str, np.ndarray], path: str) -> dict[str, Any]:
@@ -156,13 +184,13 @@ def _excused_head(state_dict: Mapping[str, np.ndarray], path: str) -> dict[str, 
             f"{path} does not fit EfficientFace: its classifier is {found} instead of fc.weight "
             f"[classes, {FRAME_FEATURES}] and fc.bias [classes]"
         )
-    return dict.fromkeys(_HEAD, "left out: the classifier of EfficientFace's own task")
+    return dict.fromkeys(_HEAD, f"{LEFT_OUT}the classifier of EfficientFace's own task")
 
 
 def _routes(
     state_dict: Mapping[str, np.ndarray], layers: list[Layer], excused: Mapping[str, str]
 ) -> list[Route]:
     targets = {name: "/".join(path) for name, path, _ in leaves(layers)}
-    targets |= dict.fromkeys(counters(layers), "left out: a count that nothing reads")
+    targets |= dict.fromkeys(counters(layers), f"{LEFT_OUT}a count that nothing reads")
     targets |= excused
     return [Route(name, array.shape, targets[name]) for name, array in state_dict.items()]

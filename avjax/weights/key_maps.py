@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from avjax.errors import InputError
 from avjax.models.efficientface import STAGE_REPEATS
 from avjax.models.fusion import FUSIONS
 from avjax.weights.rules import Layer, Path
@@ -12,19 +13,39 @@ def network_layers(network: Mapping[str, Any]) -> list[Layer]:
     """Every module of a network as checkpoints describe it, by ``kind`` and ``fusion``.
 
     A network of one stream is the reference's `AudioCNNPool` or `EfficientFaceTemporal` itself.
+
+    Raises:
+      InputError: the reference has no such network.
     """
-    if network["kind"] == "audio":
+    kind = network.get("kind", "audio_visual")
+    if kind == "audio":
         return _inside("audio_model", audio_cnn_layers())
-    if network["kind"] == "video":
+    if kind == "video":
         return _inside("visual_model", efficientface_layers())
-    return audio_visual_layers(network["fusion"])
+    if kind == "audio_visual":
+        return audio_visual_layers(network["fusion"])
+    raise InputError(
+        f"there is no map to PyTorch for a network of kind {kind!r}, which the reference lacks; "
+        "choose a model of kind audio_visual, audio or video"
+    )
 
 
 def audio_visual_layers(fusion: str, stage_repeats: Sequence[int] = STAGE_REPEATS) -> list[Layer]:
-    """Every module of `MultiModalCNN` with the given fusion."""
+    """Every module of `MultiModalCNN` with the given fusion.
+
+    Raises:
+      InputError: the reference has no such fusion.
+    """
+    parts = FUSIONS[fusion].parts if fusion in FUSIONS else ()
+    if not parts:
+        mapped = ", ".join(name for name, module in FUSIONS.items() if module.parts)
+        raise InputError(
+            f"there is no map to PyTorch for fusion {fusion!r}, which the reference lacks; choose "
+            f"a model of fusion {mapped}"
+        )
     layers = _under("audio_model", audio_cnn_layers())
     layers += _under("visual_model", efficientface_layers(stage_repeats))
-    for name, kind in FUSIONS[fusion].parts:
+    for name, kind in parts:
         layers += _under(name, _FUSION_PARTS[kind]())
     return [*layers, Layer("classifier_1.0", ("classifier_1",), "dense")]
 
@@ -130,6 +151,9 @@ def _attention_block() -> list[Layer]:
     ]
 
 
+_FUSION_PARTS = {"attention": _attention, "attention_block": _attention_block}
+
+
 def _inside(flax_name: str, layers: Sequence[Layer]) -> list[Layer]:
     """Layers of a module that only Flax names."""
     return [Layer(layer.torch_name, (flax_name, *layer.path), layer.kind) for layer in layers]
@@ -147,6 +171,3 @@ def _rename(torch_name: str, flax_name: str, layers: Sequence[Layer]) -> list[La
         return Layer(f"{torch_name}.{layer.torch_name}", path, layer.kind)
 
     return [below(layer) for layer in layers]
-
-
-_FUSION_PARTS = {"attention": _attention, "attention_block": _attention_block}

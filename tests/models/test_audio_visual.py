@@ -1,5 +1,7 @@
 """Shapes, parameter counts and refusals of the audio-visual network."""
 
+import itertools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -36,16 +38,23 @@ def test_parameter_counts_are_the_references(fusion, num_heads):
     assert count(visual) - count([visual[name] for name in head]) == 1_268_118
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize(
-    ("steps", "frames", "size"), [(13, 1, 64), (40, 7, 96), (156, 15, 224), (300, 15, 128)]
+    ("fusion", "size"),
+    [  # steps, frames, pixels
+        *zip(
+            itertools.cycle(FUSIONS),
+            [(13, 1, 64), (40, 7, 96), (156, 15, 224), (300, 15, 128)],
+            strict=False,
+        )
+    ],
 )
-def test_any_length_frame_count_and_size(fusion, steps, frames, size):
+def test_any_length_frame_count_and_size(fusion, size):
     net = AudioVisualNet(num_classes=5, fusion=fusion)
     variables = abstract_init(net)
-    inputs = jnp.zeros((2, steps, 10)), jnp.zeros((2, frames, size, size, 3))
+    steps, frames, pixels = size
+    inputs = jnp.zeros((2, steps, 10)), jnp.zeros((2, frames, pixels, pixels, 3))
     assert jax.eval_shape(net.apply, variables, *inputs).shape == (2, 5)
-    assert count(abstract_init(net, steps, frames, size)) == count(variables)
+    assert count(abstract_init(net, *size)) == count(variables)
 
 
 def test_dimmed_and_black_clips_equal_those_spelled_out():

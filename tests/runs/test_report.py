@@ -1,11 +1,16 @@
 """The report: every figure, at every stage of a run, readable without anything else."""
 
+import io
 import json
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.image import imread
+from matplotlib.text import Text
 
 from avjax.errors import InputError
 from avjax.runs import report
@@ -181,3 +186,59 @@ def test_confusion_shades_each_row_by_its_part():
     shades = [patch.get_alpha() for patch in axes.patches]
     assert shades == pytest.approx([0.725, 0.275] + 6 * [0.05] + [0.95])
     assert [text.get_text() for text in axes.get_yticklabels()] == CLASSES
+
+
+def figures():
+    return {
+        "curves": report.curves_figure(list(metric_lines())),
+        "conditions": report.conditions_figure(evaluation()),
+        "confusion": report.confusion_figure(evaluation(((7, 1, 2), (0, 9, 0), (3, 6, 0)))),
+    }
+
+
+def pixels(figure):
+    """RGB of the figure as a caller would save it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    buffer.seek(0)
+    return imread(buffer)[..., :3]
+
+
+def luminance(rgb):
+    """Relative luminance by WCAG."""
+    rgb = np.asarray(rgb)
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return linear @ np.array([0.2126, 0.7152, 0.0722])
+
+
+def contrast(first, second):
+    dark, light = sorted((luminance(first), luminance(second)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("name", ["curves", "conditions", "confusion"])
+def test_a_figure_alone_looks_right_on_white(name):
+    image = pixels(figures()[name])
+    assert (image[0, 0] == 1).all()
+    assert 0.001 < (luminance(image) < 0.1).mean() < 0.1  # text, and no black shapes
+    coloured = np.ptp(image, axis=-1) > 0.3
+    assert coloured.mean() > 0.002
+    assert contrast(np.median(image[coloured], axis=0), np.ones(3)) > 3
+
+
+@pytest.mark.parametrize("name", ["curves", "conditions", "confusion"])
+def test_all_text_of_a_figure_alone_can_be_read(name):
+    figure = figures()[name]
+    figure.draw_without_rendering()
+    texts = [text for text in figure.findobj(Text) if text.get_text()]
+    assert len(texts) > 5
+    if name == "confusion":
+        (axes,) = figure.axes
+        shades = [to_rgb(patch.get_facecolor()) for patch in axes.patches]
+        alphas = [patch.get_alpha() for patch in axes.patches]
+        for text, shade, alpha in zip(axes.texts, shades, alphas, strict=True):
+            cell = 1 - alpha * (1 - np.array(shade))
+            assert contrast(to_rgb(text.get_color()), cell) > 3
+            texts.remove(text)
+    for text in texts:
+        assert contrast(to_rgb(text.get_color()), np.ones(3)) > 7

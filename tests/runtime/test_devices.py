@@ -223,7 +223,9 @@ def test_processes_of_unequal_size_are_refused():
 
 
 def test_an_unknown_mode_is_refused():
-    with pytest.raises(InputError, match="unknown parallel 'pjit'; choose one of jit, pmap"):
+    with pytest.raises(
+        InputError, match=r"unknown config\.parallel 'pjit'; choose one of jit, pmap"
+    ):
         spread("pjit", 8)
 
 

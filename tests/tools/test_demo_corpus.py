@@ -155,11 +155,11 @@ def test_a_clip_depends_on_its_seed_and_name_alone(tmp_path):
 @pytest.mark.parametrize("emotion", EMOTIONS)
 def test_all_emotions_have_a_face_and_a_voice(emotion):
     rng = np.random.default_rng(0)
-    expressions = [face.draw_expression(emotion, 1.0, rng) for _ in range(400)]
+    expressions = [faces.draw_expression(emotion, 1.0, rng) for _ in range(400)]
     manners = [voices.draw_manner(emotion, 1.0, rng) for _ in range(400)]
     for drawn, table, jitter in (
         (expressions, faces.FACES, faces.JITTER),
-        (manners, voice.MANNERS, voices.JITTER),
+        (manners, voices.MANNERS, voices.JITTER),
     ):
         error = np.abs(np.mean(drawn, 0) - table[emotion]) / jitter
         assert error.max() < 0.5  # limits shift some means a little
@@ -220,7 +220,7 @@ def test_expressions_differ_more_between_emotions_than_within():
     artist, rng = faces.FaceArtist(look, 96), np.random.default_rng(0)
 
     def face(emotion: str) -> np.ndarray:
-        expression = face.draw_expression(emotion, 0.9, rng)
+        expression = faces.draw_expression(emotion, 0.9, rng)
         return artist.draw(expression, faces.Pose()).astype(float)
 
     shown = {e: np.stack([face(e) for _ in range(4)]) for e in ("happy", "sad", "surprised")}
@@ -254,7 +254,7 @@ def test_voices_are_audible_and_not_clipped():
 def test_anger_is_louder_than_sadness():
     speaker = voices.draw_speaker(np.random.default_rng(0), 1)
     angry, sad = (
-        voices.speak(speaker, voice.MANNERS[emotion], 1, 3.6, np.random.default_rng(0)).samples
+        voices.speak(speaker, voices.MANNERS[emotion], 1, 3.6, np.random.default_rng(0)).samples
         for emotion in ("angry", "sad")
     )
     assert _level(angry) > _level(sad) + 10
@@ -278,8 +278,8 @@ def test_manners_differ_more_between_emotions_than_within():
         return media.mfcc(voice(clip_name(emotion, take=take))[::2].astype(np.float32)).mean(0)
 
     takes = ("02-01-01", "02-01-02", "02-02-01", "02-02-02")
-    voices = {e: np.stack([features(e, t) for t in takes]) for e in ("happy", "sad", "disgust")}
-    assert _between(voices) > 1.5 * _within(voices)
+    heard = {e: np.stack([features(e, t) for t in takes]) for e in ("happy", "sad", "disgust")}
+    assert _between(heard) > 1.5 * _within(heard)
 
 
 def _within(groups: dict[str, np.ndarray]) -> float:

@@ -1,12 +1,15 @@
 """From avjax back to PyTorch."""
 
+import dataclasses
 import importlib.util
+import re
 
 import numpy as np
 import pytest
 
 from avjax.errors import InputError
-from avjax.weights.conversion import convert
+from avjax.runs.saved_model import load_model, save_model
+from avjax.weights.conversion import convert, to_state_dict
 from tests.torch_files import save
 from tests.weights.test_conversion import whole_model
 from tools import convert_efficientface, export_pytorch
@@ -68,7 +71,30 @@ def test_without_torch_the_remedy_is_named(converted, tmp_path, capsys):
     assert not (tmp_path / "out.pth").exists()
 
 
-def test_a_network_that_the_reference_lacks_is_refused():
-    network = {"kind": "log_mel", "num_classes": 8}
-    with pytest.raises(InputError, match="has no network of log-mel spectra"):
-        export_pytorch.tensors({}, network)
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ({"kind": "log_mel"}, "no map to PyTorch for a network of kind 'log_mel'"),
+        ({"kind": "novel"}, "no map to PyTorch for a network of kind 'novel'"),
+        ({"kind": "audio_visual", "fusion": "gated"}, "no map to PyTorch for fusion 'gated'"),
+        ({"fusion": "gated"}, "no map to PyTorch for fusion 'gated'"),
+        ({"kind": "audio_visual", "fusion": "it"}, "missing params/av1/attn/kv/kernel.*unexpected"),
+    ],
+)
+def test_what_the_reference_lacks_is_refused(converted, tmp_path, capsys, network, message):
+    """Never under another network's names: a new fusion's parts may be called like an old one's."""
+    variables, card = load_model(converted[0])
+    network = {**network, "num_classes": 8, "num_heads": 1}
+    save_model(tmp_path / "model", variables, dataclasses.replace(card, network=network))
+    assert run(tmp_path / "model", tmp_path / "out.pth") == 1
+    error = capsys.readouterr().err
+    assert re.search(message, error)
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out.pth").exists()
+
+
+def test_a_layer_that_the_map_does_not_name_is_refused(converted):
+    variables, card = load_model(converted[0])
+    variables["params"]["gate"] = {"kernel": np.ones((2, 2))}
+    with pytest.raises(InputError, match=r"fusion=ia.*: unexpected params/gate/kernel; choose"):
+        to_state_dict(variables, card.network)

@@ -1,7 +1,6 @@
 """The enlarged batch: its contents, and that computing it once equals spelling it out."""
 
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -157,15 +156,11 @@ def check_distinct_inputs_once(net, mask, *shape):
         assert np.abs(mine - theirs).max() <= 1e-9 * max(np.abs(theirs).max(), 1e-6 * largest)
 
 
-@pytest.mark.parametrize(
-    ("fusion", "mask"),
-    [
-        pytest.param(*case, marks=[] if case == ("ia", "softhard") else pytest.mark.slow)
-        for case in itertools.product(FUSIONS, MASKS)
-    ],
-)
+@pytest.mark.slow  # by default tests/models/test_plain.py guards the same
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("fusion", FUSIONS)
 def test_distinct_inputs_once_train_as_the_enlarged_batch_does(fusion, mask):
-    """With few of the backbone's layers; the first of all cases stands for them."""
+    """With few of the backbone's layers."""
     net = AudioVisualNet(fusion=fusion, stage_repeats=(1, 1, 1))
     check_distinct_inputs_once(net, mask, 4, 64, 16)
 

@@ -118,7 +118,7 @@ def test_everything_that_does_not_fit_is_listed(tmp_path):
         ({}, "no state_dict"),
         ({"state_dict": 3}, "no state_dict"),
         ({"conv1.weight": np.ones((3, 3), np.float32)}, "neither .* nor EfficientFace"),
-        ({"audio_model.x": np.ones(3, np.float32)}, "none of the three fusions"),
+        ({"audio_model.x": np.ones(3, np.float32)}, "none of the fusions"),
         ({"av1.q.weight": np.ones(3, np.float32), "epoch": 3}, "more than .* tensors.*: epoch"),
         (
             {"a.b": np.ones(3, np.float32), "module.a.b": np.ones(3, np.float32)},
@@ -157,12 +157,15 @@ def run(*arguments):
 def test_a_converted_model_predicts(tmp_path, capsys):
     source = save(tmp_path / "model.pth", whole_model("lt"))
     assert run(source, tmp_path / "out", "--num-heads=4") == 0
-    printed = capsys.readouterr().out
-    lines = printed.splitlines()
-    assert [line.split()[0] for line in lines[: len(whole_model("lt"))]] == list(whole_model("lt"))
-    assert "va.mlp.fc2.weight" in printed and "params/va/mlp_fc2/kernel" in printed
-    assert "fusion lt, 8 classes (neutral" in printed
-    assert "the tensors are the same for any number of heads" in printed
+    lines = capsys.readouterr().out.splitlines()
+    counts = [name for name in whole_model("lt") if name.endswith(COUNTER)]
+    assert lines[:2] == [
+        f"{len(whole_model('lt')) - len(counts)} tensors went into {tmp_path / 'out'}",
+        f"{len(counts)} tensors *.{COUNTER} left out: a count that nothing reads",
+    ]
+    assert lines[2].startswith("fusion lt, 8 classes (neutral")
+    assert "the tensors are the same for any number of heads" in lines[3]
+    assert len(lines) == 4
     model = avjax.load(tmp_path / "out")
     assert model.card.network["num_heads"] == 4
     assert model.card.profile == "reference"
@@ -174,13 +177,24 @@ def test_a_converted_model_predicts(tmp_path, capsys):
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_every_tensor_is_listed_when_asked_for(tmp_path, capsys):
+    source = save(tmp_path / "model.pth", whole_model("lt"))
+    assert run(source, tmp_path / "out", "--table") == 0
+    summary, table = capsys.readouterr().out.split("\n\n")
+    assert "tensors went into" in summary
+    rows = [line.split() for line in table.splitlines()]
+    assert [row[0] for row in rows] == list(whole_model("lt"))
+    assert ["va.mlp.fc2.weight", "params/va/mlp_fc2/kernel"] in [[r[0], r[-1]] for r in rows]
+
+
 @pytest.mark.parametrize("num_classes", [7, 8, 3])
 def test_a_converted_backbone_is_where_training_starts(tmp_path, capsys, num_classes):
     tree = efficientface(num_classes)
     out = tmp_path / "out"
     assert run(save(tmp_path / "EfficientFace.pth.tar", tree), out) == 0
     printed = capsys.readouterr().out
-    assert "left out: the classifier of EfficientFace's own task" in printed
+    left_out = "fc.weight, fc.bias left out: the classifier of EfficientFace's own task"
+    assert left_out in printed.splitlines()
     assert "EfficientFace backbone" in printed
     merged = initial_variables(AudioVisualNet(num_classes=8), 0, str(out))
     backbone = {name: part["visual_model"] for name, part in merged.items()}

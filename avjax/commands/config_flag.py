@@ -1,0 +1,35 @@
+"""The flag ``--config`` of commands that train."""
+
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from avjax.errors import InputError
+
+
+def define(values: flags.FlagValues, argv: list[str]) -> None:
+    """Defines ``--config``, with those changes of its values that ``argv`` holds."""
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Configuration file, one of configs/. --config.KEY=VALUE changes a value of it, such as "
+        "--config.batch_size=16 --config.data.fold=msaf6/0; configs/common.py explains the keys.",
+        flag_values=values,
+        sys_argv=argv,
+    )
+
+
+def read(values: flags.FlagValues) -> dict[str, Any]:
+    """The configuration's tree of keys, with the changes.
+
+    Raises:
+      InputError: none is named, or the file cannot be read.
+    """
+    if values.config is None:
+        raise InputError("--config is missing; name a file such as configs/ia_softhard.py")
+    try:
+        return values.config.to_dict()  # a file that could not be read fails on first use
+    except OSError as error:
+        file = values["config"].config_filename
+        raise InputError(f"the config file {file} cannot be read; name one of configs/") from error

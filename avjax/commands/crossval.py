@@ -1,0 +1,61 @@
+"""Trains and scores a config on every fold of a cross-validation.
+
+``python -m avjax.crossval --config configs/ia_softhard.py --workdir RUN --folds msaf6``. Every fold
+and seed is a run of its own below the workdir; ``--together`` trains them at once. The same command
+again resumes.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from avjax import cli
+from avjax.commands import config_flag
+from avjax.errors import InputError
+from avjax.runtime.signals import loading
+
+RESUMES = True
+
+
+def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
+    """Defines the command's flags."""
+    config_flag.define(values, argv)
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Where the runs are kept (default: runs/<config name>-<folds>).",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "folds", None, "msaf6, five, published or another named fold.", flag_values=values
+    )
+    flags.DEFINE_list(
+        "seeds", None, "Seeds, such as 0,1,2 (default: the config's).", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "together", False, "Train all runs at once, as one program.", flag_values=values
+    )
+
+
+def job(values: flags.FlagValues, positional: list[str]) -> None:
+    """Cross-validates a config."""
+    cli.no_arguments(positional)
+    if not values.folds:
+        raise InputError("--folds is missing; name msaf6, five, published or another fold")
+    try:
+        seeds = None if values.seeds is None else [int(seed) for seed in values.seeds]
+    except ValueError as error:
+        raise InputError(f"--seeds={','.join(values.seeds)} are not whole numbers") from error
+    tree = config_flag.read(values)
+
+    with loading():
+        from avjax.config import RunConfig
+        from avjax.crossval import SUMMARY_FILE, cross_validate, table
+        from avjax.runtime import compilation
+
+    config = RunConfig.from_tree(tree)
+    compilation.keep_compiled_programs()
+    workdir = Path(values.workdir or f"runs/{config.name}-{values.folds.replace('/', '-')}")
+    summary = cross_validate(config, workdir, values.folds, seeds, together=values.together)
+    print(table(summary))
+    print(f"summary: {workdir / SUMMARY_FILE}")

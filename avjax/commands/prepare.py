@@ -1,0 +1,144 @@
+"""Turns raw clips into a dataset: ``python -m avjax.prepare --source RAVDESS --out DATA``.
+
+With ``--import_crops`` it takes what the reference's scripts already prepared. A clip is durable
+once it is done: the same command again goes on where it stopped. On several machines, each with
+``--shard 1/8`` to ``8/8``; then ``python -m avjax.prepare --merge --out DATA`` makes the dataset.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from avjax import cli
+from avjax.data.records import WINDOW_SECONDS
+from avjax.errors import InputError
+from avjax.runtime.signals import loading
+
+if TYPE_CHECKING:
+    from avjax.preparation.publish import Summary
+    from avjax.preparation.shards import Shard
+
+RESUMES = True
+
+
+def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
+    """Defines the command's flags."""
+
+    def text(name: str, default: str | None, help_: str) -> None:
+        flags.DEFINE_string(name, default, help_, flag_values=values)
+
+    def number(name: str, default: int | None, help_: str, least: int = 1) -> None:
+        flags.DEFINE_integer(name, default, help_, lower_bound=least, flag_values=values)
+
+    def list_(name: str, help_: str) -> None:
+        flags.DEFINE_list(name, None, help_, flag_values=values)
+
+    def switch(name: str, help_: str) -> None:
+        flags.DEFINE_bool(name, False, help_, flag_values=values)
+
+    text("source", None, "RAVDESS folder; with --import_crops, the folder with the sound.")
+    text("manifest", None, "CSV file that lists own clips, instead of --source.")
+    list_("classes", "With --manifest: the classes in their order (default: sorted).")
+    text("out", None, "Directory of the dataset.")
+    text("profile", None, "fixed (default), or reference: what published checkpoints expect.")
+    text("import_crops", None, "Take face crops that the reference's scripts wrote.")
+    number("num_frames", 15, "Frames of a clip.")
+    flags.DEFINE_float(
+        "seconds", WINDOW_SECONDS, "Of a clip's window.", lower_bound=0.5, flag_values=values
+    )
+    number("image_size", 224, "Side of a face crop in pixels.")
+    number("log_mels", 0, "Bands of a log-mel spectrum to store beside the MFCCs.", 0)
+    switch("pair_video_only", "Give 02-* recordings the sound of their trial, as the reference.")
+    text(
+        "shard",
+        None,
+        "Prepare one share of the clips, such as 2/8; --merge makes a dataset of all.",
+    )
+    switch("merge", "Make the dataset of the shards beside --out.")
+    number("workers", None, "Clips in hand at once (default: as many as cores).")
+    switch("strict", "Exit with status 1 when any clip was skipped.")
+
+
+def job(values: flags.FlagValues, positional: list[str]) -> int:
+    """Prepares clips, or merges shards, and says what was done."""
+    cli.no_arguments(positional)
+    _check_flags(values)
+
+    with loading():
+        from avjax.preparation import shards
+        from avjax.runtime import compilation
+
+    compilation.keep_compiled_programs()
+    out = Path(values.out)
+    shard = shards.Shard.parse(values.shard) if values.shard else None
+    summary = shards.merge(out) if values.merge else _prepare(values, out, shard)
+    _report(summary, shard.directory(out) if shard else out)
+    return int(values.strict and bool(summary.skipped))
+
+
+def _check_flags(values: flags.FlagValues) -> None:
+    """Raises InputError for flags that do not go together."""
+    if not values.out:
+        raise InputError("--out is missing; see --help")
+    if values.merge + bool(values.source) + bool(values.manifest) != 1:
+        raise InputError(
+            "give one of --source FOLDER, --manifest FILE, and --merge, which takes the shards "
+            "beside --out; see --help"
+        )
+    if values.merge and values.shard:
+        raise InputError("--merge takes all shards; leave --shard out")
+    if values.import_crops and values.profile not in (None, "reference"):
+        raise InputError("imported crops are of the reference profile; leave --profile out")
+    if values.import_crops and values.manifest:
+        raise InputError("--import_crops finds RAVDESS clips; leave --manifest out")
+    if values.classes and not values.manifest:
+        raise InputError("--classes names those of a --manifest; name that too")
+
+
+def _prepare(values: flags.FlagValues, out: Path, shard: "Shard | None") -> "Summary":
+    with loading():
+        from avjax.prepare import PreparationSettings, prepare
+
+    crops = Path(values.import_crops) if values.import_crops else None
+    settings = PreparationSettings(
+        values.profile or ("reference" if crops else "fixed"),
+        values.num_frames,
+        values.image_size,
+        values.pair_video_only,
+        values.seconds,
+        log_mels=values.log_mels,
+    )
+    return prepare(
+        Path(values.source) if values.source else None,
+        out,
+        settings,
+        import_crops=crops,
+        manifest=Path(values.manifest) if values.manifest else None,
+        classes=values.classes,
+        shard=shard,
+        workers=values.workers,
+    )
+
+
+def _report(summary: "Summary", out: Path) -> None:
+    """Prints what was done."""
+    from avjax.preparation.publish import SHEET_FILE
+
+    for name, reason in summary.skipped.items():
+        print(f"skipped {name}: {reason}")
+    for name, lack in summary.incomplete.items():
+        print(f"written incomplete {name}: {lack}")
+    rate = summary.prepared_now / summary.seconds if summary.seconds else 0.0
+    speed = f", {rate:.2f} clips per second" if summary.prepared_now else ""
+    print(
+        f"{out}: {summary.written} clips ({summary.prepared_now} prepared now in "
+        f"{summary.seconds:.1f} s{speed}), {len(summary.skipped)} skipped, "
+        f"{len(summary.incomplete)} incomplete, "
+        f"{sum(summary.faceless_frames.values())} frames without a face"
+    )
+    if summary.phases:
+        shares = ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary.phases.items())
+        print(f"seconds by store, summed over the threads: {shares}")
+    if (out / SHEET_FILE).exists():
+        print(f"contact sheet: {out / SHEET_FILE}")

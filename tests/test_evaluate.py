@@ -1,0 +1,108 @@
+"""Scoring a checkpoint: only on clips that were prepared as those it was trained on."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from avjax import evaluate
+from avjax.data.folds import Filter
+from avjax.data.pipeline import open_dataset
+from avjax.data.records import DatasetMetadata
+from avjax.errors import InputError
+from avjax.evaluate import check_compatible
+from avjax.models.networks import build_network
+from avjax.models.variables import init_variables
+from avjax.runs.saved_model import ModelCard, save_model
+from tests.sound_dataset import write_sounds
+
+DATA = DatasetMetadata("fixed", ("low", "high"), 6, 64, 87, {}, seconds=2.0)
+NETWORKS = {
+    "audio_visual": {"fusion": "ia", "num_heads": 1},
+    "audio": {},
+    "video": {},
+    "log_mel": {"num_mels": 8, "coefficients": [4]},
+}
+
+
+def card(kind="audio_visual", **changes):
+    """A model's card that suits `DATA`, but for the changes."""
+    network = {"kind": kind, "num_classes": 2, **NETWORKS[kind]}
+    return dataclasses.replace(
+        ModelCard(network, ["low", "high"], "fixed", 6, 64, 87, seconds=2.0), **changes
+    )
+
+
+def refusal(card, data=DATA):
+    with pytest.raises(InputError) as refused:
+        check_compatible(card, data, "RUN", "DATA")
+    return str(refused.value)
+
+
+def test_every_value_that_differs_is_named_with_the_remedy():
+    message = refusal(card(num_frames=15, seconds=3.6, audio_steps=156))
+    assert message == (
+        "dataset DATA does not suit checkpoint RUN: seconds 2.0 instead of 3.6 and num_frames 6 "
+        "instead of 15 and audio_steps 87 instead of 156; prepare the clips with --seconds=3.6 "
+        "--num_frames=15, or choose another checkpoint"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("profile", "reference", "with --profile=reference"),
+        ("classes", ["high", "low"], "accordingly"),
+        ("image_size", 224, "with --image_size=224"),
+        ("audio_steps", 88, "accordingly"),
+    ],
+)
+def test_each_value_is_compared(name, value, remedy):
+    held = list(DATA.classes) if name == "classes" else getattr(DATA, name)
+    message = refusal(card(**{name: value}))
+    assert f"RUN: {name} {held!r} instead of {value!r}; prepare the clips {remedy}, or" in message
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_only_what_the_network_reads_is_compared(kind):
+    reads_video, reads_audio = kind in ("audio_visual", "video"), kind != "video"
+    check_compatible(card(kind), DATA, "RUN", "DATA")
+    for name, read in (
+        ("num_frames", reads_video),
+        ("image_size", reads_video),
+        ("audio_steps", reads_audio),
+    ):
+        other = card(kind, **{name: 99})
+        if read:
+            assert f"{name} {getattr(DATA, name)} instead of 99" in refusal(other)
+        else:
+            check_compatible(other, DATA, "RUN", "DATA")
+
+
+@pytest.mark.usefixtures("small_networks")
+def test_a_model_of_both_streams_is_scored_on_sound_alone(tmp_path):
+    """Whatever frames it was trained on; what it sees are black ones like those."""
+    data_dir = write_sounds(tmp_path / "data")
+    suitable = ModelCard(
+        {"kind": "small", "fusion": "ia", "num_heads": 1, "num_classes": 2},
+        ["low", "high"], "reference", num_frames=3, image_size=96, audio_steps=16,
+    )  # fmt: skip
+    variables = init_variables(build_network(suitable.network), jax.random.key(0))
+    save_model(tmp_path / "model", variables, suitable)
+    evaluation = evaluate.evaluate_checkpoint(tmp_path / "model", data_dir, "published")
+    assert evaluation["num_clips"] == 12
+    clips = open_dataset(data_dir).select(Filter({}), num_frames=3, image_size=96)
+    np.testing.assert_array_equal(clips[0]["frames"], np.zeros((3, 96, 96, 3), np.uint8))
+
+
+def test_the_command_refuses_in_one_line(tmp_path, capsys):
+    data_dir = write_sounds(tmp_path / "data")
+    other = card("audio", profile="reference", seconds=3.6)
+    variables = init_variables(build_network(other.network), jax.random.key(0))
+    save_model(tmp_path / "model", variables, other)
+    command = ["evaluate", f"--checkpoint={tmp_path / 'model'}", f"--data={data_dir}"]
+    assert evaluate.main(command) == 1
+    error = capsys.readouterr().err
+    assert "audio_steps 16 instead of 87; prepare the clips accordingly" in error
+    assert error.count("\n") == 1
