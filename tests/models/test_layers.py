@@ -132,21 +132,6 @@ def test_batch_norm_equals_torchs(relu, rng, torch):
     close(channels_first(np.asarray(y)), activate(theirs.eval()(torch.tensor(channels_first(x)))))
 
 
-@pytest.mark.parametrize("weight", [None, np.array([0, 1.0, 0])])
-def test_statistics_of_one_value_leave_the_running_variance_alone(weight):
-    """Its unbiased variance is 0/0; the rows of multiplicity 0 are padding."""
-    module, rows = layers.BatchNorm(), 1 if weight is None else len(weight)
-    x = np.full((rows, 4), 3, np.float32)
-    stats = TRAIN._replace(weight=weight)
-    variables = module.init(jax.random.key(0), x, TRAIN)
-    running = {"mean": np.zeros(4, np.float32), "var": np.full(4, 2, np.float32)}
-    variables = {**variables, "batch_stats": running}
-    y, updated = module.apply(variables, x, stats, mutable="batch_stats")
-    np.testing.assert_array_equal(y, 0)
-    np.testing.assert_array_equal(updated["batch_stats"]["var"], 2)
-    np.testing.assert_allclose(updated["batch_stats"]["mean"], 0.3, rtol=1e-6)
-
-
 @pytest.mark.torch
 @pytest.mark.parametrize("name", ["image", "time"])
 def test_max_pooling_and_its_gradient_equal_torchs(name, rng, torch):
