@@ -1,4 +1,4 @@
-"""A fusion of one's own: a module registered by name is built, described, trained and told apart."""
+"""A fusion of one's own: a module registered by name is built, described and trained."""
 
 import flax.linen as nn
 import jax
