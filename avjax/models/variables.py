@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import flax.linen as nn
@@ -40,10 +41,19 @@ def init_variables(net: Network, key: Array) -> dict[str, Any]:
     """
     shapes = variable_shapes(net)
     params = flatten_dict(shapes["params"])
-    fresh = {path: _fresh(path, params, key) for path in params}
-    if any(x is None for x in fresh.values()):
+    drawn = {path: x for path, x in params.items() if _is_drawn(path)}
+
+    def draw(key_data: np.ndarray) -> dict[Path, np.ndarray]:
+        return {path: _fresh(path, params, np.ravel(key_data)) for path in drawn}
+
+    key_data = jax.random.key_data(key)
+    if isinstance(key_data, jax.core.Tracer):  # within a traced program, called as it runs
+        fresh = jax.pure_callback(draw, drawn, key_data)
+    else:
+        fresh = draw(np.asarray(key_data))
+    if len(drawn) < len(params):
         linen = flatten_dict(jax.jit(lambda key: _linen_init(net, key))(key)["params"])
-        fresh = {path: linen[path] if x is None else x for path, x in fresh.items()}
+        fresh = {path: fresh.get(path, x) for path, x in linen.items()}
     stats = {
         path: np.full(x.shape, path[-1] == "var", x.dtype)
         for path, x in flatten_dict(shapes.get("batch_stats", {})).items()
@@ -56,17 +66,17 @@ def _linen_init(net: Network, key: Array) -> dict[str, Any]:
     return nn.Module.init(net, key, *_smallest_inputs(net))
 
 
-def _fresh(path: Path, params: dict[Path, Any], key: Array) -> np.ndarray | None:
-    """A parameter's first value; None where only its module knows."""
-    shape, name = params[path].shape, path[-1]
+def _is_drawn(path: Path) -> bool:
+    """Whether a parameter is drawn here, by its name; else its module's initialiser counts."""
+    return path[-1] in ("kernel", "bias", "scale")
+
+
+def _fresh(path: Path, params: Mapping[Path, Any], key_data: np.ndarray) -> np.ndarray:
+    """A parameter's first value."""
+    shape, dtype, name = params[path].shape, params[path].dtype, path[-1]
     kernel: Any = params.get((*path[:-1], "kernel"))
-    if name == "scale" or (name == "bias" and kernel is None):
-        return np.full(shape, name == "scale", np.float32)
-    if name not in ("kernel", "bias"):
-        return None
+    if kernel is None:  # of a norm
+        return np.full(shape, name == "scale", dtype)
     bound = math.prod(kernel.shape[:-1]) ** -0.5
-    seed = [
-        *np.asarray(jax.random.key_data(key)).ravel().tolist(),
-        zlib.crc32("/".join(path).encode()),
-    ]
-    return np.random.default_rng(seed).uniform(-bound, bound, shape).astype(np.float32)
+    seed = np.append(key_data, zlib.crc32("/".join(path).encode()))
+    return np.random.default_rng(seed).uniform(-bound, bound, shape).astype(dtype)

@@ -8,6 +8,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from avjax.errors import InputError
@@ -42,7 +43,7 @@ class SoundAugmentation:
 
 def augment_sound(
     key: Array,
-    spectra: Float[Array, "b t m"],
+    spectra: Float[Array | np.ndarray, "b t m"],
     amount: SoundAugmentation,
     axis_name: str | None = None,
 ) -> Float[Array, "b t m"]:

@@ -76,7 +76,8 @@ def test_two_processes_train_through_the_command_line_as_one_does(root_dir, soun
         time.sleep(0.01)
     processes[1].send_signal(signal.SIGTERM)
     stopped = finish(processes)
-    assert [status for status, *_ in stopped] == [130, 130], stopped
+    # The one that the signal reached says so; the other was asked to stop with it.
+    assert [status for status, *_ in stopped] == [130, 143], stopped
     assert len(lines(two)) < 2 * EPOCHS
 
     resumed = finish(start_two(root_dir, sounds, (two, unused), epochs))

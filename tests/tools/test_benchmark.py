@@ -223,7 +223,7 @@ def test_the_limit_counts_what_the_network_computes():
     assert weights == 1_268_118 - biases
     net = EfficientFace(8)
     frames = jax.ShapeDtypeStruct((1, 2, 224, 224, 3), np.float32)
-    variables = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 1, 64, 64, 3)))
+    variables = jax.eval_shape(net.init, jax.random.key(0), Map(jnp.zeros((1, 1, 64, 64, 3))))
 
     def features(variables, frames):
         return net.apply(

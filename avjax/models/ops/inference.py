@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -47,7 +48,7 @@ def _in_parts(function: Callable[[Any], Array], images: Any) -> Array:
     parts = -(-count // IMAGES_AT_ONCE)
     spare = -count % parts
 
-    def split(x: Array) -> Array:
+    def split(x: Array | np.ndarray) -> Array:
         x = jnp.pad(x, ((0, spare),) + ((0, 0),) * (x.ndim - 1))
         return x.reshape(parts, -1, *x.shape[1:])
 
