@@ -55,6 +55,7 @@ def augment_sound(
       amount: of every change.
       axis_name: mapped device axis, or None.
     """
+    spectra = jnp.asarray(spectra)
     keys = row_keys(key, spectra.shape[0], axis_name)
     drawn = per_row(lambda k: jax.random.uniform(k, (3,), minval=-1, maxval=1), keys)
     # Not the first value: it was another change's, and runs that were begun with it go on alike.
