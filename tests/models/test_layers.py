@@ -36,6 +36,7 @@ def rng():
 
 def given(module, x):
     """What a layer takes: an array, or a map with its rows in training."""
+    x = jnp.asarray(x)
     return x if isinstance(module, layers.Dense) else Map(x, rows=Rows(jnp.ones(len(x))))
 
 
@@ -114,7 +115,7 @@ def test_batch_norm_equals_torchs(relu, rng, torch):
 
         def apply(params, x, stats=stats):
             variables = {"params": params, "batch_stats": stats}
-            m = Map(x, rows=Rows(jnp.ones(len(x))))
+            m = Map(jnp.asarray(x), rows=Rows(jnp.ones(len(x))))
             y, updated = module.apply(variables, m, mutable="batch_stats")
             return ops.values(ops.relu(y) if relu else y), updated
 
@@ -127,7 +128,7 @@ def test_batch_norm_equals_torchs(relu, rng, torch):
         close(gradients["bias"], theirs.bias.grad, atol=1e-4)
     close(stats["mean"], theirs.running_mean)
     close(stats["var"], theirs.running_var)
-    y = module.apply({"params": params, "batch_stats": stats}, Map(x))
+    y = module.apply({"params": params, "batch_stats": stats}, Map(jnp.asarray(x)))
     y = ops.values(ops.relu(y) if relu else y)
     close(channels_first(np.asarray(y)), activate(theirs.eval()(torch.tensor(channels_first(x)))))
 
@@ -141,7 +142,7 @@ def test_max_pooling_and_its_gradient_equal_torchs(name, rng, torch):
     else:
         ours, theirs, shape = ops.max_pool_time, torch.nn.MaxPool1d(2, 1), (2, 9, 3)
     x = rng.integers(0, 4, shape).astype(np.float32)
-    y, pull = jax.vjp(lambda x: ops.values(ours(x)), x)
+    y, pull = jax.vjp(lambda x: ops.values(ours(x)), jnp.asarray(x))
     dy = rng.standard_normal(y.shape).astype(np.float32)
     seen = torch.tensor(channels_first(x), requires_grad=True)
     expected = theirs(seen)

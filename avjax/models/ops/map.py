@@ -141,21 +141,22 @@ def apply(operation: Operation, m: Map, *params: Array) -> Map:
     if m.scale is None and m.bias is not None:
         m = m.replace(x=m.x + m.bias.astype(m.x.dtype))
         pending = (None, None, None)
-    return Map(_apply(operation, m.relu, m.x, pending, params), rows=m.rows)
+    arrays = tuple(jnp.asarray(param) for param in params)
+    return Map(_apply(operation, m.relu, jnp.asarray(m.x), pending, arrays), rows=m.rows)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _apply(operation: Any, relu: bool, x: Array, pending: Any, params: Any) -> Array:
+def _apply(operation: Any, relu: bool, x: Any, pending: Any, params: Any) -> Any:
     return operation.forward(_values(x, pending, relu), *params)
 
 
-def _values(x: Array, pending: Any, relu: bool) -> Array:
+def _values(x: Any, pending: Any, relu: bool) -> Any:
     mean, scale, bias = pending
     y = x if scale is None else x * scale + (bias - mean * scale)
     return (jnp.maximum(y, 0) if relu else y).astype(x.dtype)
 
 
-def _apply_forward(operation: Any, relu: bool, x: Array, pending: Any, params: Any) -> Any:
+def _apply_forward(operation: Any, relu: bool, x: Any, pending: Any, params: Any) -> Any:
     return _apply(operation, relu, x, pending, params), (x, pending, params)
 
 
