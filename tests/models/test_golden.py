@@ -80,7 +80,7 @@ def test_training_forward_and_gradient(shared_dir, fusion):
         def loss(params):
             state = {"params": params, "batch_stats": variables["batch_stats"]}
             logits, updated = net.apply(state, mfcc, frames, True, mutable="batch_stats")
-            sums = metrics.sums(logits, labels, jnp.ones(3))
+            sums = metrics.sums(logits, jnp.asarray(labels), jnp.ones(3))
             return sums.loss / 3, (logits, updated["batch_stats"])
 
         return jax.value_and_grad(loss, has_aux=True)(params)
@@ -137,7 +137,7 @@ def test_trajectory(shared_dir, fusion, mask, seed, loss_bounds, state_bound):
     for number, (expected, bound) in enumerate(zip(figures["losses"], loss_bounds, strict=True)):
         mfcc, frames, labels = golden_inputs(seed * 100 + number, 2)
         draws = _draw(mask, seed * 100 + number + 50)
-        loss, state = step(state, mfcc, frames, labels, draws)
+        loss, state = step(state, mfcc, frames, jnp.asarray(labels), draws)
         check(f"{fusion} {mask}, loss {number}", loss, expected, bound)
     final = to_torch(state.variables, audio_visual_layers(fusion))
     expected = dict(zip(figures["names"], figures["norms"], strict=True))
