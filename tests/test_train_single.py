@@ -2,6 +2,7 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -24,7 +25,7 @@ from avjax.training.evaluator import Evaluator
 from configs import common, video_only
 from tests.clips import tone, write_sound, write_video
 from tests.sound_dataset import CLIPS, audio_config, write_sounds
-from tests.training_runs import stopped_at, train_run
+from tests.training_runs import lines, stopped_at, train_run
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,14 @@ def test_a_run_is_stopped_between_calls_and_goes_on(heard, sounds, tmp_path):
     train_run(config, tmp_path / "stopped")
     losses = [[line["loss"] for line in read_metrics(tmp_path / x)] for x in ("whole", "stopped")]
     assert losses[0] == losses[1]
+
+
+def test_a_run_in_a_thread_is_the_same(heard, sounds, tmp_path):
+    """Signals, which ask a run to stop, reach the main thread alone."""
+    with ThreadPoolExecutor(1) as pool:
+        evaluation = pool.submit(train_run, audio_config(sounds), tmp_path).result()
+    assert lines(tmp_path) == lines(heard)
+    assert evaluation == json.loads((heard / "evaluation.json").read_text())
 
 
 @pytest.mark.parametrize(
