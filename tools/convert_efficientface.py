@@ -12,14 +12,17 @@ from pathlib import Path
 from absl import flags
 
 from avjax import cli
-from avjax.data.ravdess import EMOTIONS
-from avjax.data.records import WINDOW_SECONDS, audio_steps
 from avjax.errors import InputError
-from avjax.models.networks import BACKBONE_KIND, build_network
-from avjax.preparation.clip import PROFILES
-from avjax.runs.saved_model import ModelCard, save_model
-from avjax.runtime.versions import versions
-from avjax.weights.conversion import LEFT_OUT, Converted, Route, convert
+from avjax.runtime.signals import loading
+
+with loading():
+    from avjax.data.ravdess import EMOTIONS
+    from avjax.data.records import WINDOW_SECONDS, audio_steps
+    from avjax.models.frames import NORMALISATION
+    from avjax.models.networks import BACKBONE_KIND, build_network
+    from avjax.runs.saved_model import ModelCard, save_model
+    from avjax.runtime.versions import versions
+    from avjax.weights.conversion import LEFT_OUT, Converted, Route, convert
 
 MOST_NAMES = 4  # of tensors alike that are named one by one
 
@@ -121,8 +124,8 @@ def define_flags(values: flags.FlagValues) -> None:
         "tensors.", 1, flag_values=values,
     )  # fmt: skip
     flags.DEFINE_enum(
-        "profile", None, PROFILES, "How its clips were prepared: reference (default for a whole "
-        "model) or fixed.", flag_values=values,
+        "profile", None, list(NORMALISATION), "How its clips were prepared: reference (default "
+        "for a whole model) or fixed.", flag_values=values,
     )  # fmt: skip
     flags.DEFINE_list(
         "classes", None, "Names of the classes, if not RAVDESS's.", flag_values=values

@@ -14,9 +14,12 @@ from absl import flags
 
 from avjax import cli
 from avjax.errors import InputError
-from avjax.runs.saved_model import ModelCard, load_model
-from avjax.runtime.files import atomic_file
-from avjax.weights.conversion import to_state_dict
+from avjax.runtime.signals import loading
+
+with loading():
+    from avjax.runs.saved_model import ModelCard, load_model
+    from avjax.runtime.files import atomic_file
+    from avjax.weights.conversion import to_state_dict
 
 ARCHITECTURE = "multimodalcnn"  # what the reference's main.py expects to find in a checkpoint
 
@@ -29,7 +32,8 @@ def tensors(variables: dict[str, Any], network: dict[str, Any]) -> dict[str, Any
     """
     arrays = to_state_dict(variables, network)
     try:
-        import torch
+        with loading():
+            import torch
     except ImportError as error:
         raise InputError(
             "exporting needs PyTorch to write its format; install it: pip install torch"
