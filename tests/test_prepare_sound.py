@@ -7,6 +7,7 @@ from avjax import prepare as command
 from avjax.data.folds import Filter
 from avjax.data.pipeline import open_dataset
 from avjax.errors import InputError
+from avjax.models.network import Inputs
 from avjax.preparation import media
 from avjax.prepare import PreparationSettings, prepare
 from tests.clips import WholeFrame, tone, write_sound, write_video
@@ -51,7 +52,7 @@ def test_log_mel_spectra_are_stored_when_asked_for(tmp_path):
     assert dataset.metadata.log_mels == 20
     expected = media.log_mel(media.fit_audio(media.read_audio(path)), 20)
     np.testing.assert_array_equal(dataset.read(0)["log_mel"], expected)
-    (batch,) = dataset.select(Filter.parse(""), Inputs(("audio",), "log_mel", MELS)).batches(2)
+    (batch,) = dataset.select(Filter.parse(""), Inputs(("audio",), "log_mel", 20)).batches(2)
     np.testing.assert_array_equal(batch["audio"][0], expected)
     assert not batch["audio"][1].any()
     with pytest.raises(InputError, match="log_mels is 20 there and 0 here"):
