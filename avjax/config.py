@@ -7,7 +7,7 @@ Each room defines and checks its own part; this module composes them. Config fil
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, get_args
 
 from avjax.data.config import DataConfig
 from avjax.errors import InputError
@@ -27,6 +27,7 @@ _NOUNS = {
     int: "whole number",
     float: "number",
     tuple[int, ...]: "tuple of whole numbers",
+    tuple[str, ...]: "tuple of texts",
 }
 
 # Keys that configs once had, and the only values with which they still mean the same run.
@@ -89,6 +90,8 @@ class RunConfig:
           InputError: unknown keys, or values that cannot be used.
         """
         leaves = flatten(tree)
+        if isinstance(leaves.get("augment"), bool):  # before augmentations had names
+            leaves["augment"] = StepConfig.augment if leaves["augment"] else ""
         for key, neutral in _REMOVED.items():
             if leaves.pop(key, neutral) != neutral:
                 raise InputError(
@@ -194,8 +197,9 @@ def _typed(key: str, value: Any, kind: Any) -> Any:
     elif kind is float:
         fits = isinstance(value, (int, float)) and not isinstance(value, bool)
         value = float(value) if fits else value
-    else:  # tuple[int, ...]
-        fits = isinstance(value, (list, tuple)) and all(type(x) is int for x in value)
+    else:  # a tuple
+        (item, _) = get_args(kind)
+        fits = isinstance(value, (list, tuple)) and all(type(x) is item for x in value)
         value = tuple(value) if fits else value
     if not fits:
         raise InputError(f"config.{key}={value!r} is no {_NOUNS[kind]}; correct it")

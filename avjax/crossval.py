@@ -39,7 +39,8 @@ def cross_validate(
       config: see `configs/common.py`; its fold and seed are replaced.
       workdir: gets a run's folder for each fold and seed, and ``crossval.json``, which is brought
         up to date after every run.
-      folds: `msaf6`, `five`, or one named fold such as `published`.
+      folds: `msaf6`, `five`, one named fold such as `published`, or `config`: those that the config
+        lists as ``data.folds``.
       seeds: by default the config's own.
       together: train all runs at once, as one vmapped program, instead of one after the other; see
         `avjax.train_vmapped`.
@@ -52,9 +53,13 @@ def cross_validate(
     """
     workdir = Path(workdir)
     seeds = [config.loop.seed] if seeds is None else list(seeds)
-    planned = [(fold, seed) for fold in list_folds(folds) for seed in seeds]
+    specs = _specs(config, folds)
+    planned = [(fold, seed) for fold in specs for seed in seeds]
     if together:
-        folders = {workdir / _folder(*one): config.with_fold(*one) for one in planned}
+        folders = {
+            workdir / _folder(fold, seed): config.with_fold(specs[fold], seed)
+            for fold, seed in planned
+        }
         train_vmapped(
             {path: run for path, run in folders.items() if not (path / EVALUATION_FILE).exists()}
         )
@@ -63,12 +68,21 @@ def cross_validate(
     for number, (fold, seed) in enumerate(planned, start=1):
         print(f"run {number} of {len(planned)}: fold {fold}, seed {seed}", flush=True)
         folder = _folder(fold, seed)
-        evaluation = _run(config.with_fold(fold, seed), workdir / folder)
+        evaluation = _run(config.with_fold(specs[fold], seed), workdir / folder)
         runs.append({"fold": fold, "seed": seed, "folder": folder, **_kept(evaluation)})
         summary = {"config": config.name, "folds": folds, "planned_runs": len(planned)}
         summary |= summarise(runs)
         write_json(workdir / SUMMARY_FILE, summary)
     return summary
+
+
+def _specs(config: RunConfig, folds: str) -> dict[str, str]:
+    """The folds of a cross-validation by name, each as ``config.data.fold`` takes it."""
+    if folds != "config":
+        return {name: name for name in list_folds(folds)}
+    if not config.data.folds:
+        raise InputError("the config lists no folds; set config.data.folds, or name --folds=msaf6")
+    return {f"config/{k}": fold for k, fold in enumerate(config.data.folds)}
 
 
 def _folder(fold: str, seed: int) -> str:

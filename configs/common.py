@@ -29,7 +29,7 @@ def get_config(
     config.model.pretrained = ""  # a run or model directory to start from
 
     config.mask = mask if kind == "audio_visual" else "nodropout"
-    config.augment = True  # flip and rotate the frames
+    config.augment = "flip_rotate"  # changes to frames, such as "flip_rotate,erase"; "" for none
     config.sound_augment = ConfigDict()  # of log-mel spectra; 0 leaves a change out
     config.sound_augment.shift = 0.0  # largest shift in time, in steps
     config.sound_augment.warp = 0.0  # largest scaling of the mel axis, as a natural logarithm
@@ -51,6 +51,7 @@ def get_config(
     # A name (published, msaf6/0..5, five/0..4, repetition, manifest), or filters in words:
     # "train: actor=1-8; validation: actor=9,10; test: actor=11,12".
     config.data.fold = "published"
+    config.data.folds = ()  # folds of your own, for avjax.crossval --folds=config
 
     # True: recordings without sound too. RAVDESS has one (02-*) for each audio-video one (01-*), of
     # the same trial. Clips that lack a face are always taken, those of sound alone among them.

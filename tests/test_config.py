@@ -59,7 +59,12 @@ def test_values_are_changed_as_the_command_line_does():
         ("steps_per_call", -1, r"config\.steps_per_call=-1; choose 0 or more"),
         ("checkpoint_minutes", -1.0, r"checkpoint_minutes=-1\.0; choose 0 or more"),
         ("checkpoint_minutes", float("nan"), r"checkpoint_minutes=nan; choose 0 or more"),
-        ("augment", 1, r"config\.augment=1 is no True or False"),
+        ("deduplicate", 1, r"config\.deduplicate=1 is no True or False"),
+        (
+            "augment",
+            "flip,blur",
+            r"unknown augmentation 'flip' in config\.augment; choose from flip_",
+        ),
         ("mask", "softhrd", r"unknown config\.mask 'softhrd'; choose one of softhard"),
         ("dtype", "float16", r"unknown config\.dtype 'float16'; choose one of float32, bfloat16"),
         ("parallel", "pjit", r"unknown config\.parallel 'pjit'; choose one of jit, pmap"),
@@ -92,6 +97,11 @@ def test_a_bad_value_is_named_with_its_remedy(key, value, message):
     node[name] = value
     with pytest.raises(InputError, match=message):
         RunConfig.from_tree(tree)
+
+
+@pytest.mark.parametrize(("old", "name"), [(True, "flip_rotate"), (False, "")])
+def test_augment_may_be_true_or_false_as_before(old, name):
+    assert RunConfig.from_tree({"augment": old}).step.augment == name
 
 
 @pytest.mark.parametrize("name", ["audio_only", "video_only"])

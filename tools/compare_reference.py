@@ -85,7 +85,7 @@ def compare_training(fusion: str, mask: str, seed: int) -> Iterator[Row]:
     layers = audio_visual_layers(fusion)
     trained = net.trained(variables["params"])
     optimizer = sgd(golden.LEARNING_RATE, **golden.SGD, trained=trained)
-    config = StepConfig(mask, augment=False)
+    config = StepConfig(mask, augment="")
     inputs = golden.inputs(seed, BATCH)
     mfcc, _ = golden.to_network(inputs)
     present = np.ones(BATCH, bool)

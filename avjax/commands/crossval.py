@@ -27,7 +27,10 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
         flag_values=values,
     )
     flags.DEFINE_string(
-        "folds", None, "msaf6, five, published or another named fold.", flag_values=values
+        "folds",
+        None,
+        "msaf6, five, published or another named fold; config: those in config.data.folds.",
+        flag_values=values,
     )
     flags.DEFINE_list(
         "seeds", None, "Seeds, such as 0,1,2 (default: the config's).", flag_values=values
@@ -41,7 +44,7 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
     """Cross-validates a config."""
     cli.no_arguments(positional)
     if not values.folds:
-        raise InputError("--folds is missing; name msaf6, five, published or another fold")
+        raise InputError("--folds is missing; name msaf6, five, config, published or another fold")
     try:
         seeds = None if values.seeds is None else [int(seed) for seed in values.seeds]
     except ValueError as error:

@@ -13,6 +13,7 @@ class DataConfig:
     Attributes:
       dir: a prepared dataset.
       fold: see `avjax.data.folds.resolve_fold`.
+      folds: the folds of the config's own cross-validation, each written like ``fold``.
       video_only: take RAVDESS's recordings without sound (02-*) too; each repeats the trial of an
         audio-video one. Clips that lack a face are always taken, those of sound alone among them.
       cache: where clips are kept, see `avjax.data.feed.choose_cache`.
@@ -23,9 +24,11 @@ class DataConfig:
 
     dir: str = "data/ravdess"
     fold: str = "published"
+    folds: tuple[str, ...] = ()
     video_only: bool = False
     cache: str = "auto"
 
     def __post_init__(self) -> None:
-        resolve_fold(self.fold)
+        for fold in (self.fold, *self.folds):
+            resolve_fold(fold)
         check_cache(self.cache)

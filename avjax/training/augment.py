@@ -1,22 +1,40 @@
-"""Flip and rotation of uint8 frames."""
+"""Augmentations of uint8 frames, by name."""
+
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, UInt8
 
+from avjax.errors import InputError
 from avjax.training.randomness import per_row, row_keys
 
 MAX_ANGLE = 10  # degrees, reference `transforms.py`
 _SHARE_BITS = 15  # of a neighbour's share in a pixel; a product of two fits into 32 bits
 
 
-def augment(
+class Augmentation(Protocol):
+    """Changes a batch of clips, each by a draw of its own that all of its frames share."""
+
+    def __call__(
+        self, key: Array, frames: UInt8[Array, "b n h w 3"], axis_name: str | None = None
+    ) -> UInt8[Array, "b n h w 3"]:
+        """Returns the augmented clips.
+
+        Args:
+          key: the same on every device; `row_keys` gives each row of the global batch its own.
+          frames: this device's rows.
+          axis_name: mapped device axis, or None.
+        """
+
+
+def flip_rotate(
     key: Array, frames: UInt8[Array, "b n h w 3"], axis_name: str | None = None
 ) -> UInt8[Array, "b n h w 3"]:
-    """Flips each clip with probability 1/2, then turns it by -10..10 whole degrees.
+    """Flips each clip with probability 1/2, then rotates it by -10..10 whole degrees.
 
-    All frames of a clip share the draw, which depends on the clip's row in the global batch only.
+    Source: the reference's ``transforms.py``.
     """
     flip_key, angle_key = jax.random.split(key)
     rows = frames.shape[0]
@@ -26,6 +44,36 @@ def augment(
         row_keys(angle_key, rows, axis_name),
     )
     return jax.vmap(flip_and_rotate)(frames, flip, angle)
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {"flip_rotate": flip_rotate}
+
+
+def augmentation_names(text: str) -> list[str]:
+    """Reads the names in ``config.augment``, separated by commas; none for an empty text.
+
+    Raises:
+      InputError: an unknown name.
+    """
+    names = [name.strip() for name in text.split(",")] if text else []
+    for name in names:
+        if name not in AUGMENTATIONS:
+            raise InputError(
+                f"unknown augmentation {name!r} in config.augment; choose from "
+                f"{', '.join(AUGMENTATIONS)}, or '' for none"
+            )
+    return names
+
+
+def augment(
+    names: str, key: Array, frames: UInt8[Array, "b n h w 3"], axis_name: str | None = None
+) -> UInt8[Array, "b n h w 3"]:
+    """Applies the augmentations that ``names`` lists, in order."""
+    for i, name in enumerate(augmentation_names(names)):
+        # The first takes the key itself: runs from before there were several draw the same.
+        name_key = jax.random.fold_in(key, 1 + i) if i else key  # 1 is for sound, see `step.py`
+        frames = AUGMENTATIONS[name](name_key, frames, axis_name)
+    return frames
 
 
 def flip_and_rotate(

@@ -15,7 +15,7 @@ from avjax.models.network import Network
 from avjax.models.ops import total
 from avjax.runtime.compilation import quick_compilation
 from avjax.training import metrics
-from avjax.training.augment import augment
+from avjax.training.augment import augment, augmentation_names
 from avjax.training.modality_dropout import Enlarged, check_mask, enlarge
 from avjax.training.sound_augment import SoundAugmentation, augment_sound
 
@@ -31,24 +31,25 @@ class StepConfig:
 
     Attributes:
       mask: modality dropout, `softhard`, `noise` or `nodropout`.
-      augment: flip and rotate the frames.
+      augment: names of `AUGMENTATIONS` for the frames, separated by commas; empty for none.
       sound_augment: how log-mel spectra are changed.
       deduplicate: compute repeated inputs of the enlarged batch once.
       dtype: type in which the network computes, one of `DTYPES`. Parameters, their gradients,
         statistics, attention weights and losses are float32 in any case.
 
     Raises:
-      InputError: an unknown mask or dtype.
+      InputError: an unknown mask, augmentation or dtype.
     """
 
     mask: str = "softhard"
-    augment: bool = True
+    augment: str = "flip_rotate"
     sound_augment: SoundAugmentation = SoundAugmentation()
     deduplicate: bool = True
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
         check_mask(self.mask)
+        augmentation_names(self.augment)
         if self.dtype not in DTYPES:
             raise InputError(
                 f"unknown config.dtype {self.dtype!r}; choose one of {', '.join(DTYPES)}"
@@ -146,7 +147,7 @@ def network_inputs(
     """Augmented, normalised inputs; a missing stream is all zeros after normalisation."""
     frames, audio = batch["frames"], batch["audio"]
     if config.augment and frames.size:
-        frames = augment(key, frames, axis_name)
+        frames = augment(config.augment, key, frames, axis_name)
     if config.sound_augment.changes_spectra:
         sound_key = jax.random.fold_in(key, _SOUND)
         audio = augment_sound(sound_key, audio, config.sound_augment, axis_name)

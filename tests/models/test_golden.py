@@ -1,5 +1,6 @@
 """Equality with more of the reference's float64 figures, on machines that have them."""
 
+import itertools
 from pathlib import Path
 
 import jax
@@ -43,19 +44,25 @@ def golden_network(path: Path, fusion, num_heads=1):
     return net, jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), variables)
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
-@pytest.mark.parametrize("num_heads", [1, 4])
-def test_logits(shared_dir, fusion, num_heads):
+EVALUATIONS = list(itertools.product(FUSIONS, (1, 4), (156, 40, 300)))
+DEFAULT_EVALUATIONS = {("ia", 1, 156), ("it", 4, 40), ("lt", 4, 300)}
+
+
+@pytest.mark.parametrize(
+    ("fusion", "num_heads", "steps"),
+    [
+        pytest.param(*case, marks=[] if case in DEFAULT_EVALUATIONS else pytest.mark.slow)
+        for case in EVALUATIONS
+    ],
+)
+def test_logits(shared_dir, fusion, num_heads, steps):
     figures = np.load(shared_dir / "golden/logits.npz")
     net, variables = golden_network(shared_dir / f"golden/{fusion}.pth", fusion, num_heads)
-    mfcc, frames, _ = golden_inputs(0, 3)
-    key = f"{fusion}{num_heads}"
-    apply = jax.jit(net.apply)
-    check(f"{key} logits", apply(variables, mfcc, frames), figures[f"{key}/logits"], 1e-12)
-    for steps in (40, 300):
-        mfcc, frames, _ = golden_inputs(7, 1, steps)
-        expected = figures[f"{key}/logits_T{steps}"]
-        check(f"{key} logits, {steps} steps", apply(variables, mfcc, frames), expected, 1e-12)
+    seed, count, suffix = (0, 3, "") if steps == 156 else (7, 1, f"_T{steps}")
+    mfcc, frames, _ = golden_inputs(seed, count, steps)
+    logits = jax.jit(net.apply)(variables, mfcc, frames)
+    expected = figures[f"{fusion}{num_heads}/logits{suffix}"]
+    check(f"logits {fusion}, {num_heads} heads, {steps} steps", logits, expected, 1e-12)
 
 
 def test_features(shared_dir):
@@ -67,9 +74,8 @@ def test_features(shared_dir):
         check(name, x, figures[f"ia/{name}"], 1e-12)
 
 
-@pytest.mark.parametrize(
-    "fusion", ["ia", *(pytest.param(x, marks=pytest.mark.slow) for x in FUSIONS if x != "ia")]
-)
+@pytest.mark.slow  # other figures of the same are checked in test_golden_figures.py
+@pytest.mark.parametrize("fusion", FUSIONS)
 def test_training_forward_and_gradient(shared_dir, fusion):
     figures = np.load(shared_dir / "golden/logits.npz")
     net, variables = golden_network(shared_dir / f"golden/{fusion}.pth", fusion)

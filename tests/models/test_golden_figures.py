@@ -29,7 +29,7 @@ DEFAULT_EVALUATIONS = {
     ("lt", 1, 40),
     ("lt", 4, 156),
 }
-DEFAULT_TRAININGS = {("ia", "softhard"), ("it", "noise"), ("lt", "nodropout")}
+DEFAULT_TRAININGS = {("ia", "softhard"), ("lt", "noise")}
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from avjax.errors import InputError
 from avjax.models.frames import normalise
-from avjax.training.augment import MAX_ANGLE, augment, flip_and_rotate
+from avjax.training.augment import AUGMENTATIONS, MAX_ANGLE, augment, flip_and_rotate
 
 
 def smooth_frames(count=2, height=96, width=80):
@@ -46,23 +46,30 @@ def test_no_turn_is_exact():
     np.testing.assert_array_equal(unchanged, frames)
 
 
-def test_clips_draw_for_themselves_and_frames_of_a_clip_together():
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_clips_draw_separately_and_the_frames_of_a_clip_together(name):
     clip = jnp.repeat(smooth_frames(1), 3, axis=0)
     clips = jnp.stack([clip] * 16)
-    turned = np.asarray(augment(jax.random.key(0), clips))
-    for one in turned:
-        np.testing.assert_array_equal(one, np.stack([one[0]] * 3))
-    assert len({one.tobytes() for one in turned}) > 10
-    np.testing.assert_array_equal(turned, augment(jax.random.key(0), clips))
+    augmented = np.asarray(augment(name, jax.random.key(0), clips))
+    for frames in augmented:
+        np.testing.assert_array_equal(frames, np.stack([frames[0]] * 3))
+    assert len({frames.tobytes() for frames in augmented}) > 10
+    np.testing.assert_array_equal(augmented, augment(name, jax.random.key(0), clips))
 
 
-def test_devices_draw_their_share_of_the_global_batch():
+@pytest.mark.parametrize("names", [*AUGMENTATIONS, ",".join([*AUGMENTATIONS] * 2)])
+def test_devices_draw_their_share_of_the_global_batch(names):
     clips = jnp.stack([smooth_frames(1)] * 4)
-    whole = augment(jax.random.key(3), clips)
-    shares = jax.vmap(lambda c: augment(jax.random.key(3), c, "d"), axis_name="d")(
+    whole = augment(names, jax.random.key(3), clips)
+    shares = jax.vmap(lambda c: augment(names, jax.random.key(3), c, "d"), axis_name="d")(
         clips.reshape(2, 2, *clips.shape[1:])
     )
     np.testing.assert_array_equal(shares.reshape(whole.shape), whole)
+
+
+def test_no_name_leaves_the_frames_alone():
+    clips = smooth_frames(1)[None]
+    np.testing.assert_array_equal(augment("", jax.random.key(0), clips), clips)
 
 
 def test_normalisation_of_both_profiles():

@@ -65,7 +65,7 @@ def test_a_step_in_bfloat16_is_near_that_in_float32(fusion):
     batch = batch_of_four(np.random.default_rng(0))
     results = []
     for dtype in ("float32", "bfloat16"):
-        config = StepConfig("softhard", augment=False, dtype=dtype)
+        config = StepConfig("softhard", augment="", dtype=dtype)
         step = functools.partial(
             train_step, net=net, optimizer=LAST_GRADIENT, config=config, profile="reference"
         )

@@ -122,7 +122,7 @@ def _train(setting: Setting) -> tuple[Callable[[], None], int]:
     net, variables = _fresh_network(setting)
     trained = net.trained(variables["params"])
     optimizer = sgd(1e-3, momentum=0.9, dampening=0.9, weight_decay=1e-3, trained=trained)
-    config = StepConfig(setting.mask, augment=False, dtype=setting.dtype)
+    config = StepConfig(setting.mask, augment="", dtype=setting.dtype)
     parallel = _parallel(setting)
     single = functools.partial(
         train_step, net=net, optimizer=optimizer, config=config, profile="reference"
