@@ -14,9 +14,9 @@ from avjax.errors import InputError
 from avjax.models.networks import ModelConfig, build_network
 from avjax.runs.run_config import CONFIG_FILE, flatten, read_config, write_config
 from avjax.runtime.devices import check_mode
+from avjax.training.augment import SoundAugmentation
 from avjax.training.loop import LoopConfig
 from avjax.training.optimizer import OptimizerConfig
-from avjax.training.sound_augment import SoundAugmentation
 from avjax.training.step import StepConfig
 
 Part = TypeVar("Part")

@@ -13,8 +13,8 @@ from avjax.crossval import SUMMARY_FILE, cross_validate
 from avjax.data.folds import resolve_fold
 from avjax.data.pipeline import open_dataset
 from avjax.errors import InputError
-from avjax.models import fusion
-from avjax.models.fusion import FUSIONS
+from avjax.models import audio_visual
+from avjax.models.audio_visual import FUSIONS
 from avjax.models.networks import ModelConfig, build_network
 from avjax.models.variables import init_variables
 from avjax.preparation.clip_store import PreparationSettings
@@ -42,7 +42,7 @@ def read_config(code):
 @pytest.fixture
 def gated(files, monkeypatch):
     monkeypatch.setitem(FUSIONS, "gated", None)  # removed again after the test
-    exec(files["avjax/models/fusion.py"], {**vars(fusion)})
+    exec(files["avjax/models/audio_visual.py"], {**vars(audio_visual)})
     return read_config(files["configs/gated.py"])
 
 

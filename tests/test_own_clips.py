@@ -68,7 +68,7 @@ def dataset(manifest, tmp_path_factory):
 def run(dataset, tmp_path_factory):
     config = common.get_config("own")
     config.data.dir, config.data.fold = str(dataset), "manifest"
-    config.num_epochs, config.batch_size = 2, 6
+    config.num_epochs, config.batch_size, config.mask = 2, 6, "nodropout"
 
     def build(network):
         return AudioVisualNet(network["num_classes"], stage_repeats=(1, 1, 1))

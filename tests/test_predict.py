@@ -11,7 +11,7 @@ import avjax
 from avjax import predict
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet
-from avjax.models.frames import normalise
+from avjax.models.ops.frames import normalise
 from avjax.preparation.clip import prepare_clip
 from avjax.runs.saved_model import ModelCard, save_model
 from tests.clips import tone, write_video

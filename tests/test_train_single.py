@@ -231,7 +231,7 @@ def mixed_config(config, directory):
 
 
 @pytest.mark.usefixtures("small_networks")
-@pytest.mark.parametrize("takes_silent", [False, True])
+@pytest.mark.parametrize("takes_silent", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_frames_alone_train_and_are_scored(mixed, tmp_path, takes_silent):
     config = mixed_config(video_only.get_config(), mixed)
     config.model.kind = "small_video"

@@ -18,8 +18,8 @@ from avjax.runtime.signals import loading
 with loading():
     from avjax.data.ravdess import EMOTIONS
     from avjax.data.records import WINDOW_SECONDS, audio_steps
-    from avjax.models.frames import NORMALISATION
     from avjax.models.networks import BACKBONE_KIND, build_network
+    from avjax.models.ops.frames import NORMALISATION
     from avjax.runs.saved_model import ModelCard, save_model
     from avjax.runtime.versions import versions
     from avjax.weights.conversion import LEFT_OUT, Converted, Route, convert

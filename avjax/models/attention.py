@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from avjax.errors import InputError
-from avjax.models.layers import Dense, layer_norm
+from avjax.models.ops import Dense, layer_norm
 
 
 class CrossAttention(nn.Module):

@@ -4,8 +4,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from avjax.errors import InputError
-from avjax.models.layers import BatchNorm, Conv1d, Dense
-from avjax.models.ops import Map, max_pool_time, relu, values
+from avjax.models.ops import BatchNorm, Conv1d, Dense, Map, max_pool_time, relu, values
 
 MIN_STEPS = 13  # each of the four blocks takes three steps
 

@@ -9,9 +9,13 @@ from jaxtyping import Array, Float
 from avjax.errors import InputError
 from avjax.models import ops
 from avjax.models.audio_cnn import ConvBlock
-from avjax.models.layers import BatchNorm, Conv1x1, Conv2d, Dense, DepthwiseConv
 from avjax.models.ops import (
+    BatchNorm,
     Channels,
+    Conv1x1,
+    Conv2d,
+    Dense,
+    DepthwiseConv,
     Map,
     concat,
     in_order,

@@ -15,9 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from avjax.errors import InputError
 from avjax.models.audio_cnn import ConvBlock
-from avjax.models.layers import BatchNorm, Dense
 from avjax.models.network import Inputs, Network, cross_entropy
-from avjax.models.ops import Map, Rows, values
+from avjax.models.ops import BatchNorm, Dense, Map, Rows, values
 
 MIN_STEPS = 8  # halved three times, one is left
 WIDTHS = (32, 64, 128, 64)

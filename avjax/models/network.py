@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from avjax.models import ops
-from avjax.models.frames import Frames
 from avjax.models.ops import Map, Rows
+from avjax.models.ops.frames import Frames
 
 N_MFCC = 10
 

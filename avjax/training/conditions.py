@@ -9,16 +9,21 @@ zeros or noise replace that all the same, but nothing can be added to it.
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from avjax.models.network import UNDISTURBED, Network
 from avjax.training import metrics
 from avjax.training.modality_dropout import gaussian_inputs
-from avjax.training.randomness import clip_keys
 from avjax.training.step import Batch, present_streams
 
 BATCH_SIZE = 8  # "addnoise" takes its statistics over a batch, so its size is part of the figure
+
+
+def clip_keys(key: Array, clip_key: UInt32[Array, "b"]) -> Array:
+    """Returns one key per clip, derived from its name: the same in every batch and order."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, clip_key)
 
 
 class Scored(NamedTuple):

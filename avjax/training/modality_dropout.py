@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from avjax.errors import InputError
 from avjax.models.network import Dimmed, Pairing
-from avjax.training.randomness import per_row, row_keys
+from avjax.models.ops import per_row, row_keys
 
 COPIES = {"softhard": 4, "noise": 3, "nodropout": 1}
 MASKS = tuple(COPIES)

@@ -10,14 +10,13 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from avjax.errors import InputError
-from avjax.models.frames import StoredFrames
 from avjax.models.network import Network
 from avjax.models.ops import total
+from avjax.models.ops.frames import StoredFrames
 from avjax.runtime.compilation import quick_compilation
 from avjax.training import metrics
-from avjax.training.augment import augment, augmentation_names
+from avjax.training.augment import SoundAugmentation, augment, augment_sound, augmentation_names
 from avjax.training.modality_dropout import Enlarged, check_mask, enlarge
-from avjax.training.sound_augment import SoundAugmentation, augment_sound
 
 Batch = dict[str, Array]
 

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from avjax.errors import InputError
+from avjax.models.audio_visual import FUSIONS
 from avjax.models.efficientface import FRAME_FEATURES
-from avjax.models.fusion import FUSIONS
 from avjax.models.networks import BACKBONE_KIND, build_network
 from avjax.models.single_modality import VideoNet
 from avjax.models.variables import variable_shapes

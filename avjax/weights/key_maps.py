@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from avjax.errors import InputError
+from avjax.models.audio_visual import FUSIONS
 from avjax.models.efficientface import STAGE_REPEATS
-from avjax.models.fusion import FUSIONS
 from avjax.weights.rules import Layer, Path
 
 

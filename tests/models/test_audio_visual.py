@@ -10,8 +10,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from avjax.errors import InputError
-from avjax.models.audio_visual import AudioVisualNet
-from avjax.models.fusion import FUSIONS
+from avjax.models.audio_visual import FUSIONS, AudioVisualNet
 from avjax.models.ops import Dimmed, Map, Rows, values
 from avjax.models.variables import init_variables
 

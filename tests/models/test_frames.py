@@ -7,7 +7,6 @@ import pytest
 
 from avjax.errors import InputError
 from avjax.models.efficientface import EfficientFace
-from avjax.models.frames import StoredFrames, as_images, normalise
 from avjax.models.ops import (
     Map,
     depthwise_conv3x3,
@@ -18,6 +17,7 @@ from avjax.models.ops import (
     running_affine,
     values,
 )
+from avjax.models.ops.frames import StoredFrames, as_images, normalise
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 4, 64, 64, 3)).astype(np.uint8)
 NET = EfficientFace(num_classes=3, stage_repeats=(2, 1, 1))

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avjax.models.audio_visual import AudioVisualNet
-from avjax.models.fusion import FUSIONS
+from avjax.models.audio_visual import FUSIONS, AudioVisualNet
 from avjax.models.variables import variable_shapes
 from avjax.training.modality_dropout import MASKS, enlarge_with
 from avjax.training.optimizer import sgd

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from avjax.models import layers, ops
-from avjax.models.ops import Map, Rows
+from avjax.models import ops
+from avjax.models.ops import Map, Rows, layers
 
 # name: (our module, its options; PyTorch's class, its arguments; shape of the input)
 CONVOLUTIONS = {

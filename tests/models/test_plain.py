@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from avjax.models.audio_visual import AudioVisualNet
-from avjax.models.fusion import FUSIONS
+from avjax.models.audio_visual import FUSIONS, AudioVisualNet
 from avjax.models.variables import variable_shapes
 from avjax.training.modality_dropout import MASKS, draw, enlarge_with
 from avjax.training.step import TrainState, loss_gradients
 from tests.models import plain
 
-SMALL = {"num_classes": 5, "num_heads": 4, "stage_repeats": (2, 2, 2)}
+SMALL = {"num_classes": 5, "num_heads": 4, "stage_repeats": (1, 2, 1)}
 CLIPS = {"softhard": 3, "noise": 4, "nodropout": 10}  # ten pairs each: plain compiles once a fusion
 
 plain_gradients = jax.jit(

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from avjax.errors import InputError
-from avjax.models.frames import normalise
+from avjax.models.ops.frames import normalise
 from avjax.training.augment import AUGMENTATIONS, MAX_ANGLE, augment, flip_and_rotate
 
 

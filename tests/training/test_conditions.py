@@ -10,8 +10,8 @@ from avjax.models.network import CONDITIONS
 from avjax.models.single_modality import AudioNet, VideoNet
 from avjax.models.variables import init_variables
 from avjax.training import conditions
+from avjax.training.conditions import clip_keys
 from avjax.training.modality_dropout import gaussian_inputs
-from avjax.training.randomness import clip_keys
 
 NET = AudioVisualNet(num_classes=5, stage_repeats=(1, 1, 1))
 KEY = jax.random.key(7)

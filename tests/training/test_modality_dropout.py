@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from avjax.errors import InputError
-from avjax.models.audio_visual import AudioVisualNet
-from avjax.models.fusion import FUSIONS
+from avjax.models.audio_visual import FUSIONS, AudioVisualNet
 from avjax.models.variables import init_variables
 from avjax.training.modality_dropout import COPIES, MASKS, enlarge, softhard_coefficients, spell_out
 from avjax.training.optimizer import sgd

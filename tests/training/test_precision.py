@@ -9,8 +9,7 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
-from avjax.models.audio_visual import AudioVisualNet
-from avjax.models.fusion import FUSIONS
+from avjax.models.audio_visual import FUSIONS, AudioVisualNet
 from avjax.models.variables import init_variables, variable_shapes
 from avjax.training.step import StepConfig, create_state, train_step
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from avjax.errors import InputError
-from avjax.training.sound_augment import SoundAugmentation, augment_sound
+from avjax.training.augment import SoundAugmentation, augment_sound
 
 KEY = jax.random.key(0)
 SPECTRA = np.random.default_rng(0).uniform(1, 9, (6, 20, 8)).astype(np.float32)

@@ -11,7 +11,7 @@ import pytest
 from avjax.models.mel_net import MelNet
 from avjax.models.variables import init_variables
 from avjax.runtime.devices import Parallel
-from avjax.training.sound_augment import SoundAugmentation
+from avjax.training.augment import SoundAugmentation
 from avjax.training.step import StepConfig, create_state, train_step
 
 NET = MelNet(num_classes=3, num_mels=6, coefficients=(3, 6))

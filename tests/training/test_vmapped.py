@@ -12,8 +12,8 @@ from avjax.models.mel_net import MelNet
 from avjax.models.single_modality import AudioNet
 from avjax.models.variables import init_variables
 from avjax.runtime.devices import Parallel
+from avjax.training.augment import SoundAugmentation
 from avjax.training.optimizer import adamw, cosine_schedule, sgd, step_schedule
-from avjax.training.sound_augment import SoundAugmentation
 from avjax.training.step import StepConfig, TrainState, create_state, train_step
 from avjax.training.vmapped import Runs, stack, unstack, vmapped_step
 
@@ -150,7 +150,10 @@ def compare(setting, devices, losses, first_step):
         assert int(results[i][-1][0].step) == setting.steps[i]
 
 
-@pytest.mark.parametrize(("kind", "devices"), [("audio", 1), ("audio_visual", 2), ("log_mel", 1)])
+@pytest.mark.parametrize(
+    ("kind", "devices"),
+    [("audio", 2), ("log_mel", 1), pytest.param("audio_visual", 2, marks=pytest.mark.slow)],
+)
 def test_models_together_are_the_models_alone_in_float64(kind, devices):
     """Losses of 3 steps to 1e-8; after the first step gradients and statistics to 1e-9."""
     if jax.local_device_count() < devices:

@@ -19,11 +19,20 @@ from avjax.models.ops.batch_norm import (
     batch_norm,
     running_affine,
     running_norm,
-    total,
 )
 from avjax.models.ops.channels import Channels, concat, in_order, shuffle, split
 from avjax.models.ops.convolution import conv1d, conv1x1, conv2d, depthwise_conv3x3
+from avjax.models.ops.device_axis import per_row, row_keys, total
 from avjax.models.ops.inference import few_at_once, quarters_at_once
+from avjax.models.ops.layers import (
+    BatchNorm,
+    Conv1d,
+    Conv1x1,
+    Conv2d,
+    Dense,
+    DepthwiseConv,
+    layer_norm,
+)
 from avjax.models.ops.map import Dimmed, Map, Rows, as_map, elementwise, materialise, relu, values
 from avjax.models.ops.platform import forms
 from avjax.models.ops.pooling import max_pool, max_pool_time, mean
@@ -31,7 +40,13 @@ from avjax.models.ops.spatial import as_clips, as_images, join_quarters, quarter
 
 __all__ = [
     "EPSILON",
+    "BatchNorm",
     "Channels",
+    "Conv1d",
+    "Conv1x1",
+    "Conv2d",
+    "Dense",
+    "DepthwiseConv",
     "Dimmed",
     "Map",
     "Moments",
@@ -50,13 +65,16 @@ __all__ = [
     "forms",
     "in_order",
     "join_quarters",
+    "layer_norm",
     "materialise",
     "max_pool",
     "max_pool_time",
     "mean",
+    "per_row",
     "quarters",
     "quarters_at_once",
     "relu",
+    "row_keys",
     "running_affine",
     "running_norm",
     "shuffle",

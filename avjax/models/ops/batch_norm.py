@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from avjax.models.ops.device_axis import total
 from avjax.models.ops.map import Map, materialise
 from avjax.models.ops.sums import sum_positions
 
@@ -42,11 +43,6 @@ def running_norm(m: Map, gamma: Any, beta: Any, mean: Any, var: Any) -> Map:
         m = materialise(m)
     mean = mean if m.bias is None else mean - m.bias
     return m.replace(mean=mean, scale=gamma * lax.rsqrt(var + EPSILON), bias=beta)
-
-
-def total(x: Any, axis_name: str | None) -> Any:
-    """Sums arrays over the devices of ``axis_name``; the identity without one."""
-    return x if axis_name is None else lax.psum(x, axis_name)
 
 
 def batch_norm(m: Map, gamma: Float[Array, "c"], beta: Float[Array, "c"]) -> tuple[Map, Moments]:

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from avjax.models.frames import as_seen
 from avjax.models.ops.channels import Channels, gather
 from avjax.models.ops.depthwise import Depthwise
+from avjax.models.ops.frames import as_seen
 from avjax.models.ops.map import Map, apply, as_map
 from avjax.models.ops.platform import by_platform
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from avjax.models.frames import as_seen
 from avjax.models.ops.convolution import Convolution
+from avjax.models.ops.frames import as_seen
 from avjax.models.ops.map import Map, apply, as_map, values
 from avjax.models.ops.platform import by_platform
 from avjax.models.ops.stem import pooled_conv3x3

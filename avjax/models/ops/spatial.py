@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from avjax.models.frames import StoredFrames
+from avjax.models.ops.frames import StoredFrames
 from avjax.models.ops.map import Dimmed, Map, Rows, values
 
 

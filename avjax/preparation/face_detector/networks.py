@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from avjax.models.layers import Dense
+from avjax.models.ops import Dense
 
 CELL = 12  # receptive field of P-Net, pixels
 STRIDE = 2  # step of P-Net, pixels

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from avjax.models import ops
-from avjax.models.ops import EPSILON, Channels, Map
+from avjax.models.ops.batch_norm import EPSILON, batch_norm, running_norm
+from avjax.models.ops.channels import Channels
+from avjax.models.ops.convolution import conv1d, conv1x1, conv2d, depthwise_conv3x3
+from avjax.models.ops.map import Map
 
 MOMENTUM = 0.1  # PyTorch's convention: share of the new batch in the running statistics
 
@@ -47,7 +49,7 @@ class Conv1x1(nn.Module):
     @nn.compact
     def __call__(self, x: Map | Channels) -> Map:
         inputs = x.shape[-1]
-        y = ops.conv1x1(x, self.param("kernel", uniform(inputs), (inputs, self.features)))
+        y = conv1x1(x, self.param("kernel", uniform(inputs), (inputs, self.features)))
         return _with_bias(self, y, inputs) if self.use_bias else y
 
 
@@ -66,7 +68,7 @@ class Conv2d(nn.Module):
         size, inputs = self.kernel_size, x.shape[-1]
         fan_in = size * size * inputs
         kernel = self.param("kernel", uniform(fan_in), (size, size, inputs, self.features))
-        y = ops.conv2d(x, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation)
+        y = conv2d(x, kernel, stride=self.stride, padding=self.padding, dilation=self.dilation)
         return _with_bias(self, y, fan_in) if self.use_bias else y
 
 
@@ -79,7 +81,7 @@ class DepthwiseConv(nn.Module):
     @nn.compact
     def __call__(self, x: Map) -> Map:
         kernel = self.param("kernel", uniform(9), (3, 3, x.shape[-1] * self.multiplier))
-        return ops.depthwise_conv3x3(x, kernel, self.stride)
+        return depthwise_conv3x3(x, kernel, self.stride)
 
 
 class Conv1d(nn.Module):
@@ -92,7 +94,7 @@ class Conv1d(nn.Module):
     def __call__(self, x: Map) -> Map:
         inputs = x.shape[-1]
         kernel = self.param("kernel", uniform(3 * inputs), (3, inputs, self.features))
-        return _with_bias(self, ops.conv1d(x, kernel, padding=self.padding), 3 * inputs)
+        return _with_bias(self, conv1d(x, kernel, padding=self.padding), 3 * inputs)
 
 
 def _with_bias(module: nn.Module, y: Map, fan_in: int) -> Map:
@@ -116,8 +118,8 @@ class BatchNorm(nn.Module):
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         var = self.variable("batch_stats", "var", jnp.ones, shape)
         if x.rows is None:
-            return ops.running_norm(x, scale, bias, mean.value, var.value)
-        y, batch = ops.batch_norm(x, scale, bias)
+            return running_norm(x, scale, bias, mean.value, var.value)
+        y, batch = batch_norm(x, scale, bias)
         if not self.is_initializing():
             mean.value += MOMENTUM * (batch.mean - mean.value)
             several = batch.count > 1  # one value alone has no variance

@@ -1,15 +1,23 @@
-"""Random draws that do not depend on how a batch is spread over devices."""
+"""What spans the devices of a mapped axis: sums, and random keys of the global batch's rows."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, UInt32
+from jaxtyping import Array
+
+
+def total(x: Any, axis_name: str | None) -> Any:
+    """Sums arrays over the devices of ``axis_name``; the identity without one."""
+    return x if axis_name is None else lax.psum(x, axis_name)
 
 
 def row_keys(key: Array, rows: int, axis_name: str | None) -> Array:
-    """One key per row of this device's share, equal to the row's key in the global batch.
+    """Returns a key for each row of this device: the row's key in the global batch.
+
+    Draws from them do not depend on how a batch is spread over devices.
 
     Args:
       key: one key, the same on every device.
@@ -21,11 +29,6 @@ def row_keys(key: Array, rows: int, axis_name: str | None) -> Array:
     """
     first = 0 if axis_name is None else lax.axis_index(axis_name) * rows
     return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(rows))
-
-
-def clip_keys(key: Array, clip_key: UInt32[Array, "b"]) -> Array:
-    """One key per clip, derived from its name: the same in every batch and order."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, clip_key)
 
 
 def per_row(sampler: Callable[[Array], Array], keys: Array) -> Array:
