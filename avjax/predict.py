@@ -82,7 +82,7 @@ class Model:
           InputError: the card names a network that cannot be built.
         """
         self.card = card
-        self.variables = jax.tree.map(jnp.asarray, dict(variables))
+        self.variables = jax.device_put(dict(variables))
         self._detector = detector
         self._net = build_network(card.network)
 

@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array
@@ -59,7 +58,7 @@ def init_variables(net: Network, key: Array) -> dict[str, Any]:
         for path, x in flatten_dict(shapes.get("batch_stats", {})).items()
     }
     variables = {"params": unflatten_dict(fresh), "batch_stats": unflatten_dict(stats)}
-    return jax.tree.map(jnp.asarray, variables)
+    return jax.device_put(variables)
 
 
 def _linen_init(net: Network, key: Array) -> dict[str, Any]:
