@@ -266,7 +266,7 @@ def _numpy_scalar(dtype: Any, data: Any) -> Any:
 def _encode(text: Any, encoding: Any) -> bytes:
     """Rebuilds bytes, which Python 3 encodes as latin1 text in protocol 2."""
     if not isinstance(text, str) or encoding != "latin1":
-        raise RefusedPickle("it encodes something that is not bytes")
+        raise RefusedPickle("it encodes something other than bytes")
     return text.encode("latin1")
 
 
