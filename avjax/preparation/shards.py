@@ -67,20 +67,20 @@ def finish(
     shard: Shard,
     settings: PreparationSettings,
     versions: Mapping[str, str],
-    found: Iterable[RawClip],
+    clips: Iterable[RawClip],
     summary: Summary,
 ) -> None:
     """Writes the report that marks a shard as complete."""
-    report = _Report(shard, settings, dict(versions), _listed(found), summary)
+    report = _Report(shard, settings, dict(versions), _listed(clips), summary)
     content = {**report._asdict(), "settings": settings._asdict(), "summary": summary._asdict()}
     store.write_json(_REPORT, content)
 
 
-def _listed(found: Iterable[RawClip]) -> list[tuple[str, ClipRecord]]:
-    return [(clip.key, clip.record) for clip in found]
+def _listed(clips: Iterable[RawClip]) -> list[tuple[str, ClipRecord]]:
+    return [(clip.key, clip.record) for clip in clips]
 
 
-def finished(store: ClipStore, found: Iterable[RawClip]) -> Summary | None:
+def finished(store: ClipStore, clips: Iterable[RawClip]) -> Summary | None:
     """Returns the summary of a complete shard, or None if it is incomplete.
 
     Raises:
@@ -89,7 +89,7 @@ def finished(store: ClipStore, found: Iterable[RawClip]) -> Summary | None:
     if not (store.directory / _REPORT).exists():
         return None
     report = _read(store.directory)
-    if report.found != _listed(found):
+    if report.found != _listed(clips):
         raise InputError(
             f"{store.directory} is finished, but the source has other clips since; choose another "
             "--out, or delete it to prepare the shard again"

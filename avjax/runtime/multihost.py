@@ -70,9 +70,9 @@ def joined(
             "Kubernetes or on a TPU slice, or give --coordinator, --num_processes and --process_id"
         ) from error
     except RuntimeError as error:
-        where = arguments.get("coordinator_address", "the cluster's first process")
+        address = arguments.get("coordinator_address", "the cluster's first process")
         raise InputError(
-            f"cannot join the other processes at {where} ({error}); start all of them, with the "
+            f"cannot join the other processes at {address} ({error}); start all of them, with the "
             "same --coordinator and --num_processes"
         ) from error
     yield
