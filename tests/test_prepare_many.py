@@ -231,7 +231,7 @@ def test_a_missing_shard_is_named(sharded):
 
 def test_an_unfinished_shard_is_named(sharded):
     (sharded.with_name("DATA.shard-2-of-2") / "shard.json").unlink()
-    with pytest.raises(InputError, match=r"DATA\.shard-2-of-2 is not finished; give its command"):
+    with pytest.raises(InputError, match=r"DATA\.shard-2-of-2 is not finished; run its command"):
         merge(sharded)
 
 

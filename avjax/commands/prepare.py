@@ -139,6 +139,6 @@ def _report(summary: "Summary", out: Path) -> None:
     )
     if summary.phases:
         shares = ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary.phases.items())
-        print(f"seconds by store, summed over the threads: {shares}")
+        print(f"seconds by phase, summed over threads: {shares}")
     if (out / SHEET_FILE).exists():
         print(f"contact sheet: {out / SHEET_FILE}")

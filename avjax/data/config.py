@@ -1,4 +1,4 @@
-"""The data's part of a config."""
+"""Data configuration."""
 
 import dataclasses
 
@@ -8,18 +8,18 @@ from avjax.data.folds import resolve_fold
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Which clips a run uses, and where it keeps them.
+    """Selects and caches the clips of a run.
 
     Attributes:
-      dir: a prepared dataset.
+      dir: directory of the prepared dataset.
       fold: see `avjax.data.folds.resolve_fold`.
-      folds: the folds of the config's own cross-validation, each written like ``fold``.
-      video_only: take RAVDESS's recordings without sound (02-*) too; each repeats the trial of an
-        audio-video one. Clips that lack a face are always taken, those of sound alone among them.
-      cache: where clips are kept, see `avjax.data.feed.choose_cache`.
+      folds: folds of a custom cross-validation, in the format of ``fold``.
+      video_only: also use RAVDESS's silent 02-* clips, each of which repeats the trial of an
+        audio-video clip. Clips without a face are always used.
+      cache: where clips are cached, see `avjax.data.feed.choose_cache`.
 
     Raises:
-      InputError: an unknown fold or cache.
+      InputError: the fold or cache is unknown.
     """
 
     dir: str = "data/ravdess"

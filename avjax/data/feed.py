@@ -1,6 +1,6 @@
-"""Feeds the devices without letting them wait: clips kept in memory, batches made ahead of use.
+"""Feeds batches to devices, with cached clips and prefetching.
 
-Frames cross the bus as uint8. Where the clips are kept changes neither their order nor a digit.
+Frames are transferred as uint8. The cache changes neither the order nor the values of batches.
 """
 
 import time
@@ -20,13 +20,13 @@ from avjax.runtime.devices import Parallel
 from avjax.runtime.memory import free_device_memory, free_host_memory
 
 CACHES = ("auto", "device", "host", "none")
-DEVICE_SHARE = 0.4  # of a device's free memory that `auto` gives to clips; the rest is the step's
-HOST_SHARE = 0.25  # of the machine's free memory
-DEPTH = 2  # batches made ahead
+DEVICE_SHARE = 0.4  # of a device's free memory that `auto` uses; the step needs the remainder
+HOST_SHARE = 0.25  # of the host's free memory that `auto` uses
+DEPTH = 2  # batches to prefetch
 
 
 def check_cache(cache: str) -> None:
-    """Raises InputError for an unknown place to keep clips."""
+    """Raises InputError for an unknown cache."""
     if cache not in CACHES:
         raise InputError(f"unknown config.data.cache {cache!r}; choose one of {', '.join(CACHES)}")
 
@@ -38,17 +38,17 @@ def choose_cache(
     host_memory: int | None,
     possible: Sequence[str] = CACHES,
 ) -> str:
-    """Where clips are kept.
+    """Chooses where to cache clips.
 
     Args:
-      cache: `device`, `host` or `none`; or `auto`, the first of them with room enough.
-      nbytes: of all clips, decoded.
-      device_memory: free bytes of the fullest device; None where that is not known, as on CPU.
-      host_memory: free bytes of the machine; None where that is not known.
-      possible: places that the way of training allows.
+      cache: `device`, `host` or `none`; `auto` is the first of them with enough memory.
+      nbytes: size of all decoded clips.
+      device_memory: free bytes of the fullest device; None if unknown, as on CPU.
+      host_memory: free bytes of the host; None if unknown.
+      possible: caches that the parallel mode supports.
 
     Raises:
-      InputError: unknown name, or clips that do not fit where they should be kept.
+      InputError: the name is unknown, or the clips do not fit into the cache.
     """
     check_cache(cache)
     if cache == "auto":
@@ -64,17 +64,17 @@ def choose_cache(
     free = {"device": device_memory, "host": host_memory}.get(cache)
     if free is not None and nbytes > free:
         raise InputError(
-            f"config.data.cache={cache!r} wants {nbytes / 1e9:.1f} GB for the clips and "
-            f"{free / 1e9:.1f} GB are free there; choose auto or none"
+            f"config.data.cache={cache!r} needs {nbytes / 1e9:.1f} GB for the clips and "
+            f"{free / 1e9:.1f} GB are free; choose auto or none"
         )
     return cache
 
 
 class ReadAhead:
-    """Takes items from an iterator in a thread of its own, some ahead of their use.
+    """Prefetches items of an iterator in a thread.
 
     Attributes:
-      waited: seconds in which the reader of this iterator was kept waiting.
+      waited: seconds that the consumer has waited for items.
     """
 
     def __init__(self, items: Iterator[Any], depth: int = DEPTH) -> None:
@@ -88,9 +88,9 @@ class ReadAhead:
 
     def __iter__(self) -> Iterator[Any]:
         while True:
-            began = time.perf_counter()
+            start = time.perf_counter()
             item = self._pending.popleft().result()
-            self.waited += time.perf_counter() - began
+            self.waited += time.perf_counter() - start
             if item is self._end:
                 return
             self._pending.append(self._next())
@@ -105,25 +105,25 @@ class ReadAhead:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Ends the thread; what it has in hand is finished first."""
+        """Stops the thread after its current item."""
         self._pool.shutdown(cancel_futures=True)
 
 
 class Feed:
-    """Batches of several selections of clips, which are kept once for all of them.
+    """Batches from several selections of clips that share one cache.
 
-    A batch is named by the positions of its clips, as `rows` gives them. Axes may be added before
-    and behind that of rows: for steps of one call, and for models that train together.
+    A batch is given by the positions of its clips, as returned by `rows`. Positions may have more
+    axes: leading ones for several steps per call, trailing ones for several models trained at once.
 
     Attributes:
       cache: `device`, `host` or `none`.
     """
 
     def __init__(self, selections: Sequence[Clips], cache: str, parallel: Parallel) -> None:
-        """Chooses a place to keep the clips; they are read for the first batch.
+        """Chooses the cache; clips are read when the first batch is needed.
 
         Args:
-          selections: clips of a dataset for one network.
+          selections: clips of one dataset for one network.
           cache: see `choose_cache`.
           parallel: the devices.
         """
@@ -135,7 +135,7 @@ class Feed:
 
     @property
     def resident(self) -> Any:
-        """All clips on every device, ``[clips + 1, ...]``; None where they are not kept there."""
+        """All clips on every device, ``[clips + 1, ...]``; None unless cached on the device."""
         if self.cache == "device" and self._resident is None:
             self._resident = self._parallel.replicate(self._all.columns)
             del self._all.columns
@@ -144,7 +144,7 @@ class Feed:
     def rows(
         self, clips: Clips, batch_size: int, *, shuffle_key: int | None = None, epoch: int = 0
     ) -> Int[np.ndarray, "steps b"]:
-        """Positions of an epoch's batches among all clips; -1 is padding. See `Clips.order`."""
+        """Returns each batch's positions among all clips; -1 is padding. See `Clips.order`."""
         order = clips.order(batch_size, shuffle_key=shuffle_key, epoch=epoch)
         return np.where(order < 0, -1, clips.positions_in(self._all)[order]).astype(np.int32)
 
@@ -155,17 +155,17 @@ class Feed:
         *,
         gather: bool = True,
     ) -> ReadAhead:
-        """Batches in memory or on devices, made ahead of their use.
+        """Prefetches batches.
 
         Args:
-          rows: positions of each batch, of one shape.
+          rows: positions of each batch, all of one shape.
           place: puts a batch on devices, such as `Parallel.split`.
-          gather: False leaves clips that lie on the device to the compiled step: what comes is
-            the positions, to be looked up in `resident` by `take`.
+          gather: False yields positions instead of batches if clips are cached on the device; the
+            compiled step then gathers them from `resident` with `take`.
         """
-        return ReadAhead(self._made(rows, place, gather))
+        return ReadAhead(self._batches(rows, place, gather))
 
-    def _made(
+    def _batches(
         self, rows: Sequence[np.ndarray], place: Callable[[Any], Any], gather: bool
     ) -> Iterator[Any]:
         if self.cache == "device":
@@ -186,7 +186,7 @@ class Feed:
 
 
 def take(columns: Batch, rows: Any) -> Batch:
-    """The clips at given positions; -1 is the last row."""
+    """Gathers the clips at the given positions; -1 is the last row, which is padding."""
     return {name: column[rows] for name, column in columns.items()}
 
 

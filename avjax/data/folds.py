@@ -1,4 +1,4 @@
-"""Folds: which clips train, validate and test, as filters over their features."""
+"""Folds: train, validation and test splits, defined by filters over the clips' features."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -12,20 +12,20 @@ _FEATURES = ("actor", "repetition", "statement", "intensity", "label", "group", 
 
 
 class Filter(NamedTuple):
-    """Chooses clips by feature: every term must hold.
+    """Selects clips by their features; all terms must match.
 
     Attributes:
-      terms: feature name to the values that it may have, as text.
+      terms: allowed values of each feature, as text.
     """
 
     terms: Mapping[str, frozenset[str]]
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Reads terms such as ``actor=1-4,7 repetition=2``.
+        """Parses terms such as ``actor=1-4,7 repetition=2``.
 
         Raises:
-          InputError: a term that is no ``feature=values``, or an unknown feature.
+          InputError: a term is not ``feature=values``, or the feature is unknown.
         """
         terms = {}
         for term in text.split():
@@ -39,11 +39,11 @@ class Filter(NamedTuple):
         return cls(terms)
 
     def matches(self, features: Mapping[str, Any]) -> bool:
-        """Whether a clip with these features is chosen."""
-        return all(_plain(str(features[name])) in terms for name, terms in self.terms.items())
+        """Whether the filter selects a clip with these features."""
+        return all(_normalise(str(features[name])) in values for name, values in self.terms.items())
 
     def __str__(self) -> str:
-        """The terms in words, values sorted."""
+        """Formats the terms for `parse`, with sorted values."""
         return " ".join(
             f"{name}={','.join(sorted(values, key=lambda v: (len(v), v)))}"
             for name, values in self.terms.items()
@@ -54,7 +54,7 @@ class Filter(NamedTuple):
 
 
 def _expand(values: str) -> Iterable[str]:
-    """``1-3,7`` becomes 1, 2, 3, 7; what is not a range of numbers stands for itself."""
+    """Splits at commas and expands ranges: ``1-3,7`` gives 1, 2, 3, 7."""
     for value in values.split(","):
         ends = re.fullmatch(r"(\d+)-(\d+)", value)
         if ends:
@@ -62,11 +62,11 @@ def _expand(values: str) -> Iterable[str]:
                 raise InputError(f"the range {value!r} is empty; write {ends[2]}-{ends[1]}")
             yield from map(str, range(int(ends[1]), int(ends[2]) + 1))
         else:
-            yield _plain(value)
+            yield _normalise(value)
 
 
-def _plain(value: str) -> str:
-    """Numbers without leading zeros, so that 05 and 5 are one; other text as it is."""
+def _normalise(value: str) -> str:
+    """Strips leading zeros from numbers, so that 05 equals 5."""
     return str(int(value)) if value.isdecimal() else value
 
 
@@ -82,7 +82,7 @@ CROSS_VALIDATIONS: dict[str, tuple[tuple[int, ...], ...]] = {"msaf6": _CONSECUTI
 
 
 def _by_actor(validation: Iterable[int], test: Iterable[int]) -> str:
-    """Fold text in which all other actors train."""
+    """Returns a fold that trains on all other actors."""
     held_out = {"validation": sorted(validation), "test": sorted(test)}
     used = {actor for actors in held_out.values() for actor in actors}
     parts = {"train": [actor for actor in ACTORS if actor not in used], **held_out}
@@ -93,10 +93,10 @@ def _named_folds() -> dict[str, str]:
     folds = {
         # The split of the reference's published checkpoints.
         "published": _by_actor((11, 13, 18, 22), (5, 10, 16, 19)),
-        # For a single actor: one repetition trains, the other is held out.
+        # For a single actor: trains on one repetition and holds out the other.
         "repetition": "train: repetition=1; validation: repetition=2 statement=1; "
         "test: repetition=2 statement=2",
-        # Own clips whose manifest says which is for what.
+        # For datasets whose manifest assigns the splits.
         "manifest": "; ".join(f"{name}: subset={name}" for name in SPLITS),
     }
     for name, groups in CROSS_VALIDATIONS.items():
@@ -109,10 +109,10 @@ NAMED_FOLDS = _named_folds()
 
 
 def list_folds(name: str) -> list[str]:
-    """The folds of a cross-validation, or the one fold of that name.
+    """Returns the folds of a cross-validation, or the single fold of that name.
 
     Raises:
-      InputError: there is none of that name.
+      InputError: the name is unknown.
     """
     if name in CROSS_VALIDATIONS:
         return [f"{name}/{k}" for k in range(len(CROSS_VALIDATIONS[name]))]
@@ -123,15 +123,15 @@ def list_folds(name: str) -> list[str]:
 
 
 def resolve_fold(spec: str) -> dict[str, Filter]:
-    """The filters of a fold's train, validation and test splits.
+    """Returns the filters of a fold's train, validation and test splits.
 
     Args:
-      spec: one of `NAMED_FOLDS` (in ``msaf6/k`` and ``five/k`` fold k tests and the next
-        validates), or the filters themselves:
-        ``"train: actor=1-8; validation: actor=9,10; test: actor=11,12"``.
+      spec: one of `NAMED_FOLDS`, or filters such as
+        ``"train: actor=1-8; validation: actor=9,10; test: actor=11,12"``. ``msaf6/k`` and
+        ``five/k`` test on group k of actors and validate on the next group.
 
     Raises:
-      InputError: an unknown name, or text without exactly the three splits.
+      InputError: the name is unknown, or the text does not define exactly the three splits.
     """
     parts = [part.partition(":") for part in NAMED_FOLDS.get(spec, spec).split(";")]
     filters = {name.strip(): text for name, separator, text in parts if separator}
@@ -145,10 +145,10 @@ def resolve_fold(spec: str) -> dict[str, Filter]:
 
 
 def parse_actors(text: str) -> tuple[int, ...]:
-    """Reads actor numbers such as ``1,5-8``, in any order.
+    """Parses actor numbers such as ``1,5-8``.
 
     Raises:
-      InputError: text that names no actor, or one that RAVDESS does not have.
+      InputError: a value is not an actor of RAVDESS.
     """
     actors = set()
     for value in _expand(text.replace(" ", "")):

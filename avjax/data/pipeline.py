@@ -1,4 +1,4 @@
-"""From a prepared dataset to batches: choosing clips, shuffling, padding, reading ahead."""
+"""Reads batches from a prepared dataset: selection, shuffling, padding, prefetching."""
 
 import functools
 import math
@@ -26,12 +26,12 @@ READ_AHEAD = 16  # clips
 
 
 class PreparedDataset:
-    """A dataset that `avjax.prepare` wrote; `select` chooses clips of it.
+    """A dataset written by `avjax.prepare`.
 
     Attributes:
-      directory: where it lies.
-      metadata: how it was prepared.
-      records: every clip, in the order of actors and clip ids.
+      directory: the dataset's directory.
+      metadata: the dataset's metadata.
+      records: records of all clips, sorted by split and clip id.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class PreparedDataset:
         }
         return (
             f"<{type(self).__name__} {self.directory}: {len(self.records)} clips of "
-            f"{', '.join(m.classes)}; profile {m.profile}, {m.seconds:g} s: {_arrays(shapes)}>"
+            f"{', '.join(m.classes)}; profile {m.profile}, {m.seconds:g} s: {_shapes_text(shapes)}>"
         )
 
     def select(
@@ -68,23 +68,21 @@ class PreparedDataset:
         num_frames: int | None = None,
         image_size: int | None = None,
     ) -> "Clips":
-        """The clips that a filter chooses, of those that a network can use.
+        """Selects the clips that match a filter and have a stream that the network reads.
 
-        A clip of one stream is taken like any other, but for RAVDESS's 02-* recordings without
-        sound: they repeat the trials of 01-*, and are left out by default.
+        RAVDESS's silent 02-* clips are excluded by default, since they repeat the trials of 01-*.
 
         Args:
-          chosen: filter over the records' features, or its text, such as
+          chosen: a filter over the records' features, or its text, such as
             ``"actor=1-4,7 intensity=2"``; by default all clips.
-          inputs: what the network reads (``model.net.inputs``); a clip has one of its streams at
-            least.
-          video_only: take RAVDESS's 02-* recordings without sound, too.
-          num_frames: black frames of a clip where the dataset holds sound alone (default: none).
-          image_size: their side in pixels (default: the dataset's).
+          inputs: the network's inputs (``model.net.inputs``).
+          video_only: whether to include RAVDESS's silent 02-* clips.
+          num_frames: number of black frames per clip if the dataset has sound only (default: 0).
+          image_size: side of these frames in pixels (default: the dataset's).
 
         Raises:
-          InputError: a filter that cannot be read, no clip is chosen, or the dataset lacks what the
-            network reads.
+          InputError: the filter is invalid, no clip matches, or the dataset lacks an input of the
+            network.
         """
         chosen = Filter.parse(chosen) if isinstance(chosen, str) else chosen
         self._check_audio(inputs)
@@ -94,28 +92,28 @@ class PreparedDataset:
             lacking = "sound" if "audio" in inputs.streams or not video_only else "a face"
             raise InputError(
                 f"none of the {len(matching)} clips of {self.directory} that match '{chosen}' has "
-                f"{lacking}; prepare others, or take clips without sound with "
+                f"{lacking}; prepare others, or use clips without sound with "
                 "config.data.video_only=True and a network that reads frames"
             )
         if not picked:
-            held = ", ".join(sorted({record.split for record in self.records}))
+            splits = ", ".join(sorted({record.split for record in self.records}))
             raise InputError(
-                f"no clip of {self.directory} matches '{chosen}'; the dataset holds {held}: "
+                f"no clip of {self.directory} matches '{chosen}'; the dataset holds {splits}: "
                 "choose another config.data.fold or prepare more clips"
             )
-        shown, size = self.metadata.num_frames, self.metadata.image_size
-        if not shown:
-            shown, size = num_frames or 0, image_size or size
-        return Clips(self, picked, shown if "video" in inputs.streams else 0, size, inputs.audio)
+        frames, size = self.metadata.num_frames, self.metadata.image_size
+        if not frames:
+            frames, size = num_frames or 0, image_size or size
+        return Clips(self, picked, frames if "video" in inputs.streams else 0, size, inputs.audio)
 
     def _check_audio(self, inputs: Inputs) -> None:
-        """Raises InputError where the dataset's features of sound are not the network's."""
+        """Raises InputError if the dataset's sound features do not fit the network."""
         if inputs.audio != "log_mel" or inputs.audio_width == self.metadata.log_mels:
             return
         if not self.metadata.log_mels:
             raise InputError(
-                f"{self.directory} holds no log-mel spectra, which the network reads; prepare the "
-                f"clips again with --log_mels={inputs.audio_width}"
+                f"{self.directory} holds no log-mel spectrograms, which the network reads; prepare "
+                f"the clips again with --log_mels={inputs.audio_width}"
             )
         raise InputError(
             f"{self.directory} holds {self.metadata.log_mels} mel bands and the network reads "
@@ -124,15 +122,15 @@ class PreparedDataset:
         )
 
     def read(self, number: int) -> dict[str, Any]:
-        """One record with its arrays."""
+        """Reads one clip with its arrays; ``number`` indexes `records`."""
         split, position = self._positions[number]
         return self._sources[split][position]
 
 
 class Clips:
-    """Clips that `PreparedDataset.select` chose, in the order of actors and clip ids.
+    """Clips selected by `PreparedDataset.select`, sorted by split and clip id.
 
-    ``clips[i]`` is one clip; `batches` reads them all, `records` tells what is known of them.
+    ``clips[i]`` reads one clip, `batches` reads all, and `records` are their records.
     """
 
     def __init__(
@@ -152,20 +150,20 @@ class Clips:
     def __repr__(self) -> str:
         names, counts = self._dataset.metadata.classes, Counter(self.labels.tolist())
         classes = ", ".join(f"{counts[label]} {names[label]}" for label in sorted(counts))
-        heard = sum(record.has_audio for record in self.records)
-        seen = sum(record.has_video for record in self.records)
+        with_audio = sum(record.has_audio for record in self.records)
+        with_video = sum(record.has_video for record in self.records)
         padding = self._row(-1)
         shapes = {"frames": padding["frames"].shape, self._audio: padding["audio"].shape}
         return (
-            f"<{type(self).__name__}: {len(self)} ({classes}), {heard} with audio, {seen} with "
-            f"video: {_arrays(shapes)}>"
+            f"<{type(self).__name__}: {len(self)} ({classes}), {with_audio} with audio, "
+            f"{with_video} with video: {_shapes_text(shapes)}>"
         )
 
     def __len__(self) -> int:
         return len(self._picked)
 
     def __getitem__(self, index: int) -> Row:
-        """One clip: the arrays of `batches` without their axis ``b``."""
+        """Reads one clip: the arrays of `batches` without the batch axis."""
         features = self._dataset.read(self._picked[index])
         record = self._dataset.records[self._picked[index]]
         return {
@@ -180,12 +178,12 @@ class Clips:
 
     @property
     def records(self) -> list[ClipRecord]:
-        """What is known of the clips."""
+        """Records of the clips."""
         return [self._dataset.records[i] for i in self._picked]
 
     @property
     def clip_ids(self) -> list[str]:
-        """Names of the clips."""
+        """Ids of the clips."""
         return [record.clip_id for record in self.records]
 
     @property
@@ -194,7 +192,7 @@ class Clips:
         return np.array([record.label for record in self.records])
 
     def num_batches(self, batch_size: int) -> int:
-        """Batches in an epoch; the last one may be padded."""
+        """Returns the number of batches in an epoch; the last one may be padded."""
         return -(-len(self) // batch_size)
 
     def batches(
@@ -207,24 +205,25 @@ class Clips:
         process_index: int = 0,
         process_count: int = 1,
     ) -> Iterator[Batch]:
-        """Batches of one epoch, read ahead of their use.
+        """Reads and prefetches the batches of one epoch.
 
         Args:
-          batch_size: rows of a global batch; the last one is padded with zero rows of weight 0.
-          shuffle_key: None keeps the order; else it and ``epoch`` fix a permutation.
+          batch_size: global batch size; the last batch is padded with rows of weight 0.
+          shuffle_key: shuffles with a permutation that depends on it and ``epoch``; None keeps the
+            order.
           epoch: number of the epoch.
-          start: batches to leave out, for resuming within an epoch.
-          process_index: which share of each global batch's rows to read.
-          process_count: number of shares; it divides ``batch_size``.
+          start: number of batches to skip, to resume within an epoch.
+          process_index: the share of each global batch to read.
+          process_count: number of shares; must divide ``batch_size``.
 
         Yields:
-          ``frames`` uint8 [b, n, h, w, 3], ``audio`` float32 (MFCCs [b, t, 10] or log-mel spectra
-          [b, t, m], as the network reads), ``label`` int32 [b],
-          ``has_audio`` and ``has_video`` bool [b], ``weight`` float32 [b] (1 for a clip),
-          ``clip_key`` uint32 [b] (CRC-32 of the clip's name).
+          ``frames`` uint8 [b, n, h, w, 3], ``audio`` float32 (MFCCs [b, t, 10] or log-mel
+          spectrograms [b, t, m]), ``label`` int32 [b], ``has_audio`` and ``has_video`` bool [b],
+          ``weight`` float32 [b] (1 for clips, 0 for padding), ``clip_key`` uint32 [b] (CRC-32 of
+          the clip id).
 
         Raises:
-          InputError: the processes cannot share a batch evenly.
+          InputError: ``batch_size`` is not a multiple of ``process_count``.
         """
         if batch_size % process_count:
             raise InputError(
@@ -239,7 +238,7 @@ class Clips:
     def order(
         self, batch_size: int, *, shuffle_key: int | None = None, epoch: int = 0
     ) -> Int[np.ndarray, "steps b"]:
-        """Positions of the clips in an epoch's batches; -1 fills the last one up."""
+        """Returns the positions of clips in an epoch's batches; -1 is padding."""
         order = np.arange(len(self))
         if shuffle_key is not None:
             order = np.random.default_rng((shuffle_key, epoch)).permutation(order)
@@ -249,14 +248,14 @@ class Clips:
     def read(
         self, batches: Int[np.ndarray, "steps *rows"], *, whole: bool = True
     ) -> Iterator[Batch]:
-        """Batches of the clips at given positions, read ahead of their use; -1 is padding.
+        """Reads and prefetches batches of the clips at the given positions; -1 is padding.
 
         Args:
           batches: positions.
-          whole: clips without frames may all be kept in memory; False reads none but these.
+          whole: if the clips have no frames, whether to cache all of them in memory.
 
         Yields:
-          As `batches`; axes of ``rows`` stand in the place of ``b``.
+          As `batches`, with the axes of ``rows`` in place of ``b``.
         """
         if whole and not len(self._no_frames):
             for rows in batches:
@@ -270,7 +269,7 @@ class Clips:
 
     @functools.cached_property
     def columns(self) -> Batch:
-        """All clips decoded in memory, ``[clips + 1, ...]``; the last row is padding."""
+        """All decoded clips, ``[clips + 1, ...]``; the last row is padding."""
         columns = {
             name: np.empty((len(self) + 1, *np.shape(value)), np.asarray(value).dtype)
             for name, value in self._row(-1).items()
@@ -286,16 +285,16 @@ class Clips:
 
     @property
     def nbytes(self) -> int:
-        """Size of `columns`, known without reading a clip."""
+        """Size of `columns`, computed without reading clips."""
         return (len(self) + 1) * sum(value.nbytes for value in self._row(-1).values())
 
     def union(self, others: Sequence["Clips"]) -> "Clips":
-        """The clips of several selections of the same network, each once."""
+        """Returns the union of several selections for the same network."""
         picked = sorted(set(self._picked).union(*(clips._picked for clips in others)))
         return Clips(self._dataset, picked, *self._no_frames.shape[:2], self._audio)
 
     def positions_in(self, whole: "Clips") -> Int[np.ndarray, "n"]:
-        """Where each clip stands in a union that holds it."""
+        """Returns the position of each clip in a union that contains this selection."""
         return np.searchsorted(whole._picked, self._picked)
 
     def _row(self, position: int) -> Row:
@@ -318,13 +317,13 @@ def open_dataset(data_dir: str | Path) -> PreparedDataset:
     """Opens a prepared dataset.
 
     Args:
-      data_dir: what ``config.data.dir`` names: the directory that `avjax.prepare` wrote.
+      data_dir: a directory written by `avjax.prepare` (``config.data.dir``).
 
     Returns:
-      The dataset; clips are read when they are asked for.
+      The dataset; clips are read lazily.
 
     Raises:
-      InputError: the directory is missing, empty or no prepared dataset.
+      InputError: the directory is missing, empty or not a prepared dataset.
     """
     import tensorflow_datasets as tfds
 
@@ -339,11 +338,11 @@ def open_dataset(data_dir: str | Path) -> PreparedDataset:
     try:
         builder = tfds.builder_from_directory(str(directory))
         files = [path for split in builder.info.splits.values() for path in split.filepaths]
-        lost = [path.name for path in files if not path.exists()]
-    except Exception as error:  # a damaged file shows in errors of several libraries
+        missing = [path.name for path in files if not path.exists()]
+    except Exception as error:  # several libraries raise their own errors for damaged files
         raise InputError(f"{directory} is damaged ({error}); {remedy}") from error
-    if lost:
-        raise InputError(f"{directory} lacks {', '.join(lost)}; {remedy}")
+    if missing:
+        raise InputError(f"{directory} lacks {', '.join(missing)}; {remedy}")
     stored = dict(builder.info.metadata or {})
     try:
         records = [ClipRecord(*record) for record in stored.pop("index")]
@@ -354,22 +353,22 @@ def open_dataset(data_dir: str | Path) -> PreparedDataset:
 
 
 def _usable(record: ClipRecord, video_only: bool, streams: Sequence[str]) -> bool:
-    """Whether a clip has a stream that the network reads, and does not repeat another's trial."""
+    """Whether a clip has a stream that the network reads and is not an excluded 02-* clip."""
     has = {"audio": record.has_audio, "video": record.has_video}
     repeats = not record.has_audio and is_video_only(record.clip_id)
     return (video_only or not repeats) and any(has[stream] for stream in streams)
 
 
 def _positions(records: Sequence[ClipRecord]) -> list[tuple[str, int]]:
-    """Split and place within it of every record."""
-    filled: dict[str, int] = {}
+    """Returns each record's split and position within the split."""
+    sizes: Counter[str] = Counter()
     positions = []
     for record in records:
-        positions.append((record.split, filled.get(record.split, 0)))
-        filled[record.split] = positions[-1][1] + 1
+        positions.append((record.split, sizes[record.split]))
+        sizes[record.split] += 1
     return positions
 
 
-def _arrays(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """A clip's arrays as text, without those that hold nothing."""
+def _shapes_text(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Formats the shapes of a clip's non-empty arrays."""
     return ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items() if all(shape))

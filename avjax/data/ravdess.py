@@ -1,4 +1,4 @@
-"""Facts of RAVDESS (Livingstone & Russo 2018): file names, labels, actors."""
+"""RAVDESS (Livingstone & Russo 2018): file names, labels, actors."""
 
 import itertools
 import re
@@ -15,7 +15,7 @@ _NAME = re.compile(r"(0[1-3])-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(\d\d)(?!
 
 
 class ClipName(NamedTuple):
-    """The seven two-digit fields of a RAVDESS file name, in their order."""
+    """The seven two-digit fields of a RAVDESS file name, in order."""
 
     modality: str
     channel: str
@@ -27,10 +27,10 @@ class ClipName(NamedTuple):
 
     @classmethod
     def parse(cls, filename: str) -> Self:
-        """Reads the fields from a file name, whatever follows them.
+        """Parses a file name; ignores anything after the fields.
 
         Raises:
-          InputError: the name does not begin with seven RAVDESS fields.
+          InputError: the name does not begin with the seven fields.
         """
         match = _NAME.match(filename)
         if match is None:
@@ -47,7 +47,7 @@ class ClipName(NamedTuple):
 
     @property
     def trial(self) -> str:
-        """What the recordings of one utterance share: all fields but the modality."""
+        """All fields but the modality: the same for all clips of one utterance."""
         return "-".join(self[1:])
 
     @property
@@ -57,22 +57,23 @@ class ClipName(NamedTuple):
 
 
 def is_video_only(clip_id: str) -> bool:
-    """Whether a name is that of a RAVDESS recording made without sound (02-*)."""
+    """Whether a clip is a RAVDESS video without sound (02-*)."""
     match = _NAME.fullmatch(clip_id)
     return match is not None and match[1] == VIDEO_ONLY
 
 
 def split_name(actor: int) -> str:
-    """The dataset split of an actor, such as ``actor_05``."""
+    """Returns the dataset split of an actor, such as ``actor_05``."""
     return f"actor_{actor:02d}"
 
 
 def speech_clips(actor: int, modality: str) -> list[ClipName]:
-    """The clips of an actor's 60 trials in one modality, as published: none is strong neutral."""
-    two = ("01", "02")
+    """Returns an actor's 60 published speech clips of one modality; neutral is never strong."""
+    levels = ("01", "02")
     emotions = [f"{label + 1:02d}" for label in range(len(EMOTIONS))]
+    trials = itertools.product(emotions, levels, levels, levels)
     return [
         ClipName(modality, SPEECH, emotion, intensity, statement, repetition, f"{actor:02d}")
-        for emotion, intensity, statement, repetition in itertools.product(emotions, two, two, two)
+        for emotion, intensity, statement, repetition in trials
         if (emotion, intensity) != ("01", "02")
     ]

@@ -1,7 +1,7 @@
-"""The prepared dataset: a TFDS builder over prepared clips, one split per actor.
+"""TFDS builder of the prepared dataset, with one split per actor.
 
-Stored as array_record, so that neither writing nor reading needs TensorFlow. The dataset's metadata
-hold an index of all clips, so that choosing clips reads no frames.
+The array_record format needs no TensorFlow. The dataset's metadata contain an index of all clips,
+so selecting clips reads no frames.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ class RavdessFaces(tfds.core.GeneratorBasedBuilder):
     """Face crops and MFCCs of acted emotions, prepared by `avjax.prepare`."""
 
     VERSION = tfds.core.Version(VERSION)
-    pkg_dir_path = None  # built from prepared clips alone: no checksums or citations beside it
+    pkg_dir_path = None  # there are no checksum or citation files
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class RavdessFaces(tfds.core.GeneratorBasedBuilder):
         clips: Iterable[PreparedClip],
         data_dir: Path,
     ) -> None:
-        """Takes records with their arrays, in the same order, sorted by split."""
+        """Takes records and their clips in the same order, sorted by split."""
         self._metadata, self._records, self._clips = metadata, records, clips
         super().__init__(data_dir=str(data_dir), file_format="array_record")
 
@@ -46,7 +46,7 @@ class RavdessFaces(tfds.core.GeneratorBasedBuilder):
             description="Prepared audio-visual emotion clips, one split per actor.",
             features=dataset_features(m),
             metadata=tfds.core.MetadataDict({**m._asdict(), "index": index}),
-            disable_shuffling=True,  # records lie in the index's order
+            disable_shuffling=True,  # keep the order of the index
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
@@ -62,18 +62,19 @@ class RavdessFaces(tfds.core.GeneratorBasedBuilder):
 
 
 def dataset_features(metadata: DatasetMetadata) -> tfds.features.FeaturesDict:
-    """Names, shapes and types of a record's features."""
-    size = metadata.image_size
-    frames = (metadata.num_frames, size, size, 3)
-    mfcc = (metadata.audio_steps, N_MFCC)
-    spectrum = (metadata.audio_steps, metadata.log_mels)
-    log_mel = tfds.features.Tensor(shape=spectrum, dtype=np.float32, encoding="bytes")
+    """Returns names, shapes and dtypes of a clip's features."""
+
+    def tensor(shape: tuple[int, ...], dtype: type[np.generic]) -> tfds.features.Tensor:
+        return tfds.features.Tensor(shape=shape, dtype=dtype, encoding="bytes")
+
+    size, steps = metadata.image_size, metadata.audio_steps
+    log_mel = tensor((steps, metadata.log_mels), np.float32)
     return tfds.features.FeaturesDict(
         {
             **({"log_mel": log_mel} if metadata.log_mels else {}),
             "clip_id": tfds.features.Text(),
-            "frames": tfds.features.Tensor(shape=frames, dtype=np.uint8, encoding="bytes"),
-            "mfcc": tfds.features.Tensor(shape=mfcc, dtype=np.float32, encoding="bytes"),
+            "frames": tensor((metadata.num_frames, size, size, 3), np.uint8),
+            "mfcc": tensor((steps, N_MFCC), np.float32),
             "label": tfds.features.ClassLabel(names=list(metadata.classes)),
             "actor": np.int32,
             "intensity": np.int32,
@@ -93,8 +94,8 @@ def _examples(
     for number in range(count):
         record, clip = next(pairs)
         arrays = {"frames": clip.frames, "mfcc": clip.mfcc, "log_mel": clip.log_mel}
-        stored = {name: array for name, array in arrays.items() if array is not None}
-        yield number, {**record.features(), **stored}
+        present = {name: array for name, array in arrays.items() if array is not None}
+        yield number, {**record.features(), **present}
 
 
 def write_dataset(
@@ -108,6 +109,6 @@ def write_dataset(
     tfds.disable_progress_bar()
     logging.getLogger("absl").setLevel(logging.WARNING)
     config = tfds.download.DownloadConfig(compute_stats=tfds.download.ComputeStatsMode.SKIP)
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints where it writes, for users of TFDS
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints its destination
         builder.download_and_prepare(download_config=config)
     return Path(builder.data_dir)

@@ -1,7 +1,6 @@
-"""What a dataset holds: a clip's arrays, what is known of the clip, how it was prepared.
+"""Types stored in a dataset: prepared clips, their records and the dataset's metadata.
 
-Apart from what makes and stores them: training loads no library that reads raw clips, and nothing
-here needs TFDS.
+Independent of the code that prepares and stores them, so training needs no media libraries.
 """
 
 from collections.abc import Mapping
@@ -12,20 +11,20 @@ from jaxtyping import Float, UInt8
 
 SAMPLE_RATE = 22050
 WINDOW_SECONDS = 3.6
-HOP = 512  # samples from one step to the next
+HOP = 512  # samples per MFCC step
 
 
 class PreparedClip(NamedTuple):
-    """A clip as the dataset stores it.
+    """A clip as stored in the dataset.
 
     Attributes:
-      frames: face crops, BGR in the reference profile and RGB in the fixed one; zeros where the
-        clip has no face.
-      mfcc: zeros where the clip has no sound.
-      has_audio: there is a sound track louder than -80 dBFS.
-      has_video: there is at least one face.
-      faceless: selected frames in which no face was found.
-      log_mel: log-mel spectrum, zeros where the clip has no sound; None where none is asked for.
+      frames: face crops, BGR in the reference profile and RGB in the fixed one; zeros if the clip
+        has no face.
+      mfcc: MFCCs; zeros if the clip has no sound.
+      has_audio: whether the sound exceeds -80 dBFS.
+      has_video: whether any frame has a face.
+      faceless: number of selected frames without a face.
+      log_mel: log-mel spectrogram, zeros if the clip has no sound; None if not requested.
     """
 
     frames: UInt8[np.ndarray, "n s s 3"]
@@ -37,30 +36,30 @@ class PreparedClip(NamedTuple):
 
 
 def audio_steps(seconds: float) -> int:
-    """MFCC steps of a window."""
+    """Returns the number of MFCC steps in a window."""
     return 1 + window_samples(seconds) // HOP
 
 
 def window_samples(seconds: float) -> int:
-    """Samples of a window at 22050 Hz."""
+    """Returns the number of samples in a window at 22050 Hz."""
     return int(SAMPLE_RATE * seconds)
 
 
 class ClipRecord(NamedTuple):
-    """What is known of a clip besides its arrays; -1 or "" where unknown.
+    """A clip's metadata; -1 or "" if unknown.
 
     Attributes:
       clip_id: unique in the dataset.
-      split: the dataset split that holds it, such as ``actor_05``.
+      split: dataset split of the clip, such as ``actor_05``.
       label: index into the dataset's classes.
       actor: RAVDESS actor, 1 to 24.
       intensity: 1 normal, 2 strong.
       statement: 1 or 2.
       repetition: 1 or 2.
-      group: who speaks, for folds over speakers.
-      has_audio: its sound is more than silence.
-      has_video: it shows a face.
-      subset: `train`, `validation` or `test` where a manifest says so.
+      group: speaker, for folds over speakers.
+      has_audio: whether the clip has sound that is not silent.
+      has_video: whether any frame has a face.
+      subset: `train`, `validation` or `test` if the manifest gives it.
     """
 
     clip_id: str
@@ -76,24 +75,24 @@ class ClipRecord(NamedTuple):
     subset: str = ""
 
     def features(self) -> dict[str, Any]:
-        """The record's own features: all but the split."""
+        """Returns all fields but the split."""
         features = self._asdict()
         del features["split"]
         return features
 
 
 class DatasetMetadata(NamedTuple):
-    """How a dataset was prepared.
+    """A dataset's metadata.
 
     Attributes:
       profile: `fixed` or `reference`.
-      classes: names of the labels.
-      num_frames: frames of a clip.
+      classes: class names, in label order.
+      num_frames: frames per clip.
       image_size: side of a frame in pixels.
-      audio_steps: MFCC steps of a clip.
-      versions: of the libraries that prepared it.
-      seconds: of a clip's window.
-      log_mels: bands of the log-mel spectrum that is stored beside the MFCCs; 0 for none.
+      audio_steps: MFCC steps per clip.
+      versions: versions of the libraries that prepared the dataset.
+      seconds: length of a clip's window.
+      log_mels: mel bands of the log-mel spectrogram stored with the MFCCs; 0 for none.
     """
 
     profile: str

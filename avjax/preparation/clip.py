@@ -1,4 +1,4 @@
-"""From a raw clip to the network's stored inputs: the same code for datasets and prediction."""
+"""Prepares one raw clip, both for datasets and for prediction."""
 
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -19,19 +19,19 @@ from avjax.preparation.crops import NoFaceError, fixed_crops, reference_crops
 from avjax.preparation.stopwatch import Stopwatch
 
 PROFILES = ("fixed", "reference")
-REFERENCE_FRAMES = 108  # 3.6 s at 30 frames a second
+REFERENCE_FRAMES = 108  # 3.6 s at 30 frames per second
 
 
 class Detector(Protocol):
-    """What finds faces; see `avjax.preparation.face_detector.search.FaceDetector`."""
+    """A face detector, such as `avjax.preparation.face_detector.search.FaceDetector`."""
 
     def largest_boxes(self, frames: UInt8[np.ndarray, "n h w 3"]) -> list[np.ndarray | None]:
-        """The box of the largest face of each frame, None where there is no face."""
+        """Returns the bounding box of each frame's largest face, or None without a face."""
         ...
 
 
 def check_profile(profile: str) -> str:
-    """Returns ``profile``, or raises InputError where there is none of that name."""
+    """Returns ``profile``, or raises InputError if it is unknown."""
     if profile not in PROFILES:
         raise InputError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
     return profile
@@ -52,32 +52,32 @@ def prepare_clip(
     end: float | None = None,
     log_mels: int = 0,
 ) -> PreparedClip:
-    """Reads, cuts and crops one clip.
+    """Reads one clip, selects its window and frames, and crops the faces.
 
     Args:
-      video: its video, or None.
-      audio: its sound, a sound file or a video with a sound track, or None.
+      video: video file, or None.
+      audio: sound file, or video with a sound track, or None.
       profile: `fixed` or `reference`.
-      num_frames: frames to keep.
+      num_frames: number of frames to select.
       image_size: side of the square crops in pixels.
-      detector: finds the faces; not needed where there is no video.
-      watch: receives the time of the phases `sound`, `decode`, `detect` and `crop`.
-      threads: that decode, see `avjax.preparation.media.read_frames`.
-      seconds: of the window to keep.
-      start: second at which the clip begins in its files.
-      end: second at which it ends; None for the files' own end.
-      log_mels: bands of a log-mel spectrum to compute beside the MFCCs; 0 for none.
+      detector: the face detector; not needed without a video.
+      watch: times the phases `sound`, `decode`, `detect` and `crop`.
+      threads: decoder threads, see `avjax.preparation.media.read_frames`.
+      seconds: length of the window.
+      start: start of the clip within its files, in seconds.
+      end: end of the clip within its files, in seconds; None for the end of the files.
+      log_mels: mel bands of the log-mel spectrogram; 0 computes only MFCCs.
 
     Raises:
-      InputError: a file that cannot be read, or ends before ``start``.
+      InputError: a file cannot be read, or ends before ``start``.
     """
     watch = watch or Stopwatch()
     with watch.phase("sound"):
         samples = None if audio is None else media.read_audio(audio, start=start, end=end)
-        heard = sound_features(samples, seconds, log_mels)
-    blank = np.zeros((num_frames, image_size, image_size, 3), np.uint8)
+        sound = sound_features(samples, seconds, log_mels)
+    black = np.zeros((num_frames, image_size, image_size, 3), np.uint8)
     if video is None:
-        return PreparedClip(blank, heard.mfcc, heard.has_audio, False, 0, heard.log_mel)
+        return PreparedClip(black, sound.mfcc, sound.has_audio, False, 0, sound.log_mel)
     assert detector is not None, "frames need a face detector"
     with watch.phase("decode"):
         times = media.frame_times(video, start, end)
@@ -85,27 +85,27 @@ def prepare_clip(
             indices = _reference_indices(video, len(times), num_frames)
         else:
             length = None if samples is None else len(samples) / SAMPLE_RATE
-            begins = None if length is None else _window_start(length, seconds)
-            indices = even_indices(times, num_frames, begins, seconds)
+            window_start = None if length is None else _window_start(length, seconds)
+            indices = even_indices(times, num_frames, window_start, seconds)
         images = media.read_frames(video, indices, threads=threads, start=start)
     with watch.phase("detect"):
-        found = detector.largest_boxes(images)
+        image_boxes = detector.largest_boxes(images)
     order = np.unique(indices, return_inverse=True)[1]  # a short clip repeats frames
-    boxes = [found[i] for i in order]
+    boxes = [image_boxes[i] for i in order]
     faceless = sum(box is None for box in boxes)
     try:
         crop = reference_crops if profile == "reference" else fixed_crops
         with watch.phase("crop"):
             frames = crop([images[i] for i in order], boxes, image_size)
     except NoFaceError:
-        return PreparedClip(blank, heard.mfcc, heard.has_audio, False, faceless, heard.log_mel)
+        return PreparedClip(black, sound.mfcc, sound.has_audio, False, faceless, sound.log_mel)
     missing = num_frames - len(frames)
-    frames = np.concatenate([frames, blank[:missing]]) if missing else frames
-    return PreparedClip(frames, heard.mfcc, heard.has_audio, True, faceless, heard.log_mel)
+    frames = np.concatenate([frames, black[:missing]]) if missing else frames
+    return PreparedClip(frames, sound.mfcc, sound.has_audio, True, faceless, sound.log_mel)
 
 
 class SoundFeatures(NamedTuple):
-    """What networks read of a clip's sound; as in `PreparedClip`."""
+    """The sound fields of a `PreparedClip`."""
 
     mfcc: Float[np.ndarray, "t 10"]
     has_audio: bool
@@ -117,19 +117,19 @@ def sound_features(
     seconds: float = WINDOW_SECONDS,
     log_mels: int = 0,
 ) -> SoundFeatures:
-    """Features of the window in the centre of a sound; zeros where there is none or silence.
+    """Computes the features of the centre window; zeros if the clip has no sound or is silent.
 
     Args:
       samples: mono at 22050 Hz, or None.
-      seconds: of the window.
-      log_mels: bands of the log-mel spectrum; 0 for none.
+      seconds: length of the window.
+      log_mels: mel bands of the log-mel spectrogram; 0 computes only MFCCs.
     """
     if samples is None or media.is_silent(samples):
-        blank = np.zeros((audio_steps(seconds), log_mels), np.float32) if log_mels else None
-        return SoundFeatures(media.no_mfcc(seconds), False, blank)
+        zeros = np.zeros((audio_steps(seconds), log_mels), np.float32) if log_mels else None
+        return SoundFeatures(media.no_mfcc(seconds), False, zeros)
     window = media.fit_audio(samples, window_samples(seconds))
-    spectrum = media.log_mel(window, log_mels) if log_mels else None
-    return SoundFeatures(media.mfcc(window), True, spectrum)
+    log_mel = media.log_mel(window, log_mels) if log_mels else None
+    return SoundFeatures(media.mfcc(window), True, log_mel)
 
 
 def _reference_indices(video: Path, available: int, num_frames: int) -> list[int]:
@@ -140,7 +140,7 @@ def _reference_indices(video: Path, available: int, num_frames: int) -> list[int
 
 
 def reference_indices(num_frames: int) -> list[int]:
-    """Frame numbers of the reference: middles of equal parts of the first 108 frames."""
+    """Returns the reference's frame numbers: the middles of equal parts of the first 108 frames."""
     half = REFERENCE_FRAMES // (2 * num_frames)
     return [i * REFERENCE_FRAMES // num_frames + half for i in range(num_frames)]
 
@@ -151,13 +151,13 @@ def even_indices(
     start: float | None = None,
     seconds: float = WINDOW_SECONDS,
 ) -> list[int]:
-    """Numbers of the frames in the middles of equal parts of the clip's centre window.
+    """Returns the frame numbers at the middles of equal parts of a window.
 
     Args:
-      times: start of each frame in seconds.
-      num_frames: frames to choose; a clip of fewer frames repeats some.
-      start: of the window in seconds; None centres it in the video.
-      seconds: of the window.
+      times: start time of each frame in seconds.
+      num_frames: number of frames to select; a shorter clip repeats frames.
+      start: start of the window in seconds; None centres the window in the video.
+      seconds: length of the window.
     """
     frame_seconds = (times[-1] - times[0]) / max(1, len(times) - 1)
     if start is None:
@@ -170,5 +170,5 @@ def even_indices(
 
 
 def _window_start(length: float, seconds: float) -> float:
-    """Start of the window in the centre of a recording, 0 where that is shorter."""
+    """Returns the start of the centre window, 0 if the clip is shorter than it."""
     return max(0.0, (length - seconds) / 2)

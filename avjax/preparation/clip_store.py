@@ -1,7 +1,7 @@
-"""Finished clips on disk, until a dataset is made of them.
+"""Stores prepared clips on disk until the dataset is written.
 
-Every clip is a file of its own, durable once it has its name, so that a killed run loses only the
-clips in hand. One process at a time works in a folder.
+Each clip is one file, written atomically, so a killed run loses only the clips in progress. A lock
+keeps other processes out of the folder.
 """
 
 import contextlib
@@ -18,29 +18,29 @@ from avjax.preparation.settings import PreparationSettings
 from avjax.runtime import files
 
 _CLIPS, _LOCK, _SETTINGS = "clips", "lock", "settings.json"
-_FACTS = ("has_audio", "has_video", "faceless")  # of a clip, besides its arrays
-NO_SPACE = "free some, and the same command goes on with the clips that are done"
+_FACTS = ("has_audio", "has_video", "faceless")  # the scalar fields of a clip
+NO_SPACE = "free some space and run the same command again to resume"
 
 
 class ClipStore:
-    """A folder of finished clips; `open_clip_store` makes it."""
+    """A folder of prepared clips, opened by `open_clip_store`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def path(self, key: str) -> Path:
-        """Where a finished clip lies."""
+        """Returns the path of a clip's file."""
         return self.directory / _CLIPS / f"{key}.npz"
 
     def has(self, key: str) -> bool:
-        """Whether the clip is finished."""
+        """Whether the clip is stored."""
         return self.path(key).exists()
 
     def save(self, key: str, clip: PreparedClip) -> None:
-        """Keeps a finished clip: durable on return. Threads may save clips of other keys meanwhile.
+        """Writes a clip, durable on return. Threads may save different clips concurrently.
 
         Raises:
-          InputError: no space left.
+          InputError: the disk is full.
         """
         frames = clip.frames if clip.has_video else clip.frames[:0]
         arrays = {k: v for k, v in clip._asdict().items() if v is not None} | {"frames": frames}
@@ -51,47 +51,47 @@ class ClipStore:
             np.savez(file, **arrays)
 
     def write_json(self, name: str, content: Any) -> None:
-        """Writes a small file beside the clips, durable on return."""
+        """Writes a JSON file next to the clips, durable on return."""
         files.write_json(self.directory / name, content)
 
     def settings(self) -> PreparationSettings:
-        """The settings with which the folder was begun."""
+        """Reads the settings the folder was created with."""
         text = (self.directory / _SETTINGS).read_text(encoding="utf-8")
         return PreparationSettings.from_json(json.loads(text))
 
     def remove(self) -> None:
-        """Deletes the folder and all that is in it."""
+        """Deletes the folder and its contents."""
         shutil.rmtree(self.directory)
 
 
 def load_clip(path: Path) -> PreparedClip:
-    """A finished clip; without a face it has no frames at all."""
+    """Reads a clip; a clip without a face has zero frames."""
     with np.load(path) as arrays:
         frames, mfcc, log_mel = arrays["frames"], arrays["mfcc"], arrays.get("log_mel")
     return PreparedClip(frames, mfcc, **load_facts(path), log_mel=log_mel)
 
 
 def load_facts(path: Path) -> dict[str, Any]:
-    """All of a finished clip but its arrays, which stay unread."""
+    """Reads a clip's scalar fields, without its arrays."""
     with np.load(path) as arrays:
         return {name: arrays[name].item() for name in _FACTS}
 
 
 @contextlib.contextmanager
 def open_clip_store(directory: Path, settings: PreparationSettings) -> Iterator[ClipStore]:
-    """Takes a folder, new or left by a former run, for this process alone.
+    """Creates or reopens a folder of clips and locks it for this process.
 
     Raises:
-      InputError: another process works in it, it was begun with other settings, or it cannot be
-        written.
+      InputError: another process holds the lock, the folder was created with other settings, or it
+        cannot be written.
     """
     busy = f"another process prepares clips into {directory}; wait for it, or choose another --out"
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         with (
             files.explain_unwritable(directory, "choose another --out"),
             files.explain_full_disk(directory, NO_SPACE),
         ):
-            held.enter_context(files.locked(directory / _LOCK, busy))
+            stack.enter_context(files.locked(directory / _LOCK, busy))
             store = ClipStore(directory)
             (directory / _CLIPS).mkdir(exist_ok=True)
             if not (directory / _SETTINGS).exists():

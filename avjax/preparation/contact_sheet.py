@@ -1,4 +1,4 @@
-"""A picture of what was prepared: one row of frames per clip."""
+"""Draws a contact sheet of a dataset: one row of frames per clip."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,12 +14,12 @@ _LABEL_WIDTH = 200
 def write_contact_sheet(
     path: Path, rows: Iterable[tuple[str, UInt8[np.ndarray, "n s s 3"]]], profile: str
 ) -> None:
-    """Writes a PNG with the name and the frames of one clip in each row.
+    """Writes a PNG with the name and frames of one clip per row.
 
     Args:
-      path: of the PNG.
-      rows: names and frames of some clips, at most `MAX_CLIPS` for a picture that fits a screen.
-      profile: tells the frames' channel order.
+      path: the PNG file.
+      rows: names and frames of clips; `MAX_CLIPS` of them fit a screen.
+      profile: determines the channel order of the frames.
     """
     encoded = cv2.imencode(".png", np.concatenate([_row(*row, profile) for row in rows]))[1]
     path.write_bytes(encoded.tobytes())

@@ -1,4 +1,4 @@
-"""Face crops in both profiles."""
+"""Crops faces from frames, for both profiles."""
 
 from collections.abc import Sequence
 
@@ -18,14 +18,14 @@ class NoFaceError(InputError):
 def reference_crops(
     frames: Sequence[UInt8[np.ndarray, "h w 3"]], boxes: Boxes, size: int = 224
 ) -> UInt8[np.ndarray, "n {size} {size} 3"]:
-    """Cuts out the faces as the reference does (``ravdess_preprocessing/extract_faces.py``).
+    """Crops faces like the reference (``ravdess_preprocessing/extract_faces.py``), as BGR.
 
-    Corners are rounded, the aspect is not kept, channels come out as BGR. Unlike the reference,
-    boxes are clipped to the frame, and frames before the first box use that one.
+    Rounds the corners and does not preserve the aspect ratio. Unlike the reference, it clips boxes
+    to the frame, and uses the first box for the frames before it.
 
     Args:
       frames: RGB frames of one clip, in order.
-      boxes: x1, y1, x2, y2 in pixels; None reuses the box of the frame before.
+      boxes: x1, y1, x2, y2 in pixels; None reuses the previous frame's box.
       size: side of the crops.
 
     Raises:
@@ -43,14 +43,14 @@ def reference_crops(
 def fixed_crops(
     frames: Sequence[UInt8[np.ndarray, "h w 3"]], boxes: Boxes, size: int = 224
 ) -> UInt8[np.ndarray, "n {size} {size} 3"]:
-    """Cuts out the faces without distortion: squares round the boxes' centres, RGB.
+    """Crops faces without distortion: squares centred on the boxes, as RGB.
 
-    A square has the longer side of its box, at most the frame's shorter side, and is moved into
-    the frame. Shrinking averages areas, so that no pixel is skipped.
+    A square's side is its box's longer side, at most the frame's shorter side. Squares are shifted
+    to lie inside the frame. Downsampling averages areas, so no pixel is skipped.
 
     Args:
       frames: RGB frames of one clip, in order.
-      boxes: x1, y1, x2, y2 in pixels; None takes the nearest frame's box (of two, the earlier).
+      boxes: x1, y1, x2, y2 in pixels; None uses the box of the nearest frame (the earlier on ties).
       size: side of the crops.
 
     Raises:
@@ -61,19 +61,14 @@ def fixed_crops(
     for index, frame in enumerate(frames):
         nearest = present[np.argmin(np.abs(present - index))]
         x, y, side = _square(boxes[nearest], frame)
-        shrinks = side > size
-        crops.append(
-            cv2.resize(
-                frame[y : y + side, x : x + side],
-                (size, size),
-                interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
-            )
-        )
+        interpolation = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
+        crop = frame[y : y + side, x : x + side]
+        crops.append(cv2.resize(crop, (size, size), interpolation=interpolation))
     return np.stack(crops)
 
 
 def _present(boxes: Boxes) -> np.ndarray:
-    """Indices of the frames with a face."""
+    """Returns the indices of frames with a face."""
     present = np.array([i for i, box in enumerate(boxes) if box is not None], np.int64)
     if not present.size:
         raise NoFaceError(
@@ -83,14 +78,14 @@ def _present(boxes: Boxes) -> np.ndarray:
 
 
 def _clipped(corners: Sequence[int], frame: np.ndarray) -> tuple[int, int, int, int]:
-    """Corners inside the frame, at least one pixel apart."""
+    """Clips corners to the frame, at least one pixel apart."""
     height, width = frame.shape[:2]
     x1, y1 = min(max(corners[0], 0), width - 1), min(max(corners[1], 0), height - 1)
     return x1, y1, max(min(corners[2], width), x1 + 1), max(min(corners[3], height), y1 + 1)
 
 
 def _square(box: Float[np.ndarray, "4"], frame: np.ndarray) -> tuple[int, int, int]:
-    """Left, top and side of the square round the box, inside the frame."""
+    """Returns left, top and side of the square around the box, shifted into the frame."""
     height, width = frame.shape[:2]
     x1, y1, x2, y2 = map(float, box)
     side = min(max(round(max(x2 - x1, y2 - y1)), 1), height, width)

@@ -1,6 +1,6 @@
-"""Own clips, listed in a CSV file whose header names the columns.
+"""Reads manifests: CSV files that list a user's clips.
 
-A row is a clip. ``label`` and one of ``video`` and ``audio`` are needed, all else may be left out.
+Each row is one clip. ``label`` and ``video`` or ``audio`` are required; other columns are optional.
 """
 
 import csv
@@ -20,9 +20,9 @@ COLUMNS = ("video", "audio", "label", "group", "start", "end", "split", "id")
 
 
 class _Row(NamedTuple):
-    """A line that is sound in itself."""
+    """A validated line; ``location`` is its file and line number, for messages."""
 
-    where: str
+    location: str
     clip_id: str
     label: str
     group: str
@@ -39,46 +39,45 @@ def read_manifest(
     """Reads a manifest.
 
     Args:
-      path: a CSV file with a header, in UTF-8. Relative paths in it start at its folder; a video
-        without ``audio`` brings its own sound track. ``start`` and ``end`` are seconds.
-      classes: names of the classes in their order; by default the labels that occur, sorted.
+      path: a UTF-8 CSV file with a header. Paths are relative to its folder. A video without
+        ``audio`` uses its own sound track. ``start`` and ``end`` are in seconds.
+      classes: class names in label order; by default the sorted labels.
 
     Returns:
-      Clips by id; reasons why others are left out, by id; the classes.
+      The clips sorted by id, the reasons for skipping clips by id, and the classes.
 
     Raises:
-      InputError: names the line and the value that cannot be used.
+      InputError: a value is invalid; names the line and the value.
     """
     rows = _rows(path)
-    used = tuple(sorted({row.label for row in rows}))
-    names = used if classes is None else tuple(classes)
+    names = tuple(sorted({row.label for row in rows})) if classes is None else tuple(classes)
     if len(set(names)) != len(names):
         raise InputError(f"the classes {', '.join(names)} are not all different; rename one")
-    seen: dict[str, str] = {}
-    found: list[RawClip] = []
+    locations: dict[str, str] = {}
+    clips: list[RawClip] = []
     skipped: dict[str, str] = {}
     for row in rows:
         if row.label not in names:
             raise InputError(
-                f"{row.where}: label {row.label!r} is none of the classes {', '.join(names)}; "
+                f"{row.location}: label {row.label!r} is none of the classes {', '.join(names)}; "
                 "correct it or name it in --classes"
             )
-        if row.clip_id in seen:
+        if row.clip_id in locations:
             raise InputError(
-                f"{row.where}: clip {row.clip_id!r} was listed before ({seen[row.clip_id]}); "
-                "remove one, or tell them apart in a column id"
+                f"{row.location}: clip {row.clip_id!r} was listed before "
+                f"({locations[row.clip_id]}); remove one, or tell them apart in a column id"
             )
-        seen[row.clip_id] = row.where
-        absent = [str(p) for p in (row.video, row.audio) if p is not None and not p.is_file()]
-        if absent:
-            skipped[row.clip_id] = f"{row.where}: there is no file {' nor '.join(absent)}"
+        locations[row.clip_id] = row.location
+        missing = [str(p) for p in (row.video, row.audio) if p is not None and not p.is_file()]
+        if missing:
+            skipped[row.clip_id] = f"{row.location}: there is no file {' nor '.join(missing)}"
             continue
-        found.append(_raw_clip(row, names.index(row.label)))
-    return sorted(found, key=lambda clip: clip.record.clip_id), skipped, names
+        clips.append(_raw_clip(row, names.index(row.label)))
+    return sorted(clips, key=lambda clip: clip.record.clip_id), skipped, names
 
 
 def _raw_clip(row: _Row, label: int) -> RawClip:
-    """The clip of a row; its key changes with all that decides what is cut from which file."""
+    """Returns a row's clip; its key is a hash of the id, the files and the cut."""
     cut = (row.clip_id, str(row.video), str(row.audio), row.start, row.end)
     return RawClip(
         ClipRecord(
@@ -116,32 +115,33 @@ def _rows(path: Path) -> list[_Row]:
 def _check_header(path: Path, header: Sequence[str]) -> None:
     unknown = [name for name in header if name not in COLUMNS]
     if unknown or "label" not in header or not {"video", "audio"} & set(header):
-        found = f"; it has {', '.join(header)}" if header else ""
+        actual = f"; it has {', '.join(header)}" if header else ""
         raise InputError(
             f"{path}: the first line must name the columns: label, and video or audio or both; "
-            f"besides these it may name group, start, end, split and id{found}"
+            f"besides these it may name group, start, end, split and id{actual}"
         )
 
 
 def _row(path: Path, number: int, line: Mapping[str, str]) -> _Row:
-    where = f"{path} line {number}"
+    location = f"{path} line {number}"
     if "" in line:
-        raise InputError(f"{where} has more fields than the header; quote commas inside a field")
+        raise InputError(f"{location} has more fields than the header; quote commas inside a field")
     value = {name: line.get(name, "").strip() for name in COLUMNS}
     if not value["label"]:
-        raise InputError(f"{where}: the label is empty; write the name of the clip's class")
+        raise InputError(f"{location}: the label is empty; write the name of the clip's class")
     if not (value["video"] or value["audio"]):
-        raise InputError(f"{where}: neither video nor audio; name a file")
+        raise InputError(f"{location}: neither video nor audio; name a file")
     if value["split"] not in ("", *SPLITS):
-        raise InputError(f"{where}: unknown split {value['split']!r}; write {', '.join(SPLITS)}")
-    start, end = _seconds(where, "start", value["start"]), _seconds(where, "end", value["end"])
+        raise InputError(f"{location}: unknown split {value['split']!r}; write {', '.join(SPLITS)}")
+    start = _seconds(location, "start", value["start"])
+    end = _seconds(location, "end", value["end"])
     if end is not None and end <= (start or 0.0):
-        raise InputError(f"{where}: end {end:g} does not lie after start {start or 0.0:g}")
+        raise InputError(f"{location}: end {end:g} is not after start {start or 0.0:g}")
     files = {
         name: path.parent / value[name] if value[name] else None for name in ("video", "audio")
     }
     return _Row(
-        where,
+        location,
         value["id"] or _default_id(value["video"] or value["audio"], start, end),
         value["label"],
         value["group"],
@@ -153,7 +153,7 @@ def _row(path: Path, number: int, line: Mapping[str, str]) -> _Row:
     )
 
 
-def _seconds(where: str, name: str, text: str) -> float | None:
+def _seconds(location: str, name: str, text: str) -> float | None:
     if not text:
         return None
     try:
@@ -161,7 +161,7 @@ def _seconds(where: str, name: str, text: str) -> float | None:
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds < math.inf:
-        raise InputError(f"{where}: {name} {text!r} is no time; write seconds, such as 2.5")
+        raise InputError(f"{location}: {name} {text!r} is not a time; write seconds, such as 2.5")
     return seconds
 
 

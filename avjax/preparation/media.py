@@ -1,7 +1,7 @@
-"""Reading clips: frames by PyAV, sound by soundfile or PyAV, windows, MFCC.
+"""Reads frames and sound from clips, and computes MFCCs and log-mel spectrograms.
 
-Sound follows the reference to the digit: mono at 22050 Hz through resampy 0.2.2's `kaiser_best`
-filter, 3.6 s, rounded to 16 bits as its saved wav files are.
+Sound matches the reference exactly: mono, resampled to 22050 Hz with resampy 0.2.2's `kaiser_best`
+filter, cut to 3.6 s and rounded to 16 bits, as in the reference's wav files.
 """
 
 import functools
@@ -30,14 +30,14 @@ from avjax.models.network import N_MFCC
 
 WINDOW_SAMPLES = window_samples(WINDOW_SECONDS)
 N_FFT = 2048
-MEL_GAIN = 4e5  # lifts speech out of log1p's linear part; a silent room stays near 0
+MEL_GAIN = 4e5  # moves speech beyond log1p's linear range; background noise stays near 0
 SILENCE_DBFS = -80.0
 SOUND_SUFFIXES = (".wav", ".flac")
-_WARM_UP_SECONDS = 0.5  # a sound track's decoder gets before what is wanted
-_SAME_TIME = 1e-6  # seconds apart that are rounding
-_CUT_SECONDS = 0.5  # a video that lacks more of its announced length was cut off
+_WARM_UP_SECONDS = 0.5  # of sound decoded and discarded before the start
+_TIME_TOLERANCE = 1e-6  # seconds
+_CUT_SECONDS = 0.5  # a video shorter than its header's duration by more than this is truncated
 
-# `kaiser_best` as resampy 0.2.2 shipped it; from 0.3 the name means another filter.
+# `kaiser_best` of resampy 0.2.2; resampy 0.3 changed the filter.
 _ZERO_CROSSINGS, _ROLLOFF, _KAISER_BETA = 64, 0.9475937167399596, 14.769656459379492
 
 
@@ -47,19 +47,19 @@ _ZERO_CROSSINGS, _ROLLOFF, _KAISER_BETA = 64, 0.9475937167399596, 14.76965645937
 def read_audio(
     path: Path, sample_rate: int = SAMPLE_RATE, start: float = 0.0, end: float | None = None
 ) -> Float[np.ndarray, "s"] | None:
-    """The sound of a file: mono float32 in -1..1 at ``sample_rate``.
+    """Reads a file's sound as mono float32 in -1..1 at ``sample_rate``.
 
     Args:
-      path: wav or flac, or a video whose first sound track is read.
+      path: a wav or flac file, or a video, of which the first sound track is read.
       sample_rate: in hertz.
-      start: second from which to read; what lies before is not decoded.
-      end: second up to which to read; None reads to the file's end.
+      start: where to start, in seconds; earlier sound is not decoded.
+      end: where to stop, in seconds; None reads to the end.
 
     Returns:
-      The samples, or None where a video has no sound track.
+      The samples, or None if a video has no sound track.
 
     Raises:
-      InputError: the file cannot be read or holds no samples there.
+      InputError: the file cannot be read or has no samples in that range.
     """
     if path.suffix.lower() in SOUND_SUFFIXES:
         samples, rate = _read_sound_file(path, start, end)
@@ -80,12 +80,12 @@ def read_audio(
 def resample(
     samples: Float[np.ndarray, "s"], rate: int, new_rate: int
 ) -> Float[np.ndarray, "ceil(s*new_rate/rate)"]:
-    """Changes the sample rate as librosa 0.8.1 with resampy 0.2.2 does, to the last bit."""
+    """Changes the sample rate, bit for bit like librosa 0.8.1 with resampy 0.2.2."""
     ratio = new_rate / rate
     window, table_size = _filter()
     window = window * min(1.0, ratio)
-    # Times are a running sum there. Where one should fall on an input sample its rounding decides
-    # the filter's side, and in quiet passages the 16-bit rounding carries that into the MFCC.
+    # resampy 0.2.2 accumulates times in a running sum. Its rounding errors decide on which side of
+    # an input sample a time falls, and in quiet passages that changes the 16-bit samples.
     times = np.concatenate([[0.0], np.cumsum(np.full(int(len(samples) * ratio) - 1, 1 / ratio))])
     resampled = np.zeros(len(times), samples.dtype)
     slopes = np.diff(window, append=window[-1])
@@ -122,7 +122,7 @@ def _read_sound_track(
     path: Path, start: float, end: float | None
 ) -> tuple[Float[np.ndarray, "s c"], int] | None:
     blocks: list[np.ndarray] = []
-    begins = 0.0  # second at which the first block begins
+    first_time = 0.0  # of the first block, in seconds
     try:
         with av.open(str(path)) as container:
             if not container.streams.audio:
@@ -135,42 +135,43 @@ def _read_sound_track(
                 time = (frame.time or 0.0) - _origin(stream)
                 if end is not None and time >= end:
                     break
-                begins = begins if blocks or not start else time
+                first_time = first_time if blocks or not start else time
                 blocks += [block.to_ndarray() for block in planar.resample(frame)]
     except (av.FFmpegError, OSError) as error:
         raise InputError(f"{path} cannot be decoded ({error}); replace the file") from error
     samples = np.concatenate(blocks, axis=1).T if blocks else np.zeros((0, 1), np.float32)
-    last = len(samples) if end is None else round((end - begins) * rate)
-    return samples[round((start - begins) * rate) : last], rate
+    last = len(samples) if end is None else round((end - first_time) * rate)
+    return samples[round((start - first_time) * rate) : last], rate
 
 
 def _seek(container: "av.container.InputContainer", stream: Any, second: float) -> None:
-    """Goes to the last place before ``second`` from which the stream can be decoded."""
+    """Seeks to the last keyframe before ``second``."""
     if second > 0:
         offset = int((second + _origin(stream)) / stream.time_base)
         container.seek(offset, stream=stream)
 
 
 def _origin(stream: Any) -> float:
-    """Second at which a stream begins."""
+    """Returns a stream's start time in seconds."""
     return float((stream.start_time or 0) * stream.time_base)
 
 
 def is_silent(samples: Float[np.ndarray, "s"]) -> bool:
-    """Whether every sample lies below -80 dBFS."""
+    """Whether every sample is below -80 dBFS."""
     return float(np.abs(samples).max(initial=0)) < 10 ** (SILENCE_DBFS / 20)
 
 
 def fit_audio(
     samples: Float[np.ndarray, "s"], length: int = WINDOW_SAMPLES
 ) -> Float[np.ndarray, "length"]:
-    """Centre crop, or zeros appended, then 16 bits, as reference `extract_audios.py` saves them."""
-    spare = len(samples) - length
-    if spare < 0:
-        samples = np.pad(samples.astype(np.float64), (0, -spare))  # a list there, so 64 bits
+    """Crops the centre or appends zeros, then rounds to 16 bits (`extract_audios.py`)."""
+    excess = len(samples) - length
+    if excess < 0:
+        # The reference pads a Python list, which makes it float64.
+        samples = np.pad(samples.astype(np.float64), (0, -excess))
     else:
-        samples = samples[spare // 2 : spare // 2 + length]
-    # libsndfile itself rounds (down, but for the last of 32 bits): one bit moves an MFCC by 15.
+        samples = samples[excess // 2 : excess // 2 + length]
+    # Let libsndfile round, since it does so in its own way: one bit moves an MFCC by up to 15.
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, SAMPLE_RATE, format="WAV", subtype="PCM_16")
     buffer.seek(0)
@@ -178,12 +179,12 @@ def fit_audio(
 
 
 def no_mfcc(seconds: float = WINDOW_SECONDS) -> Float[np.ndarray, "t 10"]:
-    """What stands for missing sound: zeros."""
+    """Returns zeros in place of the MFCCs of missing sound."""
     return np.zeros((audio_steps(seconds), N_MFCC), np.float32)
 
 
 def mfcc(samples: Float[np.ndarray, "s"]) -> Float[np.ndarray, "t 10"]:
-    """Ten MFCCs per 512 samples at 22050 Hz, float32; 3.6 s give 156 steps."""
+    """Computes ten MFCCs per 512 samples at 22050 Hz, float32; 3.6 s give 156 steps."""
     features = librosa.feature.mfcc(
         y=samples, sr=SAMPLE_RATE, n_mfcc=N_MFCC, n_fft=N_FFT, hop_length=HOP, pad_mode="reflect"
     )
@@ -191,7 +192,7 @@ def mfcc(samples: Float[np.ndarray, "s"]) -> Float[np.ndarray, "t 10"]:
 
 
 def log_mel(samples: Float[np.ndarray, "s"], bands: int) -> Float[np.ndarray, "t m"]:
-    """``log(1 + 4e5 * power)`` in mel bands, float32; steps as in `mfcc`. Silence is 0."""
+    """Computes ``log(1 + 4e5 * power)`` in mel bands, float32, with the steps of `mfcc`."""
     power = librosa.feature.melspectrogram(
         y=samples, sr=SAMPLE_RATE, n_mels=bands, n_fft=N_FFT, hop_length=HOP, pad_mode="reflect"
     )
@@ -202,16 +203,16 @@ def log_mel(samples: Float[np.ndarray, "s"], bands: int) -> Float[np.ndarray, "t
 
 
 def frame_times(path: Path, start: float = 0.0, end: float | None = None) -> Float[np.ndarray, "n"]:
-    """Start of every frame in seconds, in order, read without decoding.
+    """Returns the sorted start times of all frames in seconds, without decoding them.
 
     Args:
       path: a video.
-      start: second from which times count; frames before it are left out, and not read.
-      end: second up to which frames are read; None reads to the file's end.
+      start: origin of the times, in seconds; earlier frames are not read.
+      end: where to stop, in seconds; None reads to the end.
 
     Raises:
-      InputError: the file is no video that can be opened, has no frames there, or ends before its
-        announced end.
+      InputError: the file is not a readable video, has no frames in that range, or ends before its
+        header says.
     """
     if start or end is not None:
         return _frame_times_between(path, start, end)
@@ -219,17 +220,17 @@ def frame_times(path: Path, start: float = 0.0, end: float | None = None) -> Flo
         with av.open(str(path)) as container:
             stream = _video_stream(container, path)
             spans = [(p.pts, p.duration or 0) for p in container.demux(stream) if p.pts is not None]
-            unit, announced = float(stream.time_base or 0), stream.duration or 0
+            unit, duration = float(stream.time_base or 0), stream.duration or 0
             first = stream.start_time or 0
     except (av.FFmpegError, OSError) as error:
         raise InputError(f"{path} cannot be read as video ({error}); replace the file") from error
     if not spans:
         raise InputError(f"{path} holds no video frames; replace the file")
-    end = max(start + duration for start, duration in spans)
-    if (announced - (end - first)) * unit > _CUT_SECONDS:
-        seconds = f"{(end - first) * unit:.1f} of {announced * unit:.1f} seconds"
+    end = max(pts + length for pts, length in spans)
+    if (duration - (end - first)) * unit > _CUT_SECONDS:
+        seconds = f"{(end - first) * unit:.1f} of {duration * unit:.1f} seconds"
         raise InputError(f"{path} breaks off after {seconds}; replace the file")
-    times = np.sort(np.array([start for start, _ in spans], np.float64)) * unit
+    times = np.sort(np.array([pts for pts, _ in spans], np.float64)) * unit
     return times - times[0]
 
 
@@ -242,12 +243,12 @@ def _frame_times_between(path: Path, start: float, end: float | None) -> Float[n
             _seek(container, stream, start)
             for packet in container.demux(stream):
                 if end is not None and packet.dts is not None and packet.dts * unit - origin >= end:
-                    break  # all that is shown before comes before
+                    break  # a packet is decoded before it is shown
                 if packet.pts is not None:
                     times.append(packet.pts * unit - origin)
     except (av.FFmpegError, OSError) as error:
         raise InputError(f"{path} cannot be read as video ({error}); replace the file") from error
-    inside = np.sort([t for t in times if t > start - _SAME_TIME and (end is None or t < end)])
+    inside = np.sort([t for t in times if t > start - _TIME_TOLERANCE and (end is None or t < end)])
     if not len(inside):
         raise InputError(
             f"{path} has no frame from {start:g} s on; correct the clip's start and end"
@@ -262,37 +263,37 @@ def read_frames(
     threads: int = 0,
     start: float = 0.0,
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """Decodes a video up to the last of ``indices`` and returns those frames, each once.
+    """Decodes the frames at ``indices``, each once.
 
     Args:
       path: a video.
       indices: frame numbers from 0, below the length of `frame_times` with the same ``start``.
       pixel_format: `rgb24` or `bgr24`.
-      threads: that decode; 0 takes as many as there are cores, 1 costs least where other videos
-        are decoded meanwhile.
-      start: second at which frame 0 is shown, or the next after it.
+      threads: decoder threads; 0 uses every core, 1 is cheapest when other videos are being
+        decoded.
+      start: time of frame 0 in seconds; the first frame from there on counts as 0.
 
     Raises:
-      InputError: the video cannot be decoded up to there, or changes its size.
+      InputError: the video cannot be decoded up to the last index, or changes its size.
     """
-    wanted, last = set(indices), max(indices)
-    frames, found, decoded = np.zeros(0, np.uint8), 0, 0
+    selected, last = set(indices), max(indices)
+    frames, num_read, decoded = np.zeros(0, np.uint8), 0, 0
     try:
         with av.open(str(path)) as container:
             stream = _video_stream(container, path)
             stream.thread_type, stream.codec_context.thread_count = "AUTO", threads
             _seek(container, stream, start)
             for frame in container.decode(stream):
-                if start and (frame.time or 0.0) - _origin(stream) <= start - _SAME_TIME:
+                if start and (frame.time or 0.0) - _origin(stream) <= start - _TIME_TOLERANCE:
                     continue
-                if decoded in wanted:
+                if decoded in selected:
                     image = frame.to_ndarray(format=pixel_format)
-                    if not found:
-                        frames = np.empty((len(wanted), *image.shape), np.uint8)
+                    if not num_read:
+                        frames = np.empty((len(selected), *image.shape), np.uint8)
                     if image.shape != frames.shape[1:]:
                         raise InputError(f"{path} changes its size; replace the file")
-                    frames[found] = image
-                    found += 1
+                    frames[num_read] = image
+                    num_read += 1
                 decoded += 1
                 if decoded > last:
                     break

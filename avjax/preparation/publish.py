@@ -1,4 +1,4 @@
-"""Makes a dataset of finished clips, with a summary and a contact sheet beside its records."""
+"""Writes the dataset from prepared clips, with a summary and a contact sheet."""
 
 import hashlib
 import shutil
@@ -19,16 +19,16 @@ SUMMARY_FILE, SHEET_FILE = "prepare.json", "contact_sheet.png"
 
 
 class Summary(NamedTuple):
-    """What a preparation did.
+    """Summary of a preparation, stored as ``prepare.json``.
 
     Attributes:
-      written: clips in the dataset.
-      skipped: clip or file to the reason why it is not in it.
-      incomplete: clip in the dataset to what it should have had and lacks, sound or a face.
-      faceless_frames: clip to the number of its frames in which no face was found.
-      prepared_now: clips that this start prepared; the others were done before.
-      seconds: that this start took.
-      phases: seconds of each phase (decode, sound, detect, crop, write), summed over the threads.
+      written: number of clips in the dataset.
+      skipped: the reason for each clip or file that is not in the dataset.
+      incomplete: the missing stream, sound or a face, of each incomplete clip in the dataset.
+      faceless_frames: number of frames without a face, by clip.
+      prepared_now: number of clips prepared by this run, without those of earlier runs.
+      seconds: duration of this run.
+      phases: seconds of each phase (decode, sound, detect, crop, write), summed over threads.
     """
 
     written: int
@@ -41,7 +41,7 @@ class Summary(NamedTuple):
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """From what `_asdict` gave, of earlier versions too."""
+        """Restores a summary from the JSON of `_asdict`, including that of earlier versions."""
         fields = {"incomplete": {}, "phases": stored.get("stages", {}), **stored}
         fields.pop("stages", None)
         return cls(**fields)
@@ -55,24 +55,25 @@ def publish(
     summary: Summary,
     out: Path,
 ) -> None:
-    """Writes the dataset below the store, moves it to ``out`` in one rename, removes the store.
+    """Writes the dataset inside the store, renames it to ``out``, and removes the store.
 
     Args:
-      store: where the dataset grows; a former one, left there by a killed run, is dropped.
-      files: what is known of the finished clips, and where they lie.
-      settings: with which they were prepared.
-      versions: of the libraries that prepared them.
-      summary: stored beside the records, with the settings and the clips' fingerprints.
-      out: absent, or an empty folder.
+      store: temporary location of the dataset; the remains of a killed run are deleted.
+      files: each clip's record and file in the store.
+      settings: settings the clips were prepared with.
+      versions: versions of the libraries that prepared the clips.
+      summary: written into the dataset, with the settings and the clips' fingerprints.
+      out: an absent or empty folder.
 
     Raises:
-      InputError: no space left.
+      InputError: the disk is full.
     """
-    listed = sorted(files, key=lambda record: (record.split, record.clip_id))
-    records = [_with_facts(record, load_facts(files[record])) for record in listed]
-    shown = [(r.clip_id, files[one]) for one, r in zip(listed, records, strict=True) if r.has_video]
-    # A dataset of sound alone has no frames; in another, black ones stand for those of a clip.
-    num_frames = settings.num_frames if shown else 0
+    raw_records = sorted(files, key=lambda record: (record.split, record.clip_id))
+    paths = [files[record] for record in raw_records]
+    records = [_with_facts(record, load_facts(files[record])) for record in raw_records]
+    with_face = [(r.clip_id, path) for r, path in zip(records, paths, strict=True) if r.has_video]
+    # A dataset of sound only has no frames. Otherwise clips without a face get black frames.
+    num_frames = settings.num_frames if with_face else 0
     metadata = DatasetMetadata(
         profile=settings.profile,
         classes=settings.classes,
@@ -83,15 +84,15 @@ def publish(
         seconds=settings.seconds,
         log_mels=settings.log_mels,
     )
-    clips = {record.clip_id: fingerprint(record, files[record].stem) for record in listed}
+    clips = {record.clip_id: fingerprint(record, files[record].stem) for record in raw_records}
     stored = {**summary._asdict(), "settings": settings._asdict(), "clips": clips}
     building = store.directory / "dataset"
     shutil.rmtree(building, ignore_errors=True)
     try:
         with explain_full_disk(store.directory, NO_SPACE):
-            arrays = (_with_frames(load_clip(files[one]), num_frames) for one in listed)
+            arrays = (_with_frames(load_clip(path), num_frames) for path in paths)
             built = write_dataset(building, metadata, records, arrays)
-            _write_sheet(built / SHEET_FILE, shown, settings.profile)
+            _write_sheet(built / SHEET_FILE, with_face, settings.profile)
             write_json(built / SUMMARY_FILE, stored)
             for path in (*built.iterdir(), built):
                 sync(path)
@@ -103,7 +104,7 @@ def publish(
 
 
 def fingerprint(record: ClipRecord, key: str) -> str:
-    """Changes with all that a source says of a clip: label, group, what is cut from where."""
+    """Hashes a clip's record and key, to detect changes of the source."""
     return hashlib.sha256(repr((key, *record)).encode()).hexdigest()[:16]
 
 
@@ -111,16 +112,16 @@ def _with_facts(record: ClipRecord, facts: Mapping[str, Any]) -> ClipRecord:
     return record._replace(has_audio=facts["has_audio"], has_video=facts["has_video"])
 
 
-def _write_sheet(path: Path, shown: Sequence[tuple[str, Path]], profile: str) -> None:
-    """Pictures of some clips, evenly chosen; none where no clip has a face."""
-    picked = np.linspace(0, len(shown) - 1, min(MAX_CLIPS, len(shown))).astype(int)
-    rows = ((shown[i][0], load_clip(shown[i][1]).frames) for i in picked)
-    if shown:
+def _write_sheet(path: Path, with_face: Sequence[tuple[str, Path]], profile: str) -> None:
+    """Writes a contact sheet of evenly spaced clips, if any clip has a face."""
+    picked = np.linspace(0, len(with_face) - 1, min(MAX_CLIPS, len(with_face))).astype(int)
+    rows = ((with_face[i][0], load_clip(with_face[i][1]).frames) for i in picked)
+    if with_face:
         write_contact_sheet(path, rows, profile)
 
 
 def _with_frames(clip: PreparedClip, num_frames: int) -> PreparedClip:
-    """Gives a clip without a face its black frames."""
+    """Adds black frames to a clip without a face."""
     missing = num_frames - len(clip.frames)
     black = np.zeros((missing, *clip.frames.shape[1:]), np.uint8)
     return clip._replace(frames=np.concatenate([clip.frames, black])) if missing else clip

@@ -1,4 +1,4 @@
-"""Finding clips on disk: RAVDESS folders, and what the reference's scripts prepared from them."""
+"""Finds RAVDESS clips on disk, raw or as prepared by the reference's scripts."""
 
 import re
 from collections.abc import Iterable
@@ -11,26 +11,26 @@ from avjax.preparation.media import SOUND_SUFFIXES
 from avjax.preparation.raw_clip import RawClip
 
 VIDEO_SUFFIXES = (".mp4",)
-CROPS_SUFFIXES = ("_facecroppad.npy", "_facecroppad.avi")  # the first is lossless
+CROPS_SUFFIXES = ("_facecroppad.npy", "_facecroppad.avi")  # npy first: it is lossless
 _PREPARED_SOUND = "_croppad"
 _ACTOR_FOLDER = re.compile(r"actor_?\d\d", re.IGNORECASE)
 
 
 def find_raw(root: Path, pair_video_only: bool) -> tuple[list[RawClip], dict[str, str]]:
-    """Raw clips below ``ACTORNN/`` or ``Actor_NN/`` folders, however deep these lie.
+    """Finds raw clips in ``ACTORNN/`` or ``Actor_NN/`` folders at any depth.
 
-    A clip's sound is the wav or flac of its trial, in the same or another folder, else its own
-    sound track. A sound file that belongs to no video is a clip of its own.
+    A clip's sound is the wav or flac file of its trial in any folder, otherwise the video's sound
+    track. A sound file without a video is a clip by itself.
 
     Args:
       root: the RAVDESS folder.
-      pair_video_only: give 02-* recordings the sound of their trial, as the reference does.
+      pair_video_only: whether 02-* clips get the sound of their trial, as in the reference.
 
     Returns:
-      Clips by name, and the reasons why other files are left out, by path.
+      The clips sorted by name, and the reasons for skipping files, by path.
 
     Raises:
-      InputError: no such folder, or neither videos nor sound in it.
+      InputError: ``root`` does not exist or contains no clips.
     """
     files = [path for path in _files(root) if _ACTOR_FOLDER.fullmatch(path.parent.name)]
     skipped: dict[str, str] = {}
@@ -39,60 +39,63 @@ def find_raw(root: Path, pair_video_only: bool) -> tuple[list[RawClip], dict[str
     for path in files:
         if path.suffix.lower() in VIDEO_SUFFIXES:
             name = _name(path, skipped)
-            if name is not None and _first_of_its_name(name, path, videos, skipped):
+            if name is not None and _is_new(name, path, videos, skipped):
                 videos[name] = path
     if not videos and not sounds and not skipped:
         raise InputError(
             f"no clips found in {root}; expected folders such as Actor_05/ with .mp4, .wav or "
             ".flac files"
         )
-    found = []
+    clips = []
     for name, path in sorted(videos.items()):
-        own_track = path if name.modality == AUDIO_VIDEO else None
-        audio = sounds.get(name.trial, own_track)
+        sound_track = path if name.modality == AUDIO_VIDEO else None
+        audio = sounds.get(name.trial, sound_track)
         silent = name.modality == VIDEO_ONLY and not pair_video_only
-        found.append(_raw_clip(name, path, None if silent else audio))
-    heard = {clip.audio for clip in found}
-    alone = [path for path in sounds.values() if path not in heard]
-    found += [_raw_clip(ClipName.parse(path.name), None, path) for path in alone]
-    return sorted(found, key=lambda clip: clip.key), skipped
+        clips.append(_raw_clip(name, path, None if silent else audio))
+    paired = {clip.audio for clip in clips}
+    unpaired = [path for path in sounds.values() if path not in paired]
+    clips += [_raw_clip(ClipName.parse(path.name), None, path) for path in unpaired]
+    return sorted(clips, key=lambda clip: clip.key), skipped
 
 
 def find_crops(
     crops: Path, root: Path, pair_video_only: bool
 ) -> tuple[list[RawClip], dict[str, str]]:
-    """Face crops that the reference's scripts wrote, with sound from ``root``.
+    """Finds face crops written by the reference's scripts, with sound from ``root``.
 
     Args:
-      crops: folder below which ``*_facecroppad.npy`` or ``.avi`` lie.
-      root: folder below which ``*_croppad.wav``, or the raw wavs or flacs, lie.
+      crops: folder with ``*_facecroppad.npy`` or ``.avi`` files at any depth.
+      root: folder with ``*_croppad.wav``, or raw wav or flac, files at any depth.
       pair_video_only: as in `find_raw`.
 
+    Returns:
+      As `find_raw`.
+
     Raises:
-      InputError: no such folders, or no crops.
+      InputError: a folder does not exist, or ``crops`` contains no crops.
     """
     skipped: dict[str, str] = {}
-    prepared: dict[ClipName, Path] = {}
+    videos: dict[ClipName, Path] = {}
     for suffix in CROPS_SUFFIXES:
         for path in _files(crops):
             if path.name.endswith(suffix):
                 name = _name(path, skipped)
                 if name is not None:
-                    prepared.setdefault(name, path)
-    if not prepared:
+                    videos.setdefault(name, path)
+    if not videos:
         raise InputError(f"no face crops (*{', *'.join(CROPS_SUFFIXES)}) found in {crops}")
     files = _files(root)
     sounds = {**_sounds(files, {}), **_sounds(files, {}, prepared=True)}
-    found = []
-    for name, path in sorted(prepared.items()):
+    clips = []
+    for name, path in sorted(videos.items()):
         silent = name.modality == VIDEO_ONLY and not pair_video_only
         audio = None if silent else sounds.get(name.trial)
         if audio is None and name.modality == AUDIO_VIDEO:
             reason = f"no sound found for {path}; name the folder with it as --source"
             skipped[name.clip_id] = reason
         else:
-            found.append(_raw_clip(name, path, audio))
-    return found, skipped
+            clips.append(_raw_clip(name, path, audio))
+    return clips, skipped
 
 
 def _raw_clip(name: ClipName, video: Path | None, audio: Path | None) -> RawClip:
@@ -118,16 +121,16 @@ def _files(root: Path) -> list[Path]:
 def _sounds(
     files: Iterable[Path], skipped: dict[str, str], prepared: bool = False
 ) -> dict[str, Path]:
-    """Sound files by trial: those cut by the reference's script, or the raw ones."""
-    found: dict[str, Path] = {}
+    """Returns sound files by trial: raw ones, or those cut by the reference's script."""
+    sounds: dict[str, Path] = {}
     for path in files:
-        cut = path.stem.endswith(_PREPARED_SOUND)
-        if path.suffix.lower() not in SOUND_SUFFIXES or cut != prepared:
+        is_prepared = path.stem.endswith(_PREPARED_SOUND)
+        if path.suffix.lower() not in SOUND_SUFFIXES or is_prepared != prepared:
             continue
         name = _name(path, skipped)
         if name is not None and name.modality == AUDIO_ONLY:
-            found.setdefault(name.trial, path)
-    return found
+            sounds.setdefault(name.trial, path)
+    return sounds
 
 
 def _name(path: Path, skipped: dict[str, str]) -> ClipName | None:
@@ -138,9 +141,10 @@ def _name(path: Path, skipped: dict[str, str]) -> ClipName | None:
         return None
 
 
-def _first_of_its_name(
+def _is_new(
     name: ClipName, path: Path, videos: dict[ClipName, Path], skipped: dict[str, str]
 ) -> bool:
+    """Whether no video has that name yet; otherwise notes the duplicate in ``skipped``."""
     if name in videos:
         skipped[str(path)] = f"{name.clip_id} was already found as {videos[name]}; remove one"
     return name not in videos

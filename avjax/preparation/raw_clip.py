@@ -1,4 +1,4 @@
-"""A clip before it is prepared: its files, and what is known of it."""
+"""A clip before preparation: its files and its record."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,12 +10,12 @@ class RawClip(NamedTuple):
     """The files of one clip.
 
     Attributes:
-      record: what is known of it before it is read.
-      key: names the finished clip's file; another one if the clip is cut otherwise.
-      video: raw video, or face crops that the reference prepared; None for sound alone.
-      audio: sound file, or a video whose sound track is meant; None for a silent clip.
-      start: second at which the clip begins in its files.
-      end: second at which it ends; None for the files' own end.
+      record: label, actor and the like.
+      key: file name of the prepared clip; depends on how the clip is cut.
+      video: raw video, or face crops written by the reference's scripts; None for sound only.
+      audio: sound file, or video with a sound track; None for a silent clip.
+      start: start of the clip within its files, in seconds.
+      end: end of the clip within its files, in seconds; None for the end of the files.
     """
 
     record: ClipRecord
@@ -26,7 +26,7 @@ class RawClip(NamedTuple):
     end: float | None = None
 
     def lacks(self, has_audio: bool, has_video: bool) -> str:
-        """What the files should hold and do not; empty where nothing is missing."""
+        """Describes the streams missing from the files; empty if none is."""
         faults = []
         if self.video is not None and not has_video:
             faults.append(f"no face found in {self.video}")

@@ -1,4 +1,4 @@
-"""The settings that decide what a prepared clip contains."""
+"""Preparation settings."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,16 +11,16 @@ from avjax.preparation.clip import check_profile
 
 
 class PreparationSettings(NamedTuple):
-    """What decides the content of a prepared clip.
+    """Settings that determine the content of a prepared clip.
 
     Attributes:
       profile: `fixed` or `reference`.
-      num_frames: frames of a clip.
+      num_frames: frames per clip.
       image_size: side of a frame in pixels.
-      pair_video_only: give RAVDESS's 02-* recordings the sound of their trial.
-      seconds: of the window.
-      classes: names of the labels.
-      log_mels: bands of a log-mel spectrum beside the MFCCs; 0 for none.
+      pair_video_only: whether RAVDESS's silent 02-* clips get the sound of their trial.
+      seconds: length of the window.
+      classes: class names, in label order.
+      log_mels: mel bands of the log-mel spectrogram stored with the MFCCs; 0 for none.
     """
 
     profile: str
@@ -33,12 +33,12 @@ class PreparationSettings(NamedTuple):
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """From what `_asdict` gave, by way of JSON."""
+        """Restores settings from the JSON of `_asdict`."""
         settings = cls(**stored)
         return settings._replace(classes=tuple(settings.classes))
 
     def check(self) -> None:
-        """Raises InputError for settings that no clip can be prepared with."""
+        """Raises InputError if the settings are invalid."""
         check_profile(self.profile)
         if self.profile == "reference" and self.seconds != WINDOW_SECONDS:
             raise InputError(
@@ -47,14 +47,14 @@ class PreparationSettings(NamedTuple):
             )
 
     def check_same(self, former: "PreparationSettings", place: Path) -> None:
-        """Raises InputError, naming what differs from the settings ``place`` was begun with."""
-        differing = [
+        """Raises InputError if ``place`` was created with different settings, naming them."""
+        differences = [
             f"{name} is {value!r} there and {getattr(self, name)!r} here"
             for name, value in former._asdict().items()
             if value != getattr(self, name)
         ]
-        if differing:
+        if differences:
             raise InputError(
-                f"{place} was begun with other settings: {'; '.join(differing)}; "
+                f"{place} was created with other settings: {'; '.join(differences)}; "
                 "use those, or another --out"
             )

@@ -1,4 +1,4 @@
-"""Preparing on several machines: each takes every n-th clip, and one merges what they finished."""
+"""Prepares a dataset on several machines: each prepares every n-th clip, and one merges them."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,16 +12,16 @@ from avjax.preparation.publish import Summary, publish
 from avjax.preparation.raw_clip import RawClip
 from avjax.preparation.settings import PreparationSettings
 
-_REPORT = "shard.json"  # in a shard's folder once all its clips are done
+_REPORT = "shard.json"  # written when the shard is complete
 T = TypeVar("T")
 
 
 class Shard(NamedTuple):
-    """One of several equal shares of the clips.
+    """One shard of the clips.
 
     Attributes:
-      number: from 1.
-      total: of the shares.
+      number: shard number, from 1.
+      total: number of shards.
     """
 
     number: int
@@ -29,31 +29,31 @@ class Shard(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Reads ``2/8``.
+        """Parses text such as ``2/8``.
 
         Raises:
-          InputError: not of that form, or a number above the count.
+          InputError: the text has another form, or the number exceeds the total.
         """
-        number, _, count = text.partition("/")
-        if number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count):
-            return cls(int(number), int(count))
+        number, _, total = text.partition("/")
+        if number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total):
+            return cls(int(number), int(total))
         raise InputError(f"cannot read shard {text!r}; write 1/8 to 8/8 for eight shards")
 
     def __str__(self) -> str:
-        """As `parse` reads it."""
+        """Formats the shard for `parse`."""
         return f"{self.number}/{self.total}"
 
     def directory(self, out: Path) -> Path:
-        """Where the shard's finished clips wait for `merge`."""
+        """Returns the folder of the shard's clips until `merge`."""
         return out.with_name(f"{out.name}.shard-{self.number}-of-{self.total}")
 
     def share(self, clips: Sequence[T]) -> Sequence[T]:
-        """The shard's clips, out of all."""
+        """Selects the shard's clips."""
         return clips[self.number - 1 :: self.total]
 
 
 class _Report(NamedTuple):
-    """What a finished shard says of itself; `found` are keys and records of all shards' clips."""
+    """The report of a complete shard; `found` has the keys and records of all shards' clips."""
 
     shard: Shard
     settings: PreparationSettings
@@ -67,44 +67,44 @@ def finish(
     shard: Shard,
     settings: PreparationSettings,
     versions: Mapping[str, str],
-    found: Iterable[RawClip],
+    clips: Iterable[RawClip],
     summary: Summary,
 ) -> None:
-    """Marks a shard as done."""
-    report = _Report(shard, settings, dict(versions), _listed(found), summary)
+    """Writes the report that marks a shard as complete."""
+    report = _Report(shard, settings, dict(versions), _listed(clips), summary)
     content = {**report._asdict(), "settings": settings._asdict(), "summary": summary._asdict()}
     store.write_json(_REPORT, content)
 
 
-def _listed(found: Iterable[RawClip]) -> list[tuple[str, ClipRecord]]:
-    return [(clip.key, clip.record) for clip in found]
+def _listed(clips: Iterable[RawClip]) -> list[tuple[str, ClipRecord]]:
+    return [(clip.key, clip.record) for clip in clips]
 
 
-def finished(store: ClipStore, found: Iterable[RawClip]) -> Summary | None:
-    """The summary of a shard that is done; None where it is not.
+def finished(store: ClipStore, clips: Iterable[RawClip]) -> Summary | None:
+    """Returns the summary of a complete shard, or None if it is incomplete.
 
     Raises:
-      InputError: it was made of another source.
+      InputError: the source has changed since.
     """
     if not (store.directory / _REPORT).exists():
         return None
     report = _read(store.directory)
-    if report.found != _listed(found):
+    if report.found != _listed(clips):
         raise InputError(
-            f"{store.directory} is finished, and the source has other clips since; choose another "
+            f"{store.directory} is finished, but the source has other clips since; choose another "
             "--out, or delete it to prepare the shard again"
         )
     return report.summary._replace(prepared_now=0, seconds=0.0, phases={})
 
 
 def merge(out: Path) -> Summary:
-    """Makes one dataset of the shards beside ``out``: the same bytes as without shards.
+    """Merges the shards next to ``out`` into one dataset, byte-identical to one without shards.
 
-    The shards stay; they may be deleted afterwards.
+    The shards are not deleted.
 
     Raises:
-      InputError: a shard or a clip is missing or there twice, shards differ in settings, versions
-        or source, or ``out`` exists.
+      InputError: a shard is missing or duplicate, a clip is missing, the shards differ in
+        settings, versions or source, or ``out`` exists.
     """
     if out.exists():
         raise InputError(f"{out} exists; choose another --out, or delete it to merge again")
@@ -114,7 +114,7 @@ def merge(out: Path) -> Summary:
     reports = {directory: _read(directory) for directory in directories}
     first = reports[directories[0]]
     for directory, report in reports.items():
-        _check_alike(directories[0], first, directory, report)
+        _check_equal(directories[0], first, directory, report)
     _check_numbers(out, reports)
     files = {
         name: path
@@ -131,7 +131,7 @@ def merge(out: Path) -> Summary:
 
 
 def _read(directory: Path) -> _Report:
-    """A shard's report."""
+    """Reads a shard's report."""
     try:
         stored: dict[str, Any] = json.loads((directory / _REPORT).read_text(encoding="utf-8"))
         return _Report(
@@ -142,64 +142,66 @@ def _read(directory: Path) -> _Report:
             Summary.from_json(stored["summary"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{directory} is not finished; give its command again") from error
+        raise InputError(f"{directory} is not finished; run its command again") from error
 
 
-def _check_alike(first: Path, expected: _Report, directory: Path, report: _Report) -> None:
+def _check_equal(first: Path, expected: _Report, directory: Path, report: _Report) -> None:
     report.settings.check_same(expected.settings, first)
-    for what, ours, theirs in (
+    for name, expected_value, value in (
         ("number of shards", expected.shard.total, report.shard.total),
         ("versions of the libraries", expected.versions, report.versions),
         ("clips in the source", expected.found, report.found),
     ):
-        if ours != theirs:
+        if value != expected_value:
             raise InputError(
-                f"{directory} and {first} differ in the {what}; prepare one of them again"
+                f"{directory} and {first} differ in the {name}; prepare one of them again"
             )
 
 
 def _check_numbers(out: Path, reports: Mapping[Path, _Report]) -> None:
-    """Each number once."""
-    places: dict[Shard, Path] = {}
+    """Checks that every shard is present once."""
+    directories: dict[Shard, Path] = {}
     for directory, report in reports.items():
-        if report.shard in places:
+        shard = report.shard
+        if shard in directories:
             raise InputError(
-                f"{places[report.shard]} and {directory} are both shard {report.shard}; remove one"
+                f"{directories[shard]} and {directory} are both shard {shard}; remove one"
             )
-        places[report.shard] = directory
-    count = next(iter(places)).total
-    absent = [str(s) for n in range(1, count + 1) if (s := Shard(n, count)) not in places]
-    if absent:
+        directories[shard] = directory
+    total = next(iter(directories)).total
+    shards = [Shard(number, total) for number in range(1, total + 1)]
+    missing = [str(shard) for shard in shards if shard not in directories]
+    if missing:
         raise InputError(
-            f"of the shards of {out}, {', '.join(absent)} are missing; prepare them with --shard"
+            f"of the shards of {out}, {', '.join(missing)} are missing; prepare them with --shard"
         )
 
 
 def _files(directory: Path, report: _Report) -> Iterable[tuple[ClipRecord, Path]]:
-    """A shard's clips; all that were found and not skipped must be there."""
+    """Yields a shard's clips; every one that was not skipped must exist."""
     store = ClipStore(directory)
     for key, record in report.shard.share(report.found):
         if store.has(key):
             yield record, store.path(key)
         elif record.clip_id not in report.summary.skipped:
             raise InputError(
-                f"{directory} lacks clip {record.clip_id}; delete its {_REPORT} and give its "
+                f"{directory} lacks clip {record.clip_id}; delete its {_REPORT} and run its "
                 "command again"
             )
 
 
-def _sum(parts: Sequence[Summary]) -> Summary:
-    """All shards as if they were one run."""
+def _sum(summaries: Sequence[Summary]) -> Summary:
+    """Adds up the shards' summaries."""
     phases: dict[str, float] = {}
-    for part in parts:
-        for name, seconds in part.phases.items():
+    for summary in summaries:
+        for name, seconds in summary.phases.items():
             phases[name] = round(phases.get(name, 0.0) + seconds, 2)
     return Summary(
-        sum(part.written for part in parts),
-        {k: v for part in parts for k, v in part.skipped.items()},
-        {k: v for part in parts for k, v in part.incomplete.items()},
-        {k: v for part in parts for k, v in part.faceless_frames.items()},
-        sum(part.prepared_now for part in parts),
-        round(sum(part.seconds for part in parts), 1),
-        phases,
+        written=sum(summary.written for summary in summaries),
+        skipped={k: v for summary in summaries for k, v in summary.skipped.items()},
+        incomplete={k: v for summary in summaries for k, v in summary.incomplete.items()},
+        faceless_frames={k: v for summary in summaries for k, v in summary.faceless_frames.items()},
+        prepared_now=sum(summary.prepared_now for summary in summaries),
+        seconds=round(sum(summary.seconds for summary in summaries), 1),
+        phases=phases,
     )

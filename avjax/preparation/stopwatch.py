@@ -1,4 +1,4 @@
-"""How long each phase of the work takes."""
+"""Times the phases of preparation."""
 
 import contextlib
 import threading
@@ -15,15 +15,15 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Adds the time within the ``with`` block to a phase."""
-        began = time.perf_counter()
+        """Adds the duration of the ``with`` block to a phase."""
+        start = time.perf_counter()
         try:
             yield
         finally:
-            took = time.perf_counter() - began
+            elapsed = time.perf_counter() - start
             with self._lock:
-                self._seconds[name] = self._seconds.get(name, 0.0) + took
+                self._seconds[name] = self._seconds.get(name, 0.0) + elapsed
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by phase, to the hundredth, in the order in which phases first ended."""
+        """Returns seconds by phase, rounded to 0.01, in the order in which phases first ended."""
         return {name: round(seconds, 2) for name, seconds in self._seconds.items()}

@@ -1,4 +1,4 @@
-"""Facts of RAVDESS's Zenodo record 1188976: the archives of its speech clips."""
+"""The archives of RAVDESS's speech clips, Zenodo record 1188976."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -10,12 +10,12 @@ _URL = "https://zenodo.org/records/1188976/files/{name}?download=1"
 
 
 class Record(NamedTuple):
-    """Archives of clips.
+    """A Zenodo record.
 
     Attributes:
-      audio: zip of all actors' wavs.
-      audio_bytes: what these take unpacked.
-      videos: actor to the zip of their mp4s.
+      audio: zip file of all actors' wav files.
+      audio_bytes: unpacked size of the wav files.
+      videos: each actor's zip file of mp4 files.
     """
 
     audio: RemoteFile
@@ -27,7 +27,7 @@ def _file(name: str, size: int, md5: str) -> RemoteFile:
     return RemoteFile(name, _URL.format(name=name), size, md5)
 
 
-_VIDEOS = (  # bytes and md5, by actor
+_VIDEOS = (  # size in bytes and md5, by actor
     (552_968_353, "3c8ececaf392b4a9b11b32271f4f6d01"),
     (570_673_024, "a6f40d413b2e6ef25b3a595099e59abb"),
     (567_824_665, "68fa240ddd8a3cc410c64efe5fb2b0e4"),
@@ -58,7 +58,7 @@ RAVDESS = Record(
     audio=_file("Audio_Speech_Actors_01-24.zip", 208_468_073, "bc696df654c87fed845eb13823edef8a"),
     audio_bytes=513_462_676,  # 1440 files: 16-bit samples and headers of 44 bytes
     videos={
-        actor: _file(f"Video_Speech_Actor_{actor:02d}.zip", *facts)
-        for actor, facts in zip(ACTORS, _VIDEOS, strict=True)
+        actor: _file(f"Video_Speech_Actor_{actor:02d}.zip", size, md5)
+        for actor, (size, md5) in zip(ACTORS, _VIDEOS, strict=True)
     },
 )

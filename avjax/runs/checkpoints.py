@@ -1,6 +1,6 @@
-"""Training states on disk, by Orbax.
+"""Orbax checkpoints of training states.
 
-Every write is atomic: a run killed while saving keeps the checkpoint before.
+Writes are atomic: a run killed while saving keeps the previous checkpoint.
 """
 
 import functools
@@ -18,14 +18,14 @@ State = TypeVar("State")
 Manager: TypeAlias = ocp.CheckpointManager
 
 CHECKPOINTS = "checkpoints"
-_HEADROOM = 1 << 20  # bytes for metadata, beside the arrays
+_HEADROOM = 1 << 20  # bytes for metadata
 _REMEDY = "free space or choose another --workdir (the last complete checkpoint is kept)"
 
 
 class RunCheckpoints:
-    """The newest training state of a run, below ``RUN/checkpoints``; opened on first use.
+    """The newest checkpoint of a run, in ``RUN/checkpoints``; opened on first use.
 
-    Of several processes one alone uses it, with a state in host memory.
+    Used by a single process, with states in host memory.
     """
 
     def __init__(self, workdir: Path) -> None:
@@ -43,7 +43,7 @@ class RunCheckpoints:
             self._manager.close()
 
     def save(self, step: int, state: Any) -> None:
-        """Writes the state of an update, then removes the one before.
+        """Writes a checkpoint, then deletes the previous one.
 
         Raises:
           InputError: the disk is full.
@@ -52,7 +52,7 @@ class RunCheckpoints:
             self._manager.save(next_number(self._manager, step), args=ocp.args.StandardSave(state))
 
     def restore(self, like: State) -> State | None:
-        """The newest state, with the structure and types of ``like``; None without one."""
+        """Restores the newest state with the structure and dtypes of ``like``, or returns None."""
         step = self._manager.latest_step()
         if step is None:
             return None
@@ -60,21 +60,21 @@ class RunCheckpoints:
 
 
 def next_number(manager: Manager, at_least: int = 0) -> int:
-    """A free number after all that are there: the last one is the newest."""
+    """Returns a number greater than all existing ones, so that the newest is the highest."""
     latest = manager.latest_step()
     return at_least if latest is None else max(at_least, latest + 1)
 
 
 def open_manager(directory: Path, handlers: Any, *, write: bool = True) -> Manager:
-    """Orbax's manager of a folder that holds one item at a time, for this process alone.
+    """Opens an Orbax manager that keeps one item and is used by this process only.
 
     Args:
-      directory: created where ``write``.
-      handlers: of the item, or by name of its parts.
-      write: also remove what a killed save left behind.
+      directory: the item's directory; created if ``write``.
+      handlers: the item's handler, or handlers by name of its parts.
+      write: whether to save; also deletes the remains of a killed save.
     """
-    # Orbax then waits for no other process; it does not create the directory in this mode.
-    alone = ocp.options.MultiprocessingOptions(
+    # Orbax then waits for no other process, but does not create the directory.
+    single_process = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(), active_processes={jax.process_index()}
     )
     if write:
@@ -84,14 +84,14 @@ def open_manager(directory: Path, handlers: Any, *, write: bool = True) -> Manag
         create=False,
         cleanup_tmp_directories=write,
         enable_async_checkpointing=False,
-        multiprocessing_options=alone,
+        multiprocessing_options=single_process,
     )
     return Manager(directory.absolute(), options=options, item_handlers=handlers)
 
 
 @contextmanager
 def saving(directory: Path, tree: Any) -> Iterator[None]:
-    """Checks for space before a save, and explains a disk that fills up during it."""
+    """Checks for free space before a save, and reports a disk that fills up during it."""
     needed = sum(getattr(leaf, "nbytes", 8) for leaf in jax.tree.leaves(tree)) + _HEADROOM
     check_space(directory, needed, _REMEDY)
     with explain_full_disk(directory, _REMEDY):

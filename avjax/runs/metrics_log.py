@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a progress bar, metrics.jsonl and TensorBoard events."""
+"""Logs a run's progress: progress bar, metrics.jsonl and TensorBoard events."""
 
 import contextlib
 import json
@@ -13,27 +13,27 @@ from avjax.runtime.files import append_json_line, write_text
 from avjax.training import metrics
 
 METRICS_FILE = "metrics.jsonl"
-_SECONDS_BETWEEN_LINES = 30.0  # where the bar is not on a terminal but in a log file
+_SECONDS_BETWEEN_LINES = 30.0  # for a progress bar that is not on a terminal
 
 
 class MetricsLog:
-    """One run's live view.
+    """Logs one run.
 
     Attributes:
-      lines: every line of metrics.jsonl, of earlier starts of the same run too.
+      lines: all lines of metrics.jsonl, including those from before a resume.
     """
 
     def __init__(
         self, workdir: Path, first_epoch: int, total_clips: int, done_clips: int, *, bar: bool
     ) -> None:
-        """Opens the view; lines of epochs that will be trained again are dropped.
+        """Opens the log and drops the lines of epochs that will be repeated.
 
         Args:
           workdir: the run's folder.
-          first_epoch: the epoch about to be trained (they count from 1).
-          total_clips: clips over all epochs.
-          done_clips: clips trained on before this start.
-          bar: show progress; one of several models that train together shows that of all.
+          first_epoch: the next epoch to train, from 1.
+          total_clips: number of clips over all epochs.
+          done_clips: number of clips already trained on.
+          bar: whether to show the progress bar; of several runs trained together, one does.
         """
         self._path, self._epoch = workdir / METRICS_FILE, first_epoch
         self.lines = [line for line in read_metrics(workdir) if line["epoch"] < first_epoch]
@@ -53,16 +53,16 @@ class MetricsLog:
         )
 
     def step(self, clips: int, sums: metrics.Sums) -> None:
-        """Moves the bar on by ``clips``; ``sums`` are the epoch's so far."""
+        """Advances the bar by ``clips``; ``sums`` are the epoch's so far."""
         self._bar.set_description(f"epoch {self._epoch}", refresh=False)
         if sums.count:
-            figures = metrics.summarise(sums)
-            shown = {"loss": f"{figures['loss']:.3f}", "accuracy": f"{figures['accuracy']:.1%}"}
-            self._bar.set_postfix(shown, refresh=False)
+            summary = metrics.summarise(sums)
+            postfix = {"loss": f"{summary['loss']:.3f}", "accuracy": f"{summary['accuracy']:.1%}"}
+            self._bar.set_postfix(postfix, refresh=False)
         self._bar.update(clips)
 
     def end_epoch(self, *lines: Mapping[str, Any]) -> None:
-        """Writes an epoch's lines: ``epoch``, ``split``, ``step`` and figures."""
+        """Writes an epoch's lines, with ``epoch``, ``split``, ``step`` and metrics."""
         for line in lines:
             append_json_line(self._path, line)
             self.lines.append(dict(line))
@@ -76,14 +76,14 @@ class MetricsLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leaves the bar as it stands and closes the event file."""
+        """Closes the bar and the event file."""
         self._bar.close()
         self._events.close()
 
 
 @contextlib.contextmanager
 def _without_torch() -> Iterator[None]:
-    """Hides torch, which tensorboardX would import wherever it is installed, for no use here."""
+    """Hides torch from tensorboardX, which would import it needlessly."""
     hidden = "torch" not in sys.modules
     if hidden:
         sys.modules["torch"] = None  # type: ignore[assignment]
@@ -95,9 +95,9 @@ def _without_torch() -> Iterator[None]:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; none where it does not exist.
+    """Reads a run's metrics.jsonl; returns no lines if it does not exist.
 
-    A last line cut short by a crash is left out.
+    Skips a last line that was truncated by a crash.
     """
     path = workdir / METRICS_FILE
     if not path.exists():
@@ -112,7 +112,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 def best_epoch(lines: Sequence[dict[str, Any]]) -> tuple[int, float]:
-    """Epoch and accuracy of the best validation; the earliest on ties, (0, -1) without any."""
+    """Returns epoch and accuracy of the best validation: the earliest on ties, else (0, -1)."""
     best = (0, -1.0)
     for line in lines:
         if line["split"] == "validation" and line["accuracy"] > best[1]:

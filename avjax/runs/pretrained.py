@@ -1,4 +1,4 @@
-"""The variables that training starts from: fresh, or from a converted checkpoint."""
+"""Initial variables of training, optionally from a pretrained model."""
 
 from typing import Any
 
@@ -15,18 +15,18 @@ from avjax.runs.saved_model import read_model
 def initial_variables(
     net: Network, seed: int, pretrained: str = "", profile: str | None = None
 ) -> dict[str, Any]:
-    """Initialises a network, then takes over what ``pretrained`` holds.
+    """Initialises a network and loads a pretrained model, if given.
 
     Args:
       net: the network.
-      seed: of the initialisation.
-      pretrained: empty, or a checkpoint of this very network, or of the EfficientFace backbone
-        alone (kind "efficientface"), which fills part of ``visual_model``.
-      profile: of the clips to train on; None leaves it unchecked.
+      seed: seed of the initialisation.
+      pretrained: a model of the same network, or of the EfficientFace backbone (kind
+        "efficientface"), which initialises part of ``visual_model``; empty for none.
+      profile: profile of the training clips; None skips the check.
 
     Raises:
-      InputError: lists the tensors of the checkpoint that do not fit the network, or names the
-        other profile that it was trained on.
+      InputError: tensors of the model do not fit the network (lists all of them), or it was trained
+        on another profile.
     """
     variables = init_variables(net, jax.random.fold_in(jax.random.key(seed), 0))
     if not pretrained:
@@ -36,7 +36,7 @@ def initial_variables(
         loaded = {name: {"visual_model": tree} for name, tree in loaded.items()}
     elif profile not in (None, card.profile):
         raise InputError(
-            f"pretrained checkpoint {pretrained} expects clips of profile {card.profile!r}, and "
+            f"pretrained checkpoint {pretrained} expects clips of profile {card.profile!r}, but "
             f"the dataset's is {profile!r}; prepare the clips accordingly or choose another "
             "checkpoint"
         )
@@ -50,14 +50,14 @@ def initial_variables(
     return merged
 
 
-def _merge(ours: Any, theirs: Any, path: str, faults: list[str]) -> Any:
-    """Replaces the leaves of ``ours`` that ``theirs`` holds; notes what does not fit."""
-    if not isinstance(ours, dict):
-        if np.shape(ours) != np.shape(theirs):
-            faults.append(f"{path} has shape {np.shape(theirs)} instead of {np.shape(ours)}")
-        return jax.numpy.asarray(theirs, ours.dtype)
-    faults.extend(f"unexpected {path}/{name}" for name in theirs if name not in ours)
+def _merge(initial: Any, loaded: Any, path: str, faults: list[str]) -> Any:
+    """Replaces leaves of ``initial`` with those of ``loaded``; appends mismatches to ``faults``."""
+    if not isinstance(initial, dict):
+        if np.shape(initial) != np.shape(loaded):
+            faults.append(f"{path} has shape {np.shape(loaded)} instead of {np.shape(initial)}")
+        return jax.numpy.asarray(loaded, initial.dtype)
+    faults.extend(f"unexpected {path}/{name}" for name in loaded if name not in initial)
     return {
-        name: _merge(value, theirs[name], f"{path}/{name}", faults) if name in theirs else value
-        for name, value in ours.items()
+        name: _merge(value, loaded[name], f"{path}/{name}", faults) if name in loaded else value
+        for name, value in initial.items()
     }

@@ -1,7 +1,7 @@
-"""A run's report: one HTML file that opens anywhere, with figures drawn by matplotlib.
+"""Writes a run's report: one self-contained HTML file with matplotlib figures.
 
-Nothing is fetched: figures are inline SVG whose colours are CSS variables, so that the page follows
-the reader's light or dark setting. On their own, the figures are drawn for a white page.
+The figures are inline SVG. Their colours are CSS variables, so the page follows the reader's light
+or dark setting. Standalone figures are drawn for a white page.
 """
 
 import html
@@ -24,8 +24,7 @@ from avjax.runtime.files import write_text
 REPORT_FILE = "report.html"
 Lines = list[dict[str, Any]]  # of metrics.jsonl
 
-# The figures' colours, right on white; in the page's SVG a CSS variable takes the place of each,
-# so that it follows the reader's light or dark setting.
+# Colours on white; the page replaces each with a CSS variable.
 _INK, _GRID, _PAPER, _TRAIN, _VALIDATION = "#1d2433", "#d5dae3", "#ffffff", "#c2621b", "#2563c9"
 _VARIABLES = {
     _INK: "--ink",
@@ -55,13 +54,13 @@ th:first-child, td:first-child { text-align: left; font-weight: normal; }
 
 
 def write_report(workdir: Path) -> Path:
-    """Writes ``report.html`` of a run from what it has logged so far.
+    """Writes a run's ``report.html``.
 
     Args:
-      workdir: a run; its ``evaluation.json`` and ``metrics.jsonl`` may not exist yet.
+      workdir: the run's folder; ``evaluation.json`` and ``metrics.jsonl`` need not exist yet.
 
     Returns:
-      The file written.
+      The path of the report.
 
     Raises:
       InputError: ``workdir`` is not a run.
@@ -77,12 +76,12 @@ def write_report(workdir: Path) -> Path:
 
 
 def render(config: Mapping[str, Any], lines: Lines, evaluation: Mapping[str, Any] | None) -> str:
-    """The report as one HTML document.
+    """Renders the report as an HTML document.
 
     Args:
-      config: of the run, nested.
-      lines: of ``metrics.jsonl``.
-      evaluation: the content of ``evaluation.json``, or None before there is one.
+      config: the run's config, nested.
+      lines: the lines of ``metrics.jsonl``.
+      evaluation: the content of ``evaluation.json``, or None.
     """
     name = str(config.get("name", "run"))
     parts = [_summary(config, lines, evaluation), _curves_section(lines)]
@@ -103,20 +102,20 @@ def render(config: Mapping[str, Any], lines: Lines, evaluation: Mapping[str, Any
 
 
 def _summary(config: Mapping[str, Any], lines: Lines, evaluation: Mapping[str, Any] | None) -> str:
-    """The figures that a reader looks for first."""
+    """Renders the key figures."""
     train, validation = _of_split(lines, "train"), _of_split(lines, "validation")
-    figures = [("epochs", f"{len(train)} of {config.get('num_epochs', '?')}")]
+    values = [("epochs", f"{len(train)} of {config.get('num_epochs', '?')}")]
     best = _best(validation)
     if best:
-        figures.append(("best epoch", str(best["epoch"])))
-        figures.append(("validation accuracy", f"{best['accuracy']:.1%}"))
+        values.append(("best epoch", str(best["epoch"])))
+        values.append(("validation accuracy", f"{best['accuracy']:.1%}"))
     if evaluation:
-        clips = f"{evaluation['split']} accuracy ({evaluation['num_clips']} clips)"
-        figures.append((clips, f"{_undisturbed(evaluation)['accuracy']:.1%}"))
+        name = f"{evaluation['split']} accuracy ({evaluation['num_clips']} clips)"
+        values.append((name, f"{_undisturbed(evaluation)['accuracy']:.1%}"))
     if train and "seconds" in train[-1]:
-        figures.append(("training", _duration(sum(line["seconds"] for line in train))))
-        figures.append(("clips a second", f"{train[-1]['clips_per_second']:.1f}"))
-    items = (f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in figures)
+        values.append(("training", _duration(sum(line["seconds"] for line in train))))
+        values.append(("clips per second", f"{train[-1]['clips_per_second']:.1f}"))
+    items = (f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in values)
     return f"<dl>{''.join(items)}</dl>"
 
 
@@ -129,11 +128,11 @@ def _curves_section(lines: Lines) -> str:
 
 def _conditions_section(evaluation: Mapping[str, Any]) -> str:
     conditions = evaluation["conditions"]
-    caption = f"Accuracy on the {evaluation['split']} split with a modality taken away or disturbed"
+    caption = f"Accuracy on the {evaluation['split']} split with a modality missing or disturbed"
     chance = f"; the dotted line is chance, 1 in {len(evaluation['classes'])}."
     rows = [
-        (name, f"{f['accuracy']:.1%}", f"{f['macro_f1']:.3f}", f"{f['loss']:.3f}")
-        for name, f in conditions.items()
+        (name, f"{m['accuracy']:.1%}", f"{m['macro_f1']:.3f}", f"{m['loss']:.3f}")
+        for name, m in conditions.items()
     ]
     figure = _inline(conditions_figure(evaluation), "conditions", caption + chance)
     header = ("condition", "accuracy", "macro F1", "loss")
@@ -150,15 +149,16 @@ def _confusion_section(evaluation: Mapping[str, Any]) -> str:
 
 
 def curves_figure(lines: Lines) -> Figure:
-    """Loss and accuracy by epoch, train against validation, with the best epoch marked."""
+    """Plots train and validation loss and accuracy by epoch, and marks the best epoch."""
     figure = Figure(figsize=(9, 3.6), layout="constrained", facecolor=_PAPER)
     best = _best(_of_split(lines, "validation"))
     for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        _dress(axes)
+        _style_axes(axes)
         for split, colour in (("train", _TRAIN), ("validation", _VALIDATION)):
-            chosen = _of_split(lines, split)
-            epochs, values = [x["epoch"] for x in chosen], [x[quantity] for x in chosen]
-            marker = "o" if len(chosen) < 20 else None  # one epoch alone draws no line
+            split_lines = _of_split(lines, split)
+            epochs = [line["epoch"] for line in split_lines]
+            values = [line[quantity] for line in split_lines]
+            marker = "o" if len(epochs) < 20 else None  # a single epoch draws no line
             axes.plot(epochs, values, color=colour, label=split, marker=marker, markersize=4)
         if best:
             axes.axvline(best["epoch"], color=_INK, linestyle=":", linewidth=1)
@@ -177,14 +177,14 @@ def curves_figure(lines: Lines) -> Figure:
 
 
 def conditions_figure(evaluation: Mapping[str, Any]) -> Figure:
-    """A bar of accuracy for each condition, and a line at chance."""
+    """Plots a bar of accuracy for each condition and a line at chance."""
     conditions = evaluation["conditions"]
     height = 0.8 + 0.36 * len(conditions)
     figure = Figure(figsize=(9, height), layout="constrained", facecolor=_PAPER)
     axes = figure.subplots()
-    _dress(axes)
+    _style_axes(axes)
     axes.grid(axis="y", visible=False)
-    names, values = list(conditions), [figures["accuracy"] for figures in conditions.values()]
+    names, values = list(conditions), [metrics["accuracy"] for metrics in conditions.values()]
     bars = axes.barh(names, values, height=0.65, color=_VALIDATION, zorder=2)
     axes.bar_label(bars, [f"{value:.1%}" for value in values], padding=4, color=_INK)
     axes.axvline(1 / len(evaluation["classes"]), color=_INK, linestyle=":", linewidth=1, zorder=3)
@@ -196,20 +196,20 @@ def conditions_figure(evaluation: Mapping[str, Any]) -> Figure:
 
 
 def confusion_figure(evaluation: Mapping[str, Any]) -> Figure:
-    """Counts by true (rows) and predicted class; a cell's shade is its part of the row."""
+    """Plots counts by true (rows) and predicted class; shades are fractions of the row."""
     classes = evaluation["classes"]
     counts = _undisturbed(evaluation)["confusion"]
     side = 1.9 + 0.58 * len(classes)
     figure = Figure(figsize=(side, side), layout="constrained", facecolor=_PAPER)
     axes = figure.subplots()
-    _dress(axes)
+    _style_axes(axes)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     for i, row in enumerate(counts):
         for j, count in enumerate(row):
-            part = count / max(1, sum(row))
-            axes.add_patch(Rectangle((j, i), 1, 1, facecolor=_VALIDATION, alpha=0.05 + 0.9 * part))
-            colour = _PAPER if part > 0.7 else _INK
+            share = count / max(1, sum(row))
+            axes.add_patch(Rectangle((j, i), 1, 1, facecolor=_VALIDATION, alpha=0.05 + 0.9 * share))
+            colour = _PAPER if share > 0.7 else _INK
             axes.text(j + 0.5, i + 0.5, f"{count:g}", color=colour, ha="center", va="center")
     centres = [index + 0.5 for index in range(len(classes))]
     axes.set_xticks(centres, classes, rotation=45, ha="right", rotation_mode="anchor")
@@ -221,8 +221,8 @@ def confusion_figure(evaluation: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _dress(axes: Axes) -> None:
-    """As little frame as a plot needs, in the figures' colours whatever matplotlib's style."""
+def _style_axes(axes: Axes) -> None:
+    """Applies a minimal style, independent of matplotlib's current one."""
     axes.set_facecolor("none")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[:].set_color(_GRID)
@@ -232,11 +232,11 @@ def _dress(axes: Axes) -> None:
 
 
 def _inline(figure: Figure, name: str, caption: str) -> str:
-    """A figure as an HTML element: SVG with the page's colours and ids of its own."""
+    """Renders a figure as inline SVG with the page's colours and unique ids."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]  # without XML's own header
+    svg = svg[svg.index("<svg") :]  # without the XML header
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     for colour, variable in _VARIABLES.items():
@@ -250,7 +250,7 @@ def _inline(figure: Figure, name: str, caption: str) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "figures") -> str:
-    """An HTML table; every cell is escaped."""
+    """Renders an HTML table with escaped cells."""
 
     def line(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(x)}</{tag}>" for x in cells) + "</tr>"
@@ -265,12 +265,12 @@ def _of_split(lines: Lines, split: str) -> Lines:
 
 
 def _undisturbed(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The figures of clips as they are: the first condition's."""
+    """Returns the metrics of the first condition, which is undisturbed."""
     return next(iter(evaluation["conditions"].values()))
 
 
 def _best(validation: Lines) -> dict[str, Any] | None:
-    """The line of the best accuracy, the earliest on ties: the epoch whose model is kept."""
+    """Returns the line with the best accuracy, the earliest on ties, whose model is saved."""
     return max(validation, key=lambda line: line["accuracy"], default=None)
 
 
@@ -282,5 +282,5 @@ def _duration(seconds: float) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A setting as a reader would write it."""
+    """Formats a setting; strings have no quotes."""
     return value if isinstance(value, str) else json.dumps(value)

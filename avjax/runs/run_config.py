@@ -1,4 +1,4 @@
-"""A run's ``config.json``: its settings as a tree of keys."""
+"""Reads and writes a run's ``config.json``, its config as nested keys."""
 
 import json
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ def write_config(workdir: Path, tree: Mapping[str, Any]) -> None:
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
-    """The config of a run.
+    """Reads the config of a run.
 
     Raises:
-      InputError: ``workdir`` is no run.
+      InputError: ``workdir`` is not a run, or its config is damaged.
     """
     path = workdir / CONFIG_FILE
     if not path.is_file():
@@ -36,10 +36,10 @@ def read_config(workdir: Path) -> dict[str, Any]:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """One level of a nested mapping: keys joined by dots."""
+    """Flattens a nested mapping; keys are joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if hasattr(value, "items"):  # ml_collections' tree is no Mapping
+        if hasattr(value, "items"):  # ml_collections.ConfigDict is not a Mapping
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value

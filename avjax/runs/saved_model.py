@@ -1,4 +1,4 @@
-"""A model on disk (``RUN/best``, a converted checkpoint): its variables, and a card for them."""
+"""Models on disk (``RUN/best`` or a converted checkpoint): variables and a model card."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -20,19 +20,19 @@ _NAME_A_MODEL = "name a workdir of training or a converted checkpoint"
 
 @dataclasses.dataclass(frozen=True)
 class ModelCard:
-    """What must be known of a model beside its variables.
+    """A model's metadata.
 
     Attributes:
       network: ``kind``, and for "audio_visual" ``fusion``, ``num_heads``, ``num_classes``.
-      classes: names of the logits.
-      profile: how clips were prepared, `fixed` or `reference`.
-      num_frames: frames of a clip.
+      classes: class names, in the order of the logits.
+      profile: profile of the clips, `fixed` or `reference`.
+      num_frames: frames per clip.
       image_size: side of a frame in pixels.
-      audio_steps: MFCC steps of a clip.
-      seconds: of a clip's window.
-      epoch: that the variables are of; 0 where unknown.
-      metrics: of the validation split at that epoch.
-      versions: of the libraries that trained it.
+      audio_steps: MFCC steps per clip.
+      seconds: length of a clip's window.
+      epoch: epoch of the variables; 0 if unknown.
+      metrics: validation metrics of that epoch.
+      versions: versions of the libraries that trained the model.
     """
 
     network: dict[str, Any]
@@ -48,7 +48,7 @@ class ModelCard:
 
 
 def save_model(directory: Path, variables: Mapping[str, Any], card: ModelCard) -> None:
-    """Writes a model and then removes the one that was there.
+    """Writes a model, then deletes the previous one.
 
     Raises:
       InputError: the disk is full.
@@ -68,10 +68,10 @@ def save_model(directory: Path, variables: Mapping[str, Any], card: ModelCard) -
 
 
 def load_model(path: str | Path) -> tuple[dict[str, Any], ModelCard]:
-    """Variables and card of a workdir's best epoch, or of a model directory.
+    """Loads the variables and card of a run's best epoch or of a model directory.
 
     Raises:
-      InputError: no model there, or the face backbone alone, which predicts no emotion.
+      InputError: there is no model, or only the EfficientFace backbone.
     """
     variables, card = read_model(path)
     if card.network.get("kind") == BACKBONE_KIND:
@@ -83,17 +83,17 @@ def load_model(path: str | Path) -> tuple[dict[str, Any], ModelCard]:
 
 
 def read_model(path: str | Path) -> tuple[dict[str, Any], ModelCard]:
-    """As `load_model`, for any kind of network.
+    """Like `load_model`, but also loads the EfficientFace backbone.
 
     Raises:
-      InputError: no model at ``path``.
+      InputError: there is no model.
     """
     directory = _model_directory(Path(path))
     try:
         with _model_manager(directory, write=False) as manager:
             restored = _restore_model(manager)
         return restored["variables"], ModelCard(**restored["card"])
-    except Exception as error:  # of many types: Orbax's, TensorStore's, JSON's, a card's fields
+    except Exception as error:  # from Orbax, TensorStore, JSON or ModelCard
         raise InputError(
             f"{path} holds no model that this version reads ({type(error).__name__}: {error}); "
             f"{_NAME_A_MODEL}"
@@ -101,7 +101,7 @@ def read_model(path: str | Path) -> tuple[dict[str, Any], ModelCard]:
 
 
 def _model_directory(path: Path) -> Path:
-    """Where the model of a workdir or of a converted checkpoint lies."""
+    """Returns the model directory of a run or of a converted checkpoint."""
     if path.is_file():
         raise InputError(f"{path} is a file; {_NAME_A_MODEL}")
     if not path.is_dir():
@@ -109,14 +109,14 @@ def _model_directory(path: Path) -> Path:
     is_run = (path / CONFIG_FILE).exists()
     directory = path / BEST if is_run or (path / BEST).is_dir() else path
     if directory.is_dir() and any(entry.name.isdigit() for entry in directory.iterdir()):
-        return directory  # Orbax gives unfinished checkpoints other names
+        return directory  # Orbax gives unfinished checkpoints non-numeric names
     if is_run:
         raise InputError(f"run {path} has no best epoch yet; train it for at least one epoch")
     raise InputError(f"{path} holds no model that this version reads; {_NAME_A_MODEL}")
 
 
 def _restore_model(manager: Manager) -> Any:
-    """The newest model, on this process's first device whatever it was trained on."""
+    """Restores the newest model to this process's first device."""
     step = manager.latest_step()
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(

@@ -1,9 +1,9 @@
-"""How steps are compiled and spread over devices; no other module knows.
+"""Data parallelism: compiles steps and shards their inputs over devices.
 
-A step sees its own rows and an axis name. `jit` maps it over a one-axis mesh with `shard_map`: the
-state is replicated, the batch split. `pmap` maps it over a leading device axis of both. Either way
-the axis runs over the devices of all processes, those of the first process first, so that a row's
-place in the global batch is the same in both modes and for any number of processes.
+A step receives its device's rows and an axis name. The `jit` mode maps it over a one-axis mesh with
+`shard_map`; the state is replicated and the batch is sharded. The `pmap` mode maps it over a
+leading device axis of both. The axis covers the devices of all processes, ordered by process, so a
+row's position in the global batch depends neither on the mode nor on the number of processes.
 """
 
 import functools
@@ -24,135 +24,137 @@ from avjax.errors import InputError
 from avjax.runtime.compilation import available_cores
 
 AXIS = "batch"
-# On a CPU memory that a call frees goes back to the system, which clears it for the next one: as
-# much as a step holds, a tenth of its time.
+# On CPU, memory freed after a call returns to the system, which clears it for the next call. That
+# takes a tenth of a step's time.
 CPU_STEPS_PER_CALL = 4
 
 
 class Parallel:
-    """Compiles steps for a set of devices, by `jit`; see `spread` for the other mode.
+    """Compiles steps for a set of devices with `jit`; see `spread` for other modes.
 
     Attributes:
       mesh: the devices, on one axis named `AXIS`.
     """
 
     def __init__(self, batch_size: int, devices: Sequence[jax.Device] | None = None) -> None:
-        """Uses ``devices`` (default: all of all processes).
+        """Uses ``devices`` (default: all devices of all processes).
 
         Raises:
           InputError: ``batch_size`` is not a multiple of the number of devices, or processes have
             different numbers of devices.
         """
-        chosen = jax.devices() if devices is None else devices
-        chosen = sorted(chosen, key=lambda device: device.process_index)
-        if batch_size % len(chosen):
+        devices = jax.devices() if devices is None else devices
+        devices = sorted(devices, key=lambda device: device.process_index)
+        if batch_size % len(devices):
             raise InputError(
-                f"batch_size={batch_size} cannot be split over {len(chosen)} devices; use a "
-                f"multiple of {len(chosen)}, or fewer devices"
+                f"batch_size={batch_size} cannot be split over {len(devices)} devices; use a "
+                f"multiple of {len(devices)}, or fewer devices"
             )
-        counts = Counter(device.process_index for device in chosen)
+        counts = Counter(device.process_index for device in devices)
         if len(set(counts.values())) > 1:
             raise InputError(
                 f"the processes have {sorted(counts.values())} devices; give each the same number"
             )
-        self.mesh = Mesh(chosen, (AXIS,))
-        self._rows = NamedSharding(self.mesh, PartitionSpec(AXIS))
-        self._rows_of_steps = NamedSharding(self.mesh, PartitionSpec(None, AXIS))
-        self._whole = NamedSharding(self.mesh, PartitionSpec())
+        self.mesh = Mesh(devices, (AXIS,))
+        self._sharded = NamedSharding(self.mesh, PartitionSpec(AXIS))
+        self._sharded_steps = NamedSharding(self.mesh, PartitionSpec(None, AXIS))
+        self._replicated = NamedSharding(self.mesh, PartitionSpec())
 
     @property
     def axis_name(self) -> str | None:
-        """The axis over which steps must sum; None on a single device."""
+        """The axis over which steps reduce; None on a single device."""
         return AXIS if self.mesh.size > 1 else None
 
     @property
     def share(self) -> dict[str, int]:
-        """Which rows of each global batch this process reads, as arguments of `Clips.batches`."""
+        """This process's share of each global batch, as arguments of `Clips.batches`."""
         processes = len({device.process_index for device in self.mesh.devices})
         return {"process_index": jax.process_index(), "process_count": processes}
 
     @property
     def caches(self) -> tuple[str, ...]:
-        """Where clips may be kept (`avjax.data.feed`); several processes read shares alone."""
+        """The supported caches of clips (`avjax.data.feed`); only "none" for several processes."""
         return ("device", "host", "none") if self.share["process_count"] == 1 else ("none",)
 
     def own(self, rows: np.ndarray) -> np.ndarray:
-        """This process's part of ``[steps, rows, ...]``."""
+        """Returns this process's share of ``[steps, rows, ...]``."""
         share = rows.shape[1] // self.share["process_count"]
         first = self.share["process_index"] * share
         return rows[:, first : first + share]
 
     def replicate(self, tree: PyTree) -> PyTree:
-        """Puts a copy of every array on every device; all processes pass the same values."""
+        """Replicates arrays to all devices; all processes must pass the same values."""
         if self.share["process_count"] == 1:
-            return jax.device_put(tree, self._whole)
-        place = functools.partial(jax.make_array_from_process_local_data, self._whole)
+            return jax.device_put(tree, self._replicated)
+        place = functools.partial(jax.make_array_from_process_local_data, self._replicated)
         return jax.tree.map(functools.partial(_from_host, place), tree)
 
     def split(self, batch: PyTree) -> PyTree:
-        """Puts an equal share of the rows that this process read on each of its devices."""
+        """Shards this process's rows over its devices."""
         if self.share["process_count"] == 1:
-            return jax.device_put(batch, self._rows)
-        return jax.make_array_from_process_local_data(self._rows, batch)
+            return jax.device_put(batch, self._sharded)
+        return jax.make_array_from_process_local_data(self._sharded, batch)
 
     def single(self, tree: PyTree) -> PyTree:
-        """One copy, in host memory, of what `replicate` or a step put on every device."""
+        """Copies replicated arrays to host memory, once."""
         return jax.tree.map(lambda x: np.array(x.addressable_data(0)), tree)
 
     def split_steps(self, batches: Any) -> Any:
-        """The same for the batches of several steps, ``[steps, rows, ...]``."""
-        return jax.device_put(batches, self._rows_of_steps)
+        """Shards the batches of several steps, ``[steps, rows, ...]``."""
+        return jax.device_put(batches, self._sharded_steps)
 
     def compile_train_step(self, step: Callable) -> Callable:
         """Compiles ``step(state, batch, key, axis_name) -> (state, sums)``; donates the state.
 
-        State and key are replicated, the batch is split, and what is returned is replicated.
+        The batch is sharded; state, key and results are replicated.
         """
-        rows = PartitionSpec(AXIS)
-        return self._compile(step, (PartitionSpec(), rows, PartitionSpec()), donate=True)
+        replicated, sharded = PartitionSpec(), PartitionSpec(AXIS)
+        return self._compile(step, (replicated, sharded, replicated), donate=True)
 
     @property
     def steps_per_call(self) -> int:
-        """How many steps of one call suit the devices."""
-        several = self._platform == "cpu" and "device" in self.caches
-        return CPU_STEPS_PER_CALL if several else 1
+        """The default number of steps per call."""
+        is_supported = self._platform == "cpu" and "device" in self.caches
+        return CPU_STEPS_PER_CALL if is_supported else 1
 
     def compile_train_steps(self, step: Callable, batch_of: Callable) -> Callable:
-        """Compiles several steps as one loop; donates the state. Only where `caches` has "device".
+        """Compiles a loop over several steps; donates the state. Requires "device" in `caches`.
 
         Args:
-          step: as of `compile_train_step`.
-          batch_of: ``batch_of(resident, part)`` makes a step's batch.
+          step: as in `compile_train_step`.
+          batch_of: ``batch_of(resident, part)`` returns a step's batch.
 
         Returns:
-          ``steps(state, parts, key, resident, count) -> (state, sums)``: ``parts`` are placed by
-          `split_steps`, ``resident`` is replicated, ``count`` tells how many of the parts are
-          trained on, ``sums`` have a leading axis of parts and are 0 behind ``count``.
+          ``steps(state, parts, key, resident, count) -> (state, sums)``: ``parts`` are sharded by
+          `split_steps`, ``resident`` is replicated, ``count`` is the number of parts to train on,
+          and ``sums`` has a leading axis of parts, with zeros from ``count`` on.
         """
 
         def steps(
             state: Any, parts: Any, key: Any, resident: Any, count: Any, axis_name: str | None
         ) -> Any:
-            @jax.jit  # traced once for both the shapes of sums and the loop
-            def one(state: Any, index: Any, parts: Any, key: Any, resident: Any) -> Any:
+            @jax.jit  # traces the step once, for both eval_shape and the loop
+            def step_at(state: Any, index: Any, parts: Any, key: Any, resident: Any) -> Any:
                 part = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, index, 0, False), parts)
                 return step(state, batch_of(resident, part), key, axis_name=axis_name)
 
-            def add(index: Any, carry: Any) -> Any:
-                state, new = one(carry[0], index, parts, key, resident)
-                return state, jax.tree.map(lambda each, x: each.at[index].set(x), carry[1], new)
+            def body(index: Any, carry: Any) -> Any:
+                state, sums = carry
+                state, step_sums = step_at(state, index, parts, key, resident)
+                return state, jax.tree.map(lambda x, y: x.at[index].set(y), sums, step_sums)
 
-            start, most = jnp.int32(0), len(jax.tree.leaves(parts)[0])
-            shapes = jax.eval_shape(one, state, start, parts, key, resident)[1]
-            sums = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), shapes)
-            return lax.fori_loop(start, count, add, (state, sums))
+            start, num_parts = jnp.int32(0), len(jax.tree.leaves(parts)[0])
+            shapes = jax.eval_shape(step_at, state, start, parts, key, resident)[1]
+            sums = jax.tree.map(lambda x: jnp.zeros((num_parts, *x.shape), x.dtype), shapes)
+            return lax.fori_loop(start, count, body, (state, sums))
 
-        rows, whole = PartitionSpec(None, AXIS), PartitionSpec()
-        return self._compile(steps, (whole, rows, whole, whole, whole), donate=True)
+        replicated, sharded = PartitionSpec(), PartitionSpec(None, AXIS)
+        specs = (replicated, sharded, replicated, replicated, replicated)
+        return self._compile(steps, specs, donate=True)
 
     @property
-    def _cores_apart(self) -> bool:
-        """Whether the cores of a single device can work apart."""
+    def _parallel_cores(self) -> bool:
+        """Whether the cores of the device can evaluate different rows."""
         return self.mesh.size == 1 and self._platform == "cpu"
 
     @property
@@ -161,31 +163,31 @@ class Parallel:
 
     @property
     def _compiler_options(self) -> dict[str, Any] | None:
-        """For CPUs: vectors as wide as they have; by itself XLA halves those of AVX-512."""
+        """Enables full vector width on CPU; XLA uses half of AVX-512's by default."""
         return {"xla_cpu_prefer_vector_width": 512} if self._platform == "cpu" else None
 
     def compile_eval_step(self, step: Callable, *, by_row: bool = False) -> Callable:
-        """Compiles ``step(variables, batch)``, run by each device on its own rows.
+        """Compiles ``step(variables, batch)``, which each device runs on its rows.
 
         Args:
-          step: to be compiled.
-          by_row: rows do not depend on one another, so that the step may be given them singly.
+          step: the evaluation step.
+          by_row: whether rows are independent, so the step may be called on single rows.
 
         Returns:
-          A function of replicated variables and a split batch. It returns, in host memory of every
-          process and below a leading axis, what the step found in each device's rows; by rows, on a
-          CPU that is one device, what it found in each row.
+          A function of replicated variables and a sharded batch. It returns the results of all
+          devices, stacked along a leading axis, in host memory of every process. With ``by_row``
+          and a single CPU device, the leading axis has the results of single rows instead.
         """
-        if by_row and self._cores_apart:
-            return _by_cores(step, self._compiler_options)
+        if by_row and self._parallel_cores:
+            return _compile_by_row(step, self._compiler_options)
 
-        def gathered(variables: Any, batch: Any, axis_name: str | None) -> Any:
-            found = step(variables, batch)
+        def gather(variables: Any, batch: Any, axis_name: str | None) -> Any:
+            results = step(variables, batch)
             if axis_name is None:
-                return jax.tree.map(lambda x: x[None], found)
-            return jax.tree.map(lambda x: lax.all_gather(x, axis_name), found)
+                return jax.tree.map(lambda x: x[None], results)
+            return jax.tree.map(lambda x: lax.all_gather(x, axis_name), results)
 
-        compiled = self._compile(gathered, (PartitionSpec(), PartitionSpec(AXIS)), donate=False)
+        compiled = self._compile(gather, (PartitionSpec(), PartitionSpec(AXIS)), donate=False)
         return lambda variables, batch: self.single(compiled(variables, batch))
 
     def _compile(self, step: Callable, specs: tuple[PartitionSpec, ...], donate: bool) -> Callable:
@@ -200,44 +202,45 @@ class Parallel:
 
 
 class PmapParallel(Parallel):
-    """As `Parallel`, by `pmap`: every array has a leading axis of this process's devices."""
+    """`Parallel` with `pmap`: every array has a leading axis of this process's devices."""
 
     @property
     def caches(self) -> tuple[str, ...]:
-        """As of `Parallel`, but for the devices, from which a batch would have to be gathered."""
-        return tuple(place for place in super().caches if place != "device")
+        """The supported caches, without "device", which would need a gather across devices."""
+        return tuple(cache for cache in super().caches if cache != "device")
 
     @property
-    def _cores_apart(self) -> bool:
-        """False: rows lie below the devices' axis."""
+    def _parallel_cores(self) -> bool:
+        """False, since batches have a leading device axis."""
         return False
 
     @property
-    def _by_device(self) -> NamedSharding:
-        """The leading axis over this process's devices."""
+    def _sharded_by_device(self) -> NamedSharding:
+        """Shards the leading axis over this process's devices."""
         return NamedSharding(Mesh(self.mesh.local_devices, (AXIS,)), PartitionSpec(AXIS))
 
     def replicate(self, tree: PyTree) -> PyTree:
-        """Puts a copy of every array on every device of this process."""
+        """Replicates arrays to all devices of this process."""
         devices = len(self.mesh.local_devices)
 
         def place(x: np.ndarray) -> jax.Array:
-            return jax.device_put(np.broadcast_to(x, (devices, *x.shape)), self._by_device)
+            stacked = np.broadcast_to(x, (devices, *x.shape))
+            return jax.device_put(stacked, self._sharded_by_device)
 
         return jax.tree.map(functools.partial(_from_host, place), tree)
 
     def split(self, batch: PyTree) -> PyTree:
-        """Puts an equal share of the rows that this process read on each of its devices."""
+        """Shards this process's rows over its devices."""
         devices = len(self.mesh.local_devices)
         rows = jax.tree.map(lambda x: x.reshape(devices, len(x) // devices, *x.shape[1:]), batch)
-        return jax.device_put(rows, self._by_device)
+        return jax.device_put(rows, self._sharded_by_device)
 
     def single(self, tree: PyTree) -> PyTree:
-        """One copy, in host memory, of what `replicate` or a step put on every device."""
+        """Copies replicated arrays to host memory, once."""
         return jax.tree.map(lambda x: np.array(x.addressable_data(0)).reshape(x.shape[1:]), tree)
 
     def _compile(self, step: Callable, specs: tuple[PartitionSpec, ...], donate: bool) -> Callable:
-        del specs  # everything has the leading axis
+        del specs  # every array has the leading device axis
         return jax.pmap(
             functools.partial(step, axis_name=self.axis_name),
             axis_name=AXIS,
@@ -250,48 +253,48 @@ MODES = {"jit": Parallel, "pmap": PmapParallel}
 
 
 def check_mode(mode: str) -> None:
-    """Raises InputError for an unknown way to spread steps."""
+    """Raises InputError for an unknown parallel mode."""
     if mode not in MODES:
         raise InputError(f"unknown config.parallel {mode!r}; choose one of {', '.join(MODES)}")
 
 
 def spread(mode: str, batch_size: int, devices: Sequence[jax.Device] | None = None) -> Parallel:
-    """What compiles and spreads steps in the way that ``config.parallel`` names.
+    """Creates the `Parallel` of a mode (``config.parallel``).
 
     Raises:
-      InputError: an unknown mode, or as `Parallel`.
+      InputError: the mode is unknown, or as in `Parallel`.
     """
     check_mode(mode)
     return MODES[mode](batch_size, devices)
 
 
-def _by_cores(step: Callable, compiler_options: dict[str, Any] | None) -> Callable:
-    """Compiles an evaluation step for a CPU whose cores take a row each.
+def _compile_by_row(step: Callable, compiler_options: dict[str, Any] | None) -> Callable:
+    """Compiles an evaluation step for a CPU, with one row per core.
 
-    Together on one row they would wait for one another at the end of every small product.
+    If all cores worked on one row, they would wait for each other after every small operation.
     """
 
     @functools.partial(jax.jit, compiler_options=compiler_options)
     def one_row(variables: Any, batch: Any, row: Array) -> Any:
         return step(variables, jax.tree.map(lambda x: lax.dynamic_slice_in_dim(x, row, 1), batch))
 
-    dispatch = threading.Lock()  # compiled by the first thread that comes; then without delay
+    dispatch_lock = threading.Lock()  # so that only the first thread compiles
     threads = ThreadPoolExecutor(available_cores())
 
-    def rows(variables: Any, batch: Any) -> Any:
-        def found(row: int) -> Any:
-            with dispatch:
-                started = one_row(variables, batch, row)
-            return jax.device_get(started)
+    def all_rows(variables: Any, batch: Any) -> Any:
+        def evaluate(row: int) -> Any:
+            with dispatch_lock:
+                results = one_row(variables, batch, row)
+            return jax.device_get(results)
 
-        each = threads.map(found, range(len(jax.tree.leaves(batch)[0])))
-        return jax.tree.map(lambda *x: np.stack(x), *each)
+        results = threads.map(evaluate, range(len(jax.tree.leaves(batch)[0])))
+        return jax.tree.map(lambda *x: np.stack(x), *results)
 
-    return rows
+    return all_rows
 
 
 def _from_host(place: Callable[[np.ndarray], jax.Array], x: Any) -> jax.Array:
-    """Places the host's copy of an array; keys go as the numbers that they are made of."""
+    """Places the host's copy of an array; PRNG keys are placed as their data."""
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         data = place(np.asarray(jax.random.key_data(x)))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))

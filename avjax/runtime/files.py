@@ -1,4 +1,4 @@
-"""Files that are whole or not there, disks that are full, folders that one process holds."""
+"""Atomic files, full disks and file locks."""
 
 import contextlib
 import errno
@@ -15,9 +15,9 @@ from avjax.errors import InputError
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that has its name, and is durable, once the block ends; a failed block leaves none.
+    """Writes a file atomically: readers see the old file or the new one, never a part.
 
-    A reader sees the old file or the new one, never a part.
+    The file is durable after the block. If the block fails, the file is unchanged.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -32,13 +32,13 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file; see `atomic_file`."""
+    """Writes a text file atomically; see `atomic_file`."""
     with atomic_file(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON; see `atomic_file`."""
+    """Writes a JSON file atomically; see `atomic_file`."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
@@ -51,7 +51,7 @@ def append_json_line(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def sync(path: Path) -> None:
-    """Makes a file's content, or a folder's names, outlast a power cut."""
+    """Makes a file's content, or a folder's entries, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -60,7 +60,7 @@ def sync(path: Path) -> None:
 
 
 def check_space(directory: Path, nbytes: int, remedy: str) -> None:
-    """Raises InputError where a disk has too little space; ``directory`` may not exist yet."""
+    """Raises InputError if the disk has too little space; ``directory`` need not exist yet."""
     existing = next(path for path in (directory, *directory.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < nbytes:
@@ -72,9 +72,9 @@ def check_space(directory: Path, nbytes: int, remedy: str) -> None:
 
 @contextlib.contextmanager
 def explain_full_disk(place: Path, remedy: str) -> Iterator[None]:
-    """Turns a full disk into one clear line.
+    """Turns errors of a full disk into an InputError.
 
-    TensorStore, below Orbax, and array_record report it as text in errors of several types.
+    TensorStore (used by Orbax) and array_record report it as text in errors of several types.
 
     Raises:
       InputError: the disk that holds ``place`` is full.
@@ -92,7 +92,7 @@ def explain_full_disk(place: Path, remedy: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def explain_unwritable(place: Path, remedy: str) -> Iterator[None]:
-    """Turns an error of the file system into one clear line.
+    """Turns errors of the file system into an InputError.
 
     Raises:
       InputError: ``place`` cannot be written.
@@ -105,37 +105,37 @@ def explain_unwritable(place: Path, remedy: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
-    """Holds a lock file, which the system releases however a process ends.
+    """Holds a file lock, which the system releases when the process ends.
 
     Args:
-      path: created, with its folder, where absent.
-      busy: says who else may hold the lock, and the remedy.
+      path: the lock file; created, with its folder, if absent.
+      busy: the error message if the lock is taken, including the remedy.
 
     Raises:
       InputError: another process holds the lock.
     """
-    lock = None
-    while lock is None:
+    descriptor = None
+    while descriptor is None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = _acquire(path, busy)
+        descriptor = _acquire(path, busy)
     try:
         yield
     finally:
-        os.close(lock)
+        os.close(descriptor)
 
 
 def _acquire(path: Path, busy: str) -> int | None:
-    """A locked file's descriptor; None where another process has just removed the file."""
+    """Returns the locked file's descriptor, or None if another process just removed the file."""
     try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if path.exists() and os.path.samestat(path.stat(), os.fstat(lock)):
-            return lock
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):
+            return descriptor
     except BlockingIOError as error:
-        os.close(lock)
+        os.close(descriptor)
         raise InputError(busy) from error
-    os.close(lock)
+    os.close(descriptor)
     return None

@@ -10,18 +10,17 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def free_device_memory() -> int | None:
-    """Free bytes of the local device that has least; None where devices do not tell."""
-    stats = [device.memory_stats() for device in jax.local_devices()]
-    told = [s for s in stats if s and "bytes_limit" in s]
-    if len(told) < len(stats):
+    """Returns the free bytes of the fullest local device, or None if unknown."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    if not all("bytes_limit" in s for s in stats):
         return None
-    return min(s["bytes_limit"] - s.get("bytes_in_use", 0) for s in told)
+    return min(s["bytes_limit"] - s.get("bytes_in_use", 0) for s in stats)
 
 
 def free_host_memory() -> int | None:
-    """Bytes that this process can still be given; None where Linux does not tell.
+    """Returns the bytes that this process can still allocate, or None if unknown.
 
-    A container's limit counts as well as the machine's memory.
+    Considers the limits of control groups (containers) and the host's memory.
     """
     free = [_free_in(folder, *names) for folder, names in _limited_groups()]
     if _MEMINFO.exists():
@@ -31,7 +30,7 @@ def free_host_memory() -> int | None:
 
 
 def _limited_groups() -> list[tuple[Path, tuple[str, str]]]:
-    """The control groups that hold this process, and how their limit and usage are named."""
+    """Returns this process's control groups, with the file names of their limit and usage."""
     v2, v1 = ("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")
     groups = []
     for line in _CGROUP.read_text().splitlines() if _CGROUP.exists() else ():
@@ -45,7 +44,7 @@ def _limited_groups() -> list[tuple[Path, tuple[str, str]]]:
 
 
 def _free_in(folder: Path, limit_name: str, usage_name: str) -> int | None:
-    """What a control group's limit leaves; file caches can be dropped. None without a limit."""
+    """Returns a control group's free bytes, including file caches, or None without a limit."""
     try:
         limit, usage = (folder / limit_name).read_text(), int((folder / usage_name).read_text())
         lines = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())

@@ -1,8 +1,8 @@
-"""Several processes that train one model: how they find one another, and what only one does.
+"""Multi-process training: joining the processes, agreement, and broadcasts from the first one.
 
-The first process reads and writes the run's folder; the others learn from it what it found there.
-All processes must come to every function here that says so, in the same order. In a single process
-each of them is next to nothing.
+Only the first process reads and writes the run's folder; it broadcasts results to the others.
+Functions marked as collective must be called by all processes in the same order. With a single
+process they do almost nothing.
 """
 
 import itertools
@@ -20,11 +20,11 @@ from avjax.errors import InputError
 
 T = TypeVar("T")
 
-_STEPS_BETWEEN_AGREEMENTS = 8  # each makes the host wait for the devices
-_PATIENCE = 60  # seconds that an ending process waits for the others
-_MEETING_HOURS = 2  # that the others wait for the slowest process, such as one that saves
+_STEPS_BETWEEN_AGREEMENTS = 8  # an agreement blocks the host until the devices are done
+_SHUTDOWN_SECONDS = 60  # that a finished process waits for the others
+_BARRIER_HOURS = 2  # that processes wait for the slowest one, which may be saving
 
-_meetings = itertools.count()
+_barriers = itertools.count()
 
 
 @contextmanager
@@ -35,126 +35,129 @@ def joined(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> Iterator[None]:
-    """Makes this process one of several within the block, where any argument says so.
+    """Initialises JAX's distributed mode within the block, if any argument is given.
 
-    Comes before the first use of a device.
+    Must be called before the first use of a device.
 
     Args:
-      distributed: SLURM, Open MPI, Kubernetes or a TPU slice started the processes.
-      coordinator: HOST:PORT of the first of processes that were started by hand.
-      num_processes: how many, with ``coordinator``.
-      process_id: which one, from 0, with ``coordinator``.
+      distributed: the processes were started by SLURM, Open MPI, Kubernetes or on a TPU slice.
+      coordinator: HOST:PORT of the first process, for processes started manually.
+      num_processes: number of processes, with ``coordinator``.
+      process_id: index of this process, from 0, with ``coordinator``.
 
     Raises:
-      InputError: arguments that do not go together, no cluster, or a coordinator out of reach.
+      InputError: the arguments are inconsistent, there is no cluster, or the coordinator cannot be
+        reached.
     """
-    by_hand = {
+    manual = {
         "coordinator": coordinator,
         "num_processes": num_processes,
         "process_id": process_id,
     }
-    arguments = _arguments(distributed, by_hand)
+    arguments = _arguments(distributed, manual)
     if arguments is None:
         yield
         return
-    # What CPUs of several processes compute together by; accelerators have their own.
+    # For collectives between CPUs; accelerators have their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    # It would take the termination signal, which means: save and stop.
+    # The service would handle SIGTERM, which asks a run to save and stop.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(**arguments, shutdown_timeout_seconds=_PATIENCE)
+        jax.distributed.initialize(**arguments, shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
     except ValueError as error:
         raise InputError(
             f"--distributed found no cluster ({error}); start the processes by SLURM, Open MPI, "
             "Kubernetes or on a TPU slice, or give --coordinator, --num_processes and --process_id"
         ) from error
     except RuntimeError as error:
-        where = arguments.get("coordinator_address", "the cluster's first process")
+        address = arguments.get("coordinator_address", "the cluster's first process")
         raise InputError(
-            f"cannot join the other processes at {where} ({error}); start all of them, with the "
+            f"cannot join the other processes at {address} ({error}); start all of them, with the "
             "same --coordinator and --num_processes"
         ) from error
     yield
-    # Not where the block fails: the others may never come here.
+    # Skipped if the block fails, since other processes may never get here.
     any_process(False)
     jax.distributed.shutdown()
 
 
-def _arguments(distributed: bool, by_hand: dict[str, Any]) -> dict[str, Any] | None:
-    """What `jax.distributed.initialize` takes; None for a single process."""
-    given = [name for name, value in by_hand.items() if value is not None]
+def _arguments(distributed: bool, manual: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns the arguments of `jax.distributed.initialize`, or None for a single process."""
+    given = [name for name, value in manual.items() if value is not None]
     if not given:
         return {} if distributed else None
-    lacking = [name for name in by_hand if name not in given]
-    if lacking:
-        raise InputError(f"--{given[0]} needs --{' and --'.join(lacking)}")
+    missing = [name for name in manual if name not in given]
+    if missing:
+        raise InputError(f"--{given[0]} needs --{' and --'.join(missing)}")
     if distributed:
         raise InputError(
             "--distributed finds a cluster by itself; leave it or --coordinator, --num_processes "
             "and --process_id out"
         )
-    host, _, port = by_hand["coordinator"].rpartition(":")
+    host, _, port = manual["coordinator"].rpartition(":")
     if not host or not port.isdigit():
-        raise InputError(f"--coordinator={by_hand['coordinator']} is not HOST:PORT")
-    number, count = by_hand["process_id"], by_hand["num_processes"]
-    if number >= count:
+        raise InputError(f"--coordinator={manual['coordinator']} is not HOST:PORT")
+    index, count = manual["process_id"], manual["num_processes"]
+    if index >= count:
         raise InputError(
-            f"--process_id={number} is too high; {count} processes count from 0 to {count - 1}"
+            f"--process_id={index} is too high; {count} processes count from 0 to {count - 1}"
         )
-    return {"coordinator_address": f"{host}:{port}", "num_processes": count, "process_id": number}
+    return {"coordinator_address": f"{host}:{port}", "num_processes": count, "process_id": index}
 
 
 def is_first() -> bool:
-    """Whether this process keeps the run's folder."""
+    """Whether this is the first process, which reads and writes the run's folder."""
     return jax.process_index() == 0
 
 
 def any_process(request: bool) -> bool:
-    """Whether any process requests something; all must come here."""
+    """Whether ``request`` is true in any process. Collective."""
     if jax.process_count() == 1:
         return request
-    _meet()
+    _barrier()
     return bool(np.any(multihost_utils.process_allgather(np.array(request))))
 
 
 def stop_if_any(requested: bool) -> None:
-    """Raises KeyboardInterrupt where any process was asked to stop; all must come here."""
+    """Raises KeyboardInterrupt if any process was asked to stop. Collective."""
     if any_process(requested):
         raise KeyboardInterrupt
 
 
 def agree(step: int, *requests: bool) -> tuple[bool, ...]:
-    """Which requests, such as to stop, any process has; all must ask with the same ``step``.
+    """Returns which requests, such as to stop, any process makes. Collective.
 
-    A single process is answered at once, several at every eighth step.
+    All processes must pass the same ``step``. Several processes agree at every eighth step and get
+    False at the others.
     """
     if jax.process_count() == 1:
         return requests
     if step % _STEPS_BETWEEN_AGREEMENTS:
         return (False,) * len(requests)
-    everyone = multihost_utils.process_allgather(np.array(requests))
-    return tuple(bool(request) for request in everyone.any(0))
+    gathered = multihost_utils.process_allgather(np.array(requests))
+    return tuple(bool(request) for request in gathered.any(0))
 
 
 @contextmanager
 def all_or_none() -> Iterator[None]:
-    """Ends the block in an InputError in all processes where one has any; all must come here."""
+    """Raises an InputError in all processes if the block raises one in any. Collective."""
     failure = None
     try:
         yield
     except InputError as error:
         failure = error
     if any_process(failure is not None):
-        raise failure or InputError("another process stopped; its last line tells why")
+        raise failure or InputError("another process stopped; see its last line for the reason")
 
 
 def from_first(find: Callable[[], T]) -> T:
-    """What ``find`` returns, or the InputError it raises, in the first process; all must come here.
-
-    Other processes do not call it.
+    """Calls ``find`` in the first process and broadcasts its result. Collective.
 
     Args:
-      find: without arguments; its result must be picklable.
+      find: called without arguments; its result must be picklable.
+
+    Raises:
+      InputError: in all processes, if ``find`` raises one.
     """
     if jax.process_count() == 1:
         return find()
@@ -164,18 +167,17 @@ def from_first(find: Callable[[], T]) -> T:
             result = jax.device_get(find())
         except InputError as error:
             result = error
-    _meet()
-    content = np.frombuffer(pickle.dumps(result), np.uint8)
-    size = multihost_utils.broadcast_one_to_all(np.array(content.size, np.int32))
-    padded = np.zeros(int(size), np.uint8)
-    padded[: content.size if is_first() else 0] = content if is_first() else ()
-    result = pickle.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).tobytes())
+    _barrier()
+    data = np.frombuffer(pickle.dumps(result), np.uint8)
+    size = multihost_utils.broadcast_one_to_all(np.array(data.size, np.int32))
+    buffer = data if is_first() else np.zeros(int(size), np.uint8)
+    result = pickle.loads(np.asarray(multihost_utils.broadcast_one_to_all(buffer)).tobytes())
     if isinstance(result, InputError):
         raise result
     return result
 
 
-def _meet() -> None:
-    """Waits for all processes on the host: devices that wait for one another soon give up."""
+def _barrier() -> None:
+    """Waits for all processes on the host, since collectives on devices time out early."""
     wait = ocp.multihost.get_barrier_sync_fn()
-    wait(key=f"avjax {next(_meetings)}", timeout_ms=_MEETING_HOURS * 3600 * 1000)
+    wait(key=f"avjax {next(_barriers)}", timeout_ms=_BARRIER_HOURS * 3600 * 1000)

@@ -10,27 +10,27 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
-INTERRUPT_STATUS = 130  # as shells report them
-TERMINATION_STATUS = 143
+INTERRUPT_STATUS = 130  # shells' exit status after SIGINT
+TERMINATION_STATUS = 143  # and after SIGTERM
 
 
 @contextlib.contextmanager
 def loading() -> Iterator[None]:
-    """Imports of large libraries, during which Ctrl-C ends the process at once, with one line.
+    """Exits at once on Ctrl-C, with one line, while large libraries are imported.
 
-    An exception, raised within their start-up code, would be lost there or end in a crash. Outside
-    the main thread, and where something else handles Ctrl-C, nothing changes.
+    Their initialisation code could swallow a KeyboardInterrupt or crash. Does nothing outside the
+    main thread or if SIGINT already has another handler.
     """
-    former = signal.getsignal(signal.SIGINT)
+    previous = signal.getsignal(signal.SIGINT)
     in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or former is not signal.default_int_handler:
+    if not in_main_thread or previous is not signal.default_int_handler:
         yield
         return
     signal.signal(signal.SIGINT, _exit_at_once)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, former)
+        signal.signal(signal.SIGINT, previous)
 
 
 def _exit_at_once(number: int, frame: FrameType | None) -> None:
@@ -40,23 +40,23 @@ def _exit_at_once(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def unlosable_interrupts() -> Iterator[None]:
-    """Repeats a KeyboardInterrupt that came where Python can but print and ignore it.
+    """Repeats a KeyboardInterrupt raised in a callback, where Python prints and ignores it.
 
-    That is in callbacks, such as JAX's at every garbage collection.
+    JAX, for example, has a callback at every garbage collection.
     """
-    former = sys.unraisablehook
+    previous = sys.unraisablehook
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
         if isinstance(unraisable.exc_value, KeyboardInterrupt):
-            threading.Timer(0.01, _thread.interrupt_main).start()  # when the callback is over
+            threading.Timer(0.01, _thread.interrupt_main).start()  # after the callback
         else:
-            former(unraisable)
+            previous(unraisable)
 
     sys.unraisablehook = hook
     try:
         yield
     finally:
-        sys.unraisablehook = former
+        sys.unraisablehook = previous
 
 
 class Terminated(KeyboardInterrupt):
@@ -64,11 +64,11 @@ class Terminated(KeyboardInterrupt):
 
 
 class StopRequest:
-    """Turns Ctrl-C and a termination signal into a request that a loop grants between two steps.
+    """Turns SIGINT and SIGTERM into a request to stop, which a loop checks between steps.
 
-    Within the ``with`` block the first signal sets `requested`; a second one interrupts at once. A
-    KeyboardInterrupt that leaves the block after a termination signal becomes `Terminated`.
-    Outside the main thread, where Python delivers no signals, nothing changes.
+    Within the ``with`` block the first signal sets `requested`; the second one raises
+    KeyboardInterrupt. A KeyboardInterrupt that leaves the block after SIGTERM becomes `Terminated`.
+    Does nothing outside the main thread, where Python delivers no signals.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -80,10 +80,10 @@ class StopRequest:
     def __enter__(self) -> Self:
         in_main_thread = threading.current_thread() is threading.main_thread()
         numbers = self.SIGNALS if in_main_thread else ()
-        self._former = {number: signal.signal(number, self._note) for number in numbers}
+        self._handlers = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
@@ -95,7 +95,7 @@ class StopRequest:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for number, handler in self._former.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
         if self._terminated and kind is KeyboardInterrupt:
             raise Terminated from error

@@ -1,4 +1,4 @@
-"""Versions of what made a dataset or a checkpoint, for its records."""
+"""Library versions, stored in datasets and model cards."""
 
 from importlib.metadata import PackageNotFoundError, version
 
@@ -6,11 +6,11 @@ _PACKAGES = ("avjax", "jax", "flax", "numpy", "librosa", "resampy", "av", "openc
 
 
 def versions() -> dict[str, str]:
-    """Installed version of each library that decides figures; what is absent is left out."""
-    found = {}
+    """Returns the versions of installed libraries that affect results."""
+    installed = {}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed

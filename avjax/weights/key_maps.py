@@ -1,4 +1,4 @@
-"""Key maps of the networks: the reference's state_dict names to Flax paths."""
+"""Key maps of the networks, from the reference's state_dict names to Flax paths."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 from avjax.errors import InputError
 from avjax.models.audio_visual import FUSIONS
 from avjax.models.efficientface import STAGE_REPEATS
-from avjax.weights.rules import Layer, Path
+from avjax.weights.rules import Layer
 
 
 def network_layers(network: Mapping[str, Any]) -> list[Layer]:
-    """Every module of a network as checkpoints describe it, by ``kind`` and ``fusion``.
+    """Returns the key map of a network, given its ``kind`` and ``fusion``.
 
-    A network of one stream is the reference's `AudioCNNPool` or `EfficientFaceTemporal` itself.
+    Networks of one stream correspond to the reference's `AudioCNNPool` and `EfficientFaceTemporal`.
 
     Raises:
       InputError: the reference has no such network.
@@ -31,7 +31,7 @@ def network_layers(network: Mapping[str, Any]) -> list[Layer]:
 
 
 def audio_visual_layers(fusion: str, stage_repeats: Sequence[int] = STAGE_REPEATS) -> list[Layer]:
-    """Every module of `MultiModalCNN` with the given fusion.
+    """Returns the key map of the reference's `MultiModalCNN` with the given fusion.
 
     Raises:
       InputError: the reference has no such fusion.
@@ -51,12 +51,12 @@ def audio_visual_layers(fusion: str, stage_repeats: Sequence[int] = STAGE_REPEAT
 
 
 def audio_cnn_layers() -> list[Layer]:
-    """Every module of `AudioCNNPool`."""
+    """Returns the key map of the reference's `AudioCNNPool`."""
     return [*_conv1d_blocks(), Layer("classifier_1.0", ("classifier_1",), "dense")]
 
 
 def efficientface_layers(stage_repeats: Sequence[int] = STAGE_REPEATS) -> list[Layer]:
-    """Every module of `EfficientFaceTemporal`: backbone, temporal head, classifier."""
+    """Returns the key map of the reference's `EfficientFaceTemporal`."""
     return [
         *backbone_layers(stage_repeats),
         *_conv1d_blocks(),
@@ -65,7 +65,7 @@ def efficientface_layers(stage_repeats: Sequence[int] = STAGE_REPEATS) -> list[L
 
 
 def backbone_layers(stage_repeats: Sequence[int] = STAGE_REPEATS) -> list[Layer]:
-    """EfficientFace up to ``conv5``: what its own checkpoints hold besides ``fc``."""
+    """Returns the key map of EfficientFace's published checkpoints, except ``fc``."""
     layers = [
         Layer("conv1.0", ("conv1",), "conv2d_no_bias"),
         Layer("conv1.1", ("conv1_bn",), "batch_norm"),
@@ -155,7 +155,7 @@ _FUSION_PARTS = {"attention": _attention, "attention_block": _attention_block}
 
 
 def _inside(flax_name: str, layers: Sequence[Layer]) -> list[Layer]:
-    """Layers of a module that only Flax names."""
+    """Moves layers below a Flax module that PyTorch does not have."""
     return [Layer(layer.torch_name, (flax_name, *layer.path), layer.kind) for layer in layers]
 
 
@@ -164,10 +164,8 @@ def _under(name: str, layers: Sequence[Layer]) -> list[Layer]:
 
 
 def _rename(torch_name: str, flax_name: str, layers: Sequence[Layer]) -> list[Layer]:
-    """Puts a submodule's layers below a module's names."""
-
-    def below(layer: Layer) -> Layer:
-        path: Path = (flax_name, *layer.path)
-        return Layer(f"{torch_name}.{layer.torch_name}", path, layer.kind)
-
-    return [below(layer) for layer in layers]
+    """Moves layers below a module of both networks."""
+    return [
+        Layer(f"{torch_name}.{layer.torch_name}", (flax_name, *layer.path), layer.kind)
+        for layer in layers
+    ]

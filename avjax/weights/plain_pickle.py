@@ -1,8 +1,8 @@
-"""Interprets pickles of plain data without running anything.
+"""A safe interpreter for pickles of plain data.
 
-A pickle is a program for a stack machine, and Python's own machine lets it import modules and call
-what it finds there. This one knows containers, scalars and the functions its caller admits; every
-other name is refused, and no length written in the file is believed before the bytes are there.
+A pickle is a program for a stack machine, and Python's unpickler lets it import and call anything.
+This one supports containers, scalars and the functions that the caller allows. It refuses all other
+globals and trusts no length before it has read the bytes.
 """
 
 import pickletools
@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 
 class RefusedPickle(Exception):
-    """The pickle is damaged, or asks for something that plain data does not need."""
+    """The pickle is damaged or uses something that plain data does not need."""
 
 
 class Function(NamedTuple):
-    """A function that a pickle may apply; marked, so that no other value is ever called."""
+    """A function that pickles may call; no other value is ever called."""
 
     call: Callable[..., Any]
 
@@ -25,18 +25,18 @@ def interpret(
     names: Mapping[str, Any],
     load_reference: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """Runs one pickle up to its STOP.
+    """Interprets one pickle.
 
     Args:
-      stream: has ``read(count)`` and ``readline()``; left just behind the pickle.
-      names: the admitted globals by ``module.name``: a `Function`, or any value.
-      load_reference: resolves persistent ids; without it they are refused.
+      stream: has ``read(count)`` and ``readline()``; left at the end of the pickle.
+      names: allowed globals by ``module.name``: `Function` or any other value.
+      load_reference: resolves persistent ids; None refuses them.
 
     Returns:
-      The pickled object. State set on an object after its construction is dropped.
+      The pickled object. Ignores object state (BUILD).
 
     Raises:
-      RefusedPickle: a damaged pickle, or one outside this subset.
+      RefusedPickle: the pickle is damaged or uses an unsupported feature.
     """
     machine = _Machine(names, load_reference)
     try:
@@ -54,7 +54,7 @@ _LITERALS = _NUMBERS | _TEXTS | _BYTES
 
 
 class _Machine:
-    """The stack (split in frames by MARK) and the memo."""
+    """The stack, split into frames by MARK, and the memo."""
 
     def __init__(self, names: Mapping[str, Any], load_reference: Callable[[Any], Any] | None):
         self._names = names
@@ -64,7 +64,7 @@ class _Machine:
         self._memo: dict[int, Any] = {}
 
     def step(self, opcode: str, argument: Any) -> None:
-        """Executes one opcode as `pickletools` names and decodes it."""
+        """Executes one opcode, as decoded by `pickletools`."""
         if opcode in _LITERALS:
             self._stack.append(argument)
             return
@@ -92,7 +92,7 @@ class _Machine:
                 self._build(opcode, argument)
 
     def _build(self, opcode: str, argument: Any) -> None:
-        """Opcodes that make or fill an object."""
+        """Executes opcodes that create or fill an object."""
         match opcode:
             case "EMPTY_LIST" | "EMPTY_DICT":
                 self._stack.append([] if opcode == "EMPTY_LIST" else {})
@@ -117,7 +117,7 @@ class _Machine:
             case "REDUCE":
                 function, arguments = self._pop(2)
                 if not isinstance(function, Function) or not isinstance(arguments, tuple):
-                    raise RefusedPickle("its pickle calls something that is no function")
+                    raise RefusedPickle("its pickle calls something that is not a function")
                 self._stack.append(function.call(*arguments))
             case "BUILD":
                 self._pop(1)
@@ -127,7 +127,7 @@ class _Machine:
                 raise RefusedPickle(f"its pickle uses {opcode}, which plain data does not need")
 
     def result(self) -> Any:
-        """What STOP leaves."""
+        """Returns the single value on the stack."""
         (value,) = self._stack
         return value
 
@@ -150,7 +150,7 @@ class _Machine:
 
     def _top(self, kind: type) -> Any:
         if not isinstance(self._stack[-1], kind):
-            raise TypeError(f"the object to fill is no {kind.__name__}")
+            raise TypeError(f"the object to fill is not a {kind.__name__}")
         return self._stack[-1]
 
     def _set_items(self, items: list[Any]) -> None:
@@ -160,7 +160,7 @@ class _Machine:
 
 
 def check_key(key: Any) -> Any:
-    """The key, if it is a name or number: a nested tuple could exhaust the stack when hashed."""
+    """Returns a key that is a name or number; hashing nested tuples could overflow the stack."""
     if not isinstance(key, str | int | float | bytes | None):
         raise RefusedPickle("a dictionary key is neither name nor number")
     return key

@@ -1,7 +1,7 @@
-"""How one layer's tensors map between PyTorch and Flax, and strict conversion with a key map.
+"""Strict conversion between PyTorch state_dicts and Flax variables, given a key map.
 
-A key map is a list of `Layer` entries: the module's name in the PyTorch state_dict, its path in the
-Flax variables and its kind. Kinds fix the leaves and their layouts; everything else is an error.
+A key map is a list of `Layer` entries: a module's name in the PyTorch state_dict, its path in the
+Flax variables and its kind. The kind determines the leaves and their layouts.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ Array = np.ndarray
 
 
 class Layer(NamedTuple):
-    """One module: PyTorch name, Flax path without collection, kind (a key of `KINDS`)."""
+    """One module: PyTorch name, Flax path without the collection, kind (a key of `KINDS`)."""
 
     torch_name: str
     path: Path
@@ -24,7 +24,7 @@ class Layer(NamedTuple):
 
 
 class Leaf(NamedTuple):
-    """One tensor of a kind: names on both sides, Flax collection, layouts both ways."""
+    """One tensor of a kind: PyTorch and Flax names, Flax collection, layout conversions."""
 
     torch_suffix: str
     collection: str
@@ -67,11 +67,11 @@ KINDS: dict[str, tuple[Leaf, ...]] = {
         Leaf("running_var", "batch_stats", "var", _same, _same),
     ),
 }
-COUNTER = "num_batches_tracked"  # PyTorch's own count; momentum is fixed, so nothing reads it
+COUNTER = "num_batches_tracked"  # of BatchNorm; unused because momentum is fixed
 
 
 def leaves(layers: Sequence[Layer]) -> Iterator[tuple[str, Path, Leaf]]:
-    """Yields (PyTorch key, Flax path with collection, leaf) of every tensor."""
+    """Yields (PyTorch key, Flax path with the collection, leaf) of every tensor."""
     for layer in layers:
         for leaf in KINDS[layer.kind]:
             path = (leaf.collection, *layer.path, leaf.flax_name)
@@ -79,50 +79,50 @@ def leaves(layers: Sequence[Layer]) -> Iterator[tuple[str, Path, Leaf]]:
 
 
 def counters(layers: Sequence[Layer]) -> list[str]:
-    """Names of the tensors that PyTorch keeps and nothing reads, one for each BatchNorm."""
+    """Returns the keys of PyTorch's unused batch counters, one per BatchNorm."""
     return [f"{layer.torch_name}.{COUNTER}" for layer in layers if layer.kind == "batch_norm"]
 
 
 def to_flax(
     state_dict: Mapping[str, Array], layers: Sequence[Layer], shapes: Mapping[str, Any], name: str
 ) -> dict[str, Any]:
-    """Converts a state_dict, every tensor of it, into Flax variables.
+    """Converts a complete state_dict to Flax variables.
 
     Args:
-      state_dict: PyTorch names to arrays.
+      state_dict: arrays by PyTorch name.
       layers: the network's key map.
       shapes: Flax variables of the network (arrays or `jax.ShapeDtypeStruct`).
-      name: what the tensors came from, for messages.
+      name: the source of the tensors, for error messages.
 
     Returns:
       ``{"params": ..., "batch_stats": ...}`` of NumPy arrays.
 
     Raises:
-      InputError: lists every missing, unexpected and mis-shaped tensor.
+      InputError: tensors are missing, unexpected or of the wrong shape; lists all of them.
     """
-    remaining = set(state_dict) - set(counters(layers))
+    unexpected = set(state_dict) - set(counters(layers))
     variables: dict[str, Any] = {}
     faults = []
     for key, path, leaf in leaves(layers):
         if key not in state_dict:
             faults.append(f"missing {key}")
             continue
-        remaining.discard(key)
-        expected = tuple(_get(shapes, path).shape)
+        unexpected.discard(key)
+        flax_shape = tuple(_get(shapes, path).shape)
+        expected = leaf.to_torch(np.empty(flax_shape, np.bool_)).shape
         tensor = np.asarray(state_dict[key])
-        wanted = leaf.to_torch(np.empty(expected, np.bool_)).shape
-        if tensor.shape != wanted:
-            faults.append(f"{key} has shape {list(tensor.shape)} instead of {list(wanted)}")
+        if tensor.shape != expected:
+            faults.append(f"{key} has shape {list(tensor.shape)} instead of {list(expected)}")
             continue
         _set(variables, path, np.ascontiguousarray(leaf.to_flax(tensor)))
-    faults += [f"unexpected {key}" for key in sorted(remaining)]
+    faults += [f"unexpected {key}" for key in sorted(unexpected)]
     if faults:
         raise InputError(f"{name} does not fit the network: {'; '.join(faults)}")
     return variables
 
 
 def to_torch(variables: Mapping[str, Any], layers: Sequence[Layer]) -> dict[str, Array]:
-    """Converts Flax variables into a complete state_dict of contiguous NumPy arrays."""
+    """Converts Flax variables to a complete state_dict of contiguous NumPy arrays."""
     state_dict: dict[str, Array] = {}
     for key, path, leaf in leaves(layers):
         array = leaf.to_torch(np.asarray(_get(variables, path)))

@@ -1,9 +1,9 @@
-"""Reads the files of ``torch.save`` into NumPy arrays, without torch and without running anything.
+"""Loads ``torch.save`` files as NumPy arrays, without torch and without executing code.
 
-A checkpoint is a pickle that refers to blocks of numbers (storages). The pickle is interpreted by
-`avjax.weights.plain_pickle`, which admits the few names that a state_dict is made of and refuses
-all others. Formats: zip (PyTorch 1.6 and later), and before it five pickles followed by the
-storages; both as in PyTorch's ``torch/serialization.py``.
+A checkpoint is a pickle that refers to flat arrays (storages). `avjax.weights.plain_pickle`
+interprets the pickle and allows only the globals that a state_dict needs. Supports the zip format
+(PyTorch 1.6 and later) and the legacy format (five pickles followed by the storages); see PyTorch's
+``torch/serialization.py``.
 """
 
 import io
@@ -23,8 +23,8 @@ ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 CHUNK = 1 << 20  # elements
-# What zipfile raises for archives whose directory lies (offsets, flags, names, sizes).
-_DAMAGE = (
+# Raised by zipfile for archives with wrong offsets, flags, names or sizes.
+_ZIP_ERRORS = (
     zipfile.BadZipFile,
     NotImplementedError,
     RuntimeError,
@@ -39,15 +39,15 @@ def load_torch_file(path: str | os.PathLike[str]) -> Any:
     """Reads a checkpoint written by ``torch.save``.
 
     Args:
-      path: a file in either format; where its tensors lived (CPU or GPU) is ignored.
+      path: a file in either format; the device of its tensors is ignored.
 
     Returns:
-      The saved object: dicts (an OrderedDict becomes a dict), lists, tuples and scalars, with a
-      read-only array for each tensor or parameter. bfloat16 becomes float32. Tensors that shared a
-      storage share memory. The arrays take about as much memory as the file.
+      The saved object: dicts (also for OrderedDicts), lists, tuples and scalars, with read-only
+      arrays for tensors and parameters. bfloat16 becomes float32. Tensors with a common storage
+      share memory. The arrays need about as much memory as the file.
 
     Raises:
-      InputError: the file is absent, truncated or no checkpoint, or its pickle names something
+      InputError: the file is missing, truncated or not a checkpoint, or its pickle uses a global
         that a state_dict does not need.
     """
     path = Path(path)
@@ -81,12 +81,12 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
                     _check_byte_order(record.read() == b"little")
             storages = _Storages(size)
             with _open_record(archive, records, "data.pkl") as record:
-                tree = interpret(io.BytesIO(record.read()), _NAMES, storages.load)
+                tree = interpret(io.BytesIO(record.read()), _GLOBALS, storages.load)
             for key, storage in storages.items():
                 with _open_record(archive, records, f"data/{key}") as record:
                     storage.fill(record)
             return tree
-    except _DAMAGE as error:
+    except _ZIP_ERRORS as error:
         raise RefusedPickle(f"it is truncated or damaged ({error})") from None
 
 
@@ -104,7 +104,7 @@ def _open_record(archive: zipfile.ZipFile, records: Mapping[str, str], name: str
 
 
 def _read_legacy(file: BinaryIO, size: int) -> Any:
-    """Five pickles (magic, protocol, machine, object, storage keys), then each storage's bytes."""
+    """Reads five pickles (magic, protocol, machine, object, storage keys), then the storages."""
     stream = _BoundedReader(file, size)
     storages = _Storages(size)
     if interpret(stream, {}) != LEGACY_MAGIC:
@@ -113,10 +113,10 @@ def _read_legacy(file: BinaryIO, size: int) -> Any:
         raise RefusedPickle(f"its protocol {protocol!r} is unknown")
     machine = interpret(stream, {})
     _check_byte_order(isinstance(machine, dict) and machine.get("little_endian") is True)
-    tree = interpret(stream, _NAMES, storages.load)
+    tree = interpret(stream, _GLOBALS, storages.load)
     keys = interpret(stream, {})
     if not isinstance(keys, list) or set(map(str, keys)) != set(storages):
-        raise RefusedPickle("its storages are not the ones its tensors name")
+        raise RefusedPickle("its storages differ from those its tensors refer to")
     for key in keys:
         storage = storages[str(key)]
         header = stream.read(8)
@@ -127,7 +127,7 @@ def _read_legacy(file: BinaryIO, size: int) -> Any:
 
 
 class _BoundedReader:
-    """A file that never tries to read past its end: a forged length must not allocate memory."""
+    """A file that never reads past its end, so that a forged length cannot allocate memory."""
 
     def __init__(self, file: BinaryIO, size: int):
         self._file, self._size = file, size
@@ -143,7 +143,7 @@ class _BoundedReader:
 
 
 class _StorageType(NamedTuple):
-    """Element type in the file, in memory, and the step between them (None where equal)."""
+    """The dtypes in the file and in memory, and their conversion (None if they are equal)."""
 
     stored: str
     loaded: str
@@ -169,63 +169,64 @@ _STORAGE_TYPES = {
 
 
 class _Storage:
-    """One flat block of numbers: allocated when the pickle names it, filled afterwards."""
+    """A flat array: allocated when the pickle refers to it, filled afterwards."""
 
-    def __init__(self, kind: _StorageType, count: int):
+    def __init__(self, kind: _StorageType, size: int):
         self.kind = kind
-        self.array = np.empty(count, kind.loaded)
+        self.array = np.empty(size, kind.loaded)
 
     def fill(self, stream: Any) -> None:
-        """Reads the block's elements from the stream's position, piece by piece."""
-        stored = np.dtype(self.kind.stored)
+        """Reads the elements from the stream's position in chunks."""
+        dtype = np.dtype(self.kind.stored)
         for start in range(0, self.array.size, CHUNK):
-            part = self.array[start : start + CHUNK]
-            data = stream.read(part.size * stored.itemsize)
-            if len(data) != part.size * stored.itemsize:
+            chunk = self.array[start : start + CHUNK]
+            data = stream.read(chunk.size * dtype.itemsize)
+            if len(data) != chunk.size * dtype.itemsize:
                 raise RefusedPickle("it is truncated (a storage ends early)")
-            values = np.frombuffer(data, stored)
-            part[:] = self.kind.convert(values) if self.kind.convert else values
+            values = np.frombuffer(data, dtype)
+            chunk[:] = self.kind.convert(values) if self.kind.convert else values
 
     def view(self, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
-        """A tensor's window on the block; offset and strides count elements."""
-        numbers = (offset, *shape, *strides)
-        if not all(type(n) is int and n >= 0 for n in numbers) or len(shape) != len(strides):
+        """Returns a tensor's view; offset and strides are in elements."""
+        integers = (offset, *shape, *strides)
+        if not all(type(n) is int and n >= 0 for n in integers) or len(shape) != len(strides):
             raise RefusedPickle("a tensor has an impossible shape")
-        reach = sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-        if 0 not in shape and offset + reach >= self.array.size:
+        extent = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+        if 0 not in shape and offset + extent >= self.array.size:
             raise RefusedPickle("a tensor reaches beyond its storage")
-        steps = [step * self.array.itemsize for step in strides]
-        window = self.array[offset:]
-        return np.lib.stride_tricks.as_strided(window, shape, steps, writeable=False)
+        byte_strides = [stride * self.array.itemsize for stride in strides]
+        return np.lib.stride_tricks.as_strided(
+            self.array[offset:], shape, byte_strides, writeable=False
+        )
 
 
 class _Storages(dict[str, _Storage]):
-    """Storages by key; together they may not hold more bytes than the file."""
+    """Storages by key; their total size may not exceed the file's."""
 
     def __init__(self, file_size: int):
         super().__init__()
         self._bytes_left = file_size
 
     def load(self, reference: Any) -> _Storage:
-        """The storage of a persistent id ``("storage", type, key, location, count[, view])``."""
+        """Returns the storage of an id ``("storage", type, key, location, size[, view])``."""
         if not isinstance(reference, tuple) or len(reference) < 5 or reference[0] != "storage":
-            raise RefusedPickle("a persistent id is no storage")
-        kind, key, count = reference[1], str(reference[2]), reference[4]
-        if not isinstance(kind, _StorageType) or type(count) is not int or count < 0:
-            raise RefusedPickle("a storage has no proper type or size")
+            raise RefusedPickle("a persistent id is not a storage")
+        kind, key, size = reference[1], str(reference[2]), reference[4]
+        if not isinstance(kind, _StorageType) or type(size) is not int or size < 0:
+            raise RefusedPickle("a storage has an invalid type or size")
         if len(reference) > 5 and reference[5] is not None:
             raise RefusedPickle("it uses storage views, which PyTorch dropped in 2017")
         if key not in self:
-            self._bytes_left -= count * np.dtype(kind.stored).itemsize
+            self._bytes_left -= size * np.dtype(kind.stored).itemsize
             if self._bytes_left < 0:
                 raise RefusedPickle("it is truncated or damaged (storages larger than the file)")
-            self[key] = _Storage(kind, count)
-        if (self[key].kind, self[key].array.size) != (kind, count):
+            self[key] = _Storage(kind, size)
+        if (self[key].kind, self[key].array.size) != (kind, size):
             raise RefusedPickle(f"storage {key} has two types or sizes")
         return self[key]
 
 
-# --------------------------------------------------------------------------- what a pickle may name
+# --------------------------------------------------------------------------------- allowed globals
 
 
 def _ordered_dict(pairs: Iterable[Any] = ()) -> dict[Any, Any]:
@@ -256,14 +257,14 @@ def _numpy_dtype(code: Any, *_unused: Any) -> np.dtype:
 
 
 def _numpy_scalar(dtype: Any, data: Any) -> Any:
-    """NumPy numbers get into checkpoints by way of learning rates."""
+    """Rebuilds a NumPy scalar, such as a learning rate."""
     if not isinstance(dtype, np.dtype) or not isinstance(data, bytes):
         raise RefusedPickle("a number is not made from a type and bytes")
     return np.frombuffer(data, dtype, count=1)[0].item()
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
-    """How Python 3 writes bytes in protocol 2."""
+    """Rebuilds bytes, which Python 3 encodes as latin1 text in protocol 2."""
     if not isinstance(text, str) or encoding != "latin1":
         raise RefusedPickle("it encodes something other than bytes")
     return text.encode("latin1")
@@ -295,7 +296,7 @@ _DTYPES = {
         "bool",
     )
 }
-_NAMES: dict[str, Any] = {
+_GLOBALS: dict[str, Any] = {
     **{name: Function(function) for name, function in _FUNCTIONS.items()},
     **_STORAGE_TYPES,
     **_DTYPES,

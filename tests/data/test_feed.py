@@ -130,7 +130,7 @@ def test_the_first_place_with_room_is_taken(cache, device, host, expected):
     ("cache", "device", "host"), [("device", 99, 400), ("host", 300, 99), ("gpu", 300, 400)]
 )
 def test_a_place_without_room_or_of_no_name_is_refused(cache, device, host):
-    message = "unknown config.data.cache 'gpu'" if cache == "gpu" else f"cache='{cache}' wants"
+    message = "unknown config.data.cache 'gpu'" if cache == "gpu" else f"cache='{cache}' needs"
     with pytest.raises(InputError, match=message):
         choose_cache(cache, 100, device, host)
 

@@ -102,7 +102,7 @@ def test_a_finished_run(workdir):
     assert summary["validation accuracy"] == "75.0%"
     assert summary["test accuracy (26 clips)"] == "61.5%"
     assert summary["training"] == "2 h 0 min"
-    assert summary["clips a second"] == "12.2"
+    assert summary["clips per second"] == "12.2"
 
 
 def test_it_needs_no_other_file(workdir):

@@ -161,7 +161,7 @@ def test_a_converted_model_predicts(tmp_path, capsys):
     counts = [name for name in whole_model("lt") if name.endswith(COUNTER)]
     assert lines[:2] == [
         f"{len(whole_model('lt')) - len(counts)} tensors went into {tmp_path / 'out'}",
-        f"{len(counts)} tensors *.{COUNTER} left out: a count that nothing reads",
+        f"{len(counts)} tensors *.{COUNTER} left out: an unused counter",
     ]
     assert lines[2].startswith("fusion lt, 8 classes (neutral")
     assert "the tensors are the same for any number of heads" in lines[3]

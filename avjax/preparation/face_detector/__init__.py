@@ -1,4 +1,4 @@
-"""The face detector: MTCNN's networks, weights, boxes, and the search over an image pyramid."""
+"""MTCNN face detector: networks, weights, box geometry and the search over an image pyramid."""
 
 from avjax.preparation.face_detector.search import (
     COARSE_MIN_FACE_SIZE,

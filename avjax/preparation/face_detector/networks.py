@@ -1,7 +1,7 @@
-"""The three networks of MTCNN (Zhang et al., 2016, arXiv 1604.02878), as facenet-pytorch has them.
+"""MTCNN's three networks (Zhang et al., 2016, arXiv 1604.02878), ported from facenet-pytorch.
 
-Images are RGB, channels-last, scaled by `normalise`. Each network returns probabilities of a face
-and offsets of the box's corners in units of its size.
+Images are RGB, channels-last, scaled by `normalise`. Each network returns face probabilities and
+offsets of the box corners in units of the box size.
 """
 
 import flax.linen as nn
@@ -13,17 +13,17 @@ from jaxtyping import Array, Float
 from avjax.models.ops import Dense
 
 CELL = 12  # receptive field of P-Net, pixels
-STRIDE = 2  # step of P-Net, pixels
+STRIDE = 2  # of P-Net, pixels
 CROP_REFINE, CROP_OUTPUT = 24, 48  # input sizes of R-Net and O-Net
 
 
 def normalise(pixels: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Maps pixel values 0..255 to about -1..1, as the networks were trained."""
+    """Maps pixel values 0..255 to about -1..1, as in training."""
     return (pixels - 127.5) * 0.0078125
 
 
 class PReLU(nn.Module):
-    """Leaky ReLU with one learned slope per channel, initially 0.25."""
+    """ReLU with a learned negative slope per channel, initially 0.25."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
@@ -33,10 +33,10 @@ class PReLU(nn.Module):
 
 
 def max_pool(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b oh ow c"]:
-    """Max over ``size`` x ``size`` windows, stride 2; they may overhang (PyTorch's ceil mode)."""
+    """Max pooling over ``size`` x ``size`` windows with stride 2, in PyTorch's ceil mode."""
     outputs = [-(-(n - size) // 2) + 1 for n in x.shape[1:3]]
-    overhang = [2 * (o - 1) + size - n for o, n in zip(outputs, x.shape[1:3], strict=True)]
-    padding = ((0, 0), (0, overhang[0]), (0, overhang[1]), (0, 0))
+    rows, columns = (2 * (o - 1) + size - n for o, n in zip(outputs, x.shape[1:3], strict=True))
+    padding = ((0, 0), (0, rows), (0, columns), (0, 0))
     padded = jnp.pad(x, padding, constant_values=-jnp.inf)
     for axis, output in enumerate(outputs, start=1):
         taps = [lax.slice_in_dim(padded, i, i + 2 * output - 1, 2, axis=axis) for i in range(size)]
@@ -45,10 +45,10 @@ def max_pool(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b oh ow c"]
 
 
 class GroupedConv(nn.Module):
-    """Unpadded convolution that computes ``group`` neighbouring columns as channels of one.
+    """Unpadded convolution that computes ``group`` adjacent output columns as channels.
 
-    With few channels a CPU convolution is bound by gathering patches; a kernel as wide as the
-    group's columns, with zeros where a column does not look, gathers once for all of them.
+    With few channels, gathering patches dominates a convolution on CPU. A wider kernel, padded with
+    zeros for each column, gathers one patch for the whole group.
     """
 
     features: int
@@ -78,7 +78,7 @@ class GroupedConv(nn.Module):
 
 
 class _ConvBlock(nn.Module):
-    """Unpadded convolution, PReLU, and max-pooling unless ``pool`` is 0."""
+    """Unpadded convolution, PReLU and, unless ``pool`` is 0, max pooling."""
 
     features: int
     kernel_size: int = 3
@@ -93,13 +93,13 @@ class _ConvBlock(nn.Module):
 
 
 class PNet(nn.Module):
-    """Proposes faces of about 12 pixels at every second pixel of an image of any size."""
+    """Proposal network: scores a 12x12 cell at every second pixel of an image of any size."""
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w 3"]
     ) -> tuple[Float[Array, "b oh ow"], Float[Array, "b oh ow 4"]]:
-        """Returns face probabilities and box offsets of the 12x12 cells."""
+        """Returns face probabilities and box offsets of the cells."""
         x = _ConvBlock(10, pool=2, group=4, name="conv1")(x)
         x = _ConvBlock(16, group=4, name="conv2")(x)
         x = _ConvBlock(32, group=2, name="conv3")(x)
@@ -107,7 +107,7 @@ class PNet(nn.Module):
 
 
 class RNet(nn.Module):
-    """Refines 24x24 candidates."""
+    """Refinement network on 24x24 crops of the candidates."""
 
     @nn.compact
     def __call__(
@@ -122,7 +122,7 @@ class RNet(nn.Module):
 
 
 class ONet(nn.Module):
-    """Decides on 48x48 candidates and places five landmarks."""
+    """Output network on 48x48 crops of the candidates; also locates five landmarks."""
 
     @nn.compact
     def __call__(
@@ -143,5 +143,5 @@ def _face_probability(logits: Float[Array, "*b 2"]) -> Float[Array, "*b"]:
 
 
 def flatten(x: Float[Array, "b h w c"]) -> Float[Array, "b whc"]:
-    """Columns before rows, the order in which the dense layers were trained (Matlab's)."""
+    """Flattens columns first, as the dense layers were trained in Matlab's order."""
     return x.transpose(0, 2, 1, 3).reshape(x.shape[0], -1)

@@ -1,4 +1,4 @@
-"""Finds the largest face of each frame with MTCNN."""
+"""MTCNN's cascade: finds the largest face of each frame."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -14,16 +14,16 @@ from avjax.preparation.face_detector import geometry, networks
 from avjax.preparation.face_detector.weights import MtcnnVariables, load_mtcnn
 
 MIN_FACE_SIZE = 20  # pixels, facenet-pytorch's default
-COARSE_MIN_FACE_SIZE = MIN_FACE_SIZE / geometry.FACTOR**5  # 112 pixels: a subset of the levels
-THRESHOLDS = (0.6, 0.7, 0.7)  # least probabilities after P-Net, R-Net, O-Net
-OVERLAP_IN_LEVEL, OVERLAP = 0.5, 0.7  # greatest overlaps left by suppression
-# Crops a call of R-Net or O-Net, powers of two: few shapes to compile, and more crops would leave a
-# CPU's caches (O-Net then takes up to twice as long a crop).
+COARSE_MIN_FACE_SIZE = MIN_FACE_SIZE / geometry.FACTOR**5  # 112 pixels; shares pyramid levels
+THRESHOLDS = (0.6, 0.7, 0.7)  # minimum face probabilities of P-Net, R-Net, O-Net
+OVERLAP_IN_LEVEL, OVERLAP = 0.5, 0.7  # non-maximum suppression thresholds
+# Batch sizes of R-Net and O-Net, rounded up to powers of two so that few shapes are compiled.
+# Larger batches exceed a CPU's caches, and O-Net takes up to twice as long per crop.
 SMALLEST_BUCKET, LARGEST_BUCKET = 16, 32
 
 
 class _Candidates(NamedTuple):
-    """Boxes found so far in a batch of frames, with the probability of their last network."""
+    """Candidate boxes in a batch of frames, with the scores and offsets of the last network."""
 
     frame: Int[np.ndarray, "n"]
     box: Float32[np.ndarray, "n 4"]
@@ -35,10 +35,10 @@ class _Candidates(NamedTuple):
 
 
 class FaceDetector:
-    """MTCNN's cascade as facenet-pytorch 2.5.3 runs it, on batches of frames of one size.
+    """MTCNN as in facenet-pytorch 2.5.3, on batches of frames of one size.
 
-    Compiles P-Net once a pyramid level and frame size, R-Net and O-Net once a bucket of crops. May
-    be called from several threads at once.
+    Compiles P-Net once per pyramid level and frame size, R-Net and O-Net once per batch size.
+    Thread-safe.
     """
 
     def __init__(
@@ -53,23 +53,23 @@ class FaceDetector:
 
         Args:
           variables: weights; by default those of the installed facenet-pytorch.
-          min_face_size: side in pixels of the smallest face to look for. The work grows with the
-            inverse of its square.
-          coarse_min_face_size: if given, faces of at least this size are looked for first, and
-            smaller ones only in frames that have none. `COARSE_MIN_FACE_SIZE` searches a subset of
-            the default levels in a seventh of the time and finds the same boxes on RAVDESS (to
-            1e-4 pixels on 363 frames).
-          batch_size: frames whose candidates go through R-Net and O-Net together (P-Net takes one
-            frame at a time, which suits caches). Memory: 12 bytes a pixel, frame and thread.
+          min_face_size: side of the smallest face to detect, in pixels. The cost is proportional to
+            the inverse of its square.
+          coarse_min_face_size: if given, first searches for faces of at least this size, and for
+            smaller ones only in frames without. `COARSE_MIN_FACE_SIZE` uses a subset of the default
+            levels, takes a seventh of the time, and finds the same boxes on RAVDESS (to 1e-4 pixels
+            on 363 frames).
+          batch_size: frames whose candidates share batches of R-Net and O-Net; P-Net takes single
+            frames, which suits caches. Memory: 12 bytes per pixel, frame and thread.
 
         Raises:
-          InputError: no weights given and facenet-pytorch is not installed.
+          InputError: no weights are given and facenet-pytorch is not installed.
         """
         variables = load_mtcnn() if variables is None else variables
         coarse = [] if coarse_min_face_size is None else [coarse_min_face_size]
         self._min_face_sizes = [*coarse, min_face_size]
         self._batch_size = batch_size
-        self._of_thread = threading.local()
+        self._thread_local = threading.local()
         self._pnet = _compiled(networks.PNet(), variables.pnet)
         self._rnet = _compiled(networks.RNet(), variables.rnet)
         self._onet = _compiled(networks.ONet(), variables.onet)
@@ -80,8 +80,8 @@ class FaceDetector:
         """Finds the largest face of each RGB frame.
 
         Returns:
-          For each frame x1, y1, x2, y2 in pixels (they may lie outside the frame), or None without
-          a face: what facenet-pytorch's ``MTCNN.detect`` puts first.
+          The first box of facenet-pytorch's ``MTCNN.detect`` for each frame, or None without a
+          face: x1, y1, x2, y2 in pixels, possibly outside the frame.
         """
         boxes: list[Float32[np.ndarray, "4"] | None] = [None] * len(frames)
         for min_face_size in self._min_face_sizes:
@@ -89,44 +89,44 @@ class FaceDetector:
             for start in range(0, len(missing), self._batch_size):
                 batch = missing[start : start + self._batch_size]
                 integrals = self._integrals([frames[i] for i in batch])
-                found = self._detect(integrals, min_face_size)
+                faces = self._detect(integrals, min_face_size)
                 for position, i in enumerate(batch):
-                    boxes[i] = _largest(found.box[found.frame == position])
+                    boxes[i] = _largest(faces.box[faces.frame == position])
         return boxes
 
     def _integrals(
         self, frames: Sequence[UInt8[np.ndarray, "h w 3"]]
     ) -> Int32[np.ndarray, "b h+1 w+1 3"]:
-        """The frames' integrals, in memory that the thread's next call uses again.
+        """Computes integral images in a buffer that is reused by the thread's next call.
 
-        They are large: the system would take longer to provide new pages than OpenCV to add.
+        Allocating new pages would take longer than the computation.
         """
         height, width = frames[0].shape[:2]
         shape = (self._batch_size, height + 1, width + 1, 3)
-        memory = getattr(self._of_thread, "integrals", None)
-        if memory is None or memory.shape != shape:
-            memory = self._of_thread.integrals = np.empty(shape, np.int32)
-        for frame, place in zip(frames, memory, strict=False):
-            cv2.integral(frame, place)
-        return memory[: len(frames)]
+        buffer = getattr(self._thread_local, "integrals", None)
+        if buffer is None or buffer.shape != shape:
+            buffer = self._thread_local.integrals = np.empty(shape, np.int32)
+        for frame, integral in zip(frames, buffer, strict=False):
+            cv2.integral(frame, integral)
+        return buffer[: len(frames)]
 
     def _detect(
         self, integrals: Int32[np.ndarray, "b h+1 w+1 3"], min_face_size: float
     ) -> _Candidates:
-        """All faces of a batch."""
+        """Finds all faces in a batch of frames."""
         candidates = self._propose(integrals, min_face_size)
-        return self._decide(integrals, self._refine(integrals, candidates))
+        return self._output(integrals, self._refine(integrals, candidates))
 
     def _propose(
         self, integrals: Int32[np.ndarray, "b h+1 w+1 3"], min_face_size: float
     ) -> _Candidates:
-        """P-Net on every level of the pyramid; returns square boxes."""
+        """Runs P-Net on every level of the pyramid; returns square boxes."""
         height, width = integrals.shape[1] - 1, integrals.shape[2] - 1
         scales = geometry.pyramid_scales(height, width, min_face_size)
         levels = [self._propose_at(integrals, scale) for scale in scales]
-        found = _suppress_per_frame(_concatenate(levels), geometry.suppress, OVERLAP)
-        moved = geometry.move_corners(found.box, found.offset, extra=0)
-        return found._replace(box=geometry.squared(moved))
+        proposals = _suppress_per_frame(_concatenate(levels), geometry.suppress, OVERLAP)
+        boxes = geometry.move_corners(proposals.box, proposals.offset, extra=0)
+        return proposals._replace(box=geometry.squared(boxes))
 
     def _propose_at(self, integrals: Int32[np.ndarray, "b h+1 w+1 3"], scale: float) -> _Candidates:
         height, width = (int(side * scale + 1) for side in np.array(integrals.shape[1:3]) - 1)
@@ -135,23 +135,25 @@ class FaceDetector:
         probability, offset = (np.concatenate(parts) for parts in zip(*results, strict=True))
         where = frame, row, column = np.nonzero(probability >= THRESHOLDS[0])
         boxes = geometry.cell_boxes(row, column, scale)
-        found = _Candidates(frame, boxes, probability[where], offset[where])
-        return _suppress_per_frame(found, geometry.suppress, OVERLAP_IN_LEVEL)
+        proposals = _Candidates(frame, boxes, probability[where], offset[where])
+        return _suppress_per_frame(proposals, geometry.suppress, OVERLAP_IN_LEVEL)
 
     def _refine(self, integrals: np.ndarray, candidates: _Candidates) -> _Candidates:
-        """R-Net; returns square boxes."""
-        found = self._judge(self._rnet, networks.CROP_REFINE, THRESHOLDS[1], integrals, candidates)
-        found = _suppress_per_frame(found, geometry.suppress, OVERLAP)
-        moved = geometry.move_corners(found.box, found.offset, extra=1)
-        return found._replace(box=geometry.squared(moved))
+        """Runs R-Net; returns square boxes."""
+        refined = self._score(
+            self._rnet, networks.CROP_REFINE, THRESHOLDS[1], integrals, candidates
+        )
+        refined = _suppress_per_frame(refined, geometry.suppress, OVERLAP)
+        boxes = geometry.move_corners(refined.box, refined.offset, extra=1)
+        return refined._replace(box=geometry.squared(boxes))
 
-    def _decide(self, integrals: np.ndarray, candidates: _Candidates) -> _Candidates:
-        """O-Net; returns the final boxes."""
-        found = self._judge(self._onet, networks.CROP_OUTPUT, THRESHOLDS[2], integrals, candidates)
-        found = found._replace(box=geometry.move_corners(found.box, found.offset, extra=1))
-        return _suppress_per_frame(found, geometry.suppress_nested, OVERLAP)
+    def _output(self, integrals: np.ndarray, candidates: _Candidates) -> _Candidates:
+        """Runs O-Net; returns the final boxes."""
+        faces = self._score(self._onet, networks.CROP_OUTPUT, THRESHOLDS[2], integrals, candidates)
+        faces = faces._replace(box=geometry.move_corners(faces.box, faces.offset, extra=1))
+        return _suppress_per_frame(faces, geometry.suppress_nested, OVERLAP)
 
-    def _judge(
+    def _score(
         self,
         network: Callable[..., Any],
         size: int,
@@ -159,10 +161,10 @@ class FaceDetector:
         integrals: np.ndarray,
         candidates: _Candidates,
     ) -> _Candidates:
-        """Scores the candidates' crops and keeps those above the threshold."""
+        """Scores the candidates' crops; returns the candidates above the threshold."""
         height, width = integrals.shape[1] - 1, integrals.shape[2] - 1
-        corners, inside = geometry.crop_corners(candidates.box, height, width)
-        candidates, corners = candidates.take(inside), corners[inside]
+        corners, nonempty = geometry.crop_corners(candidates.box, height, width)
+        candidates, corners = candidates.take(nonempty), corners[nonempty]
         scores, offsets = [candidates.score[:0]], [candidates.offset[:0]]
         for start in range(0, len(corners), LARGEST_BUCKET):
             part = slice(start, start + LARGEST_BUCKET)
@@ -175,9 +177,9 @@ class FaceDetector:
 
 
 def _compiled(network: nn.Module, variables: Any) -> Callable[..., Any]:
-    """The network on pixel values, in full float32: lower precision would move the boxes."""
+    """Compiles the network on pixel values, in full float32 to match the reference's boxes."""
     variables = jax.device_put(variables)
-    known: set[tuple[int, ...]] = set()
+    compiled_shapes: set[tuple[int, ...]] = set()
     lock = threading.Lock()
 
     @jax.jit
@@ -186,10 +188,10 @@ def _compiled(network: nn.Module, variables: Any) -> Callable[..., Any]:
             return network.apply(variables, networks.normalise(pixels))
 
     def apply_once_compiled(pixels: Float32[np.ndarray, "b h w 3"]) -> Any:
-        if pixels.shape not in known:
-            with lock:  # or several threads would compile the same
+        if pixels.shape not in compiled_shapes:
+            with lock:  # otherwise several threads would compile the same shape
                 result = apply(pixels)
-                known.add(pixels.shape)
+                compiled_shapes.add(pixels.shape)
                 return result
         return apply(pixels)
 
@@ -197,7 +199,7 @@ def _compiled(network: nn.Module, variables: Any) -> Callable[..., Any]:
 
 
 def _padded(crops: np.ndarray) -> np.ndarray:
-    """Pads with zeros to a power of two, so that few shapes are compiled."""
+    """Pads the batch with zeros to a power of two, so few shapes are compiled."""
     bucket = max(SMALLEST_BUCKET, 1 << (len(crops) - 1).bit_length())
     return np.pad(crops, ((0, bucket - len(crops)), (0, 0), (0, 0), (0, 0)))
 
@@ -211,11 +213,11 @@ def _concatenate(parts: Sequence[_Candidates]) -> _Candidates:
 def _suppress_per_frame(
     candidates: _Candidates, suppress: Callable[..., np.ndarray], threshold: float
 ) -> _Candidates:
-    kept = [np.zeros(0, np.int64)]
+    keep = [np.zeros(0, np.int64)]
     for frame in np.unique(candidates.frame):
-        own = np.flatnonzero(candidates.frame == frame)
-        kept.append(own[suppress(candidates.box[own], candidates.score[own], threshold)])
-    return candidates.take(np.concatenate(kept))
+        index = np.flatnonzero(candidates.frame == frame)
+        keep.append(index[suppress(candidates.box[index], candidates.score[index], threshold)])
+    return candidates.take(np.concatenate(keep))
 
 
 def _largest(boxes: Float32[np.ndarray, "n 4"]) -> Float32[np.ndarray, "4"] | None:
@@ -223,7 +225,7 @@ def _largest(boxes: Float32[np.ndarray, "n 4"]) -> Float32[np.ndarray, "4"] | No
 
 
 def default_detector() -> FaceDetector:
-    """The detector of `avjax.prepare` and `avjax.predict`: large faces first, then any.
+    """Creates the detector of `avjax.prepare` and `avjax.predict`: coarse search first.
 
     Raises:
       InputError: the detector's weights are not installed.

@@ -1,4 +1,4 @@
-"""MTCNN's published weights: where they are installed, and their key maps to the Flax networks."""
+"""Loads MTCNN's published weights from the installed facenet-pytorch."""
 
 import importlib.util
 from pathlib import Path
@@ -19,7 +19,7 @@ REMEDY = "pip install --no-deps facenet-pytorch==2.5.3"
 
 
 class MtcnnVariables(NamedTuple):
-    """Flax variables of the three networks."""
+    """Flax variables of MTCNN's networks."""
 
     pnet: dict[str, Any]
     rnet: dict[str, Any]
@@ -30,11 +30,11 @@ def load_mtcnn(folder: Path | None = None) -> MtcnnVariables:
     """Reads ``pnet.pt``, ``rnet.pt`` and ``onet.pt``.
 
     Args:
-      folder: holds the three files; by default the data folder of the installed facenet-pytorch,
-        which is found without importing it (it would import torch).
+      folder: contains the three files; by default the data folder of the installed facenet-pytorch,
+        which is located without importing it, since that would import torch.
 
     Raises:
-      InputError: facenet-pytorch is not installed, or a file is absent or does not fit.
+      InputError: facenet-pytorch is not installed, or a file is missing or does not fit.
     """
     folder = installed_weights() if folder is None else folder
     return MtcnnVariables(
@@ -45,12 +45,18 @@ def load_mtcnn(folder: Path | None = None) -> MtcnnVariables:
 
 
 def installed_weights() -> Path:
-    """The data folder of the installed facenet-pytorch."""
+    """Returns the data folder of the installed facenet-pytorch.
+
+    Raises:
+      InputError: facenet-pytorch is not installed.
+    """
     spec = importlib.util.find_spec(PACKAGE)
     for location in (spec.submodule_search_locations or ()) if spec else ():
         if (folder := Path(location) / "data").is_dir():
             return folder
-    raise InputError(f"MTCNN's weights come with facenet-pytorch, which is absent; run: {REMEDY}")
+    raise InputError(
+        f"MTCNN's weights come with facenet-pytorch, which is not installed; run: {REMEDY}"
+    )
 
 
 def _load(path: Path, network: nn.Module, size: int, layers: list[Layer]) -> dict[str, Any]:
