@@ -1,4 +1,4 @@
-"""Writes small video and sound files for tests."""
+"""Small video and sound files for tests."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -10,17 +10,17 @@ import soundfile
 
 
 def frame(number: int, width: int = 96, height: int = 64) -> np.ndarray:
-    """A grey RGB frame that is brighter the higher its number."""
+    """Returns a grey RGB frame; higher numbers are brighter."""
     return np.full((height, width, 3), 20 + 2 * number, np.uint8)
 
 
 def tone(seconds: float, rate: int = 48000, hertz: float = 440.0) -> np.ndarray:
-    """A sine at half of full scale, float32."""
+    """Returns a float32 sine at half of full scale."""
     return (0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)).astype("f4")
 
 
 def write_sound(path: Path, samples: np.ndarray, rate: int = 48000) -> Path:
-    """Writes a 16-bit wav or flac, by its suffix."""
+    """Writes a 16-bit wav or flac, chosen by the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, samples, rate, subtype="PCM_16")
     return path
@@ -35,10 +35,10 @@ def write_video(
     times: Sequence[float] | None = None,
     faststart: bool = False,
 ) -> Path:
-    """Writes an H.264 mp4, with an AAC track at 48 kHz where sound is given.
+    """Writes an H.264 mp4, with an AAC track at 48 kHz if sound is given.
 
-    ``frames`` are RGB images, or a number of `frame`s; ``times`` is when each begins, in seconds,
-    where the rate is not even.
+    ``frames`` are RGB images, or a number of `frame`s. ``times`` are the frames' start times in
+    seconds, for an uneven rate.
     """
     images = [frame(i) for i in range(frames)] if isinstance(frames, int) else frames
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def write_video(
 
 
 class WholeFrame:
-    """A detector that takes the whole picture for a face, or sees none; it counts its calls."""
+    """A detector that returns the whole frame as the face, or no face; counts its calls."""
 
     def __init__(self, faces: bool = True) -> None:
         self.faces = faces

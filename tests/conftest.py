@@ -1,4 +1,4 @@
-"""What all tests share: two devices of a CPU, checked shapes, data that only some machines have."""
+"""Shared fixtures; two CPU devices, checked shapes, optional data."""
 
 import functools
 import os
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-# Before JAX is imported: tests run anywhere alike, what several devices do is testable, and the
-# compiler, where most of the tests' time goes, takes about half as long.
+# Set before JAX is imported: tests run on the CPU with two devices, and compilation, which takes
+# most of the time, is about twice as fast.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _flags = (
     "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0 "
@@ -22,21 +22,21 @@ os.environ.setdefault("XLA_FLAGS", _flags)
 os.environ.setdefault("MPLBACKEND", "agg")
 
 ROOT = Path(__file__).resolve().parent.parent
-# What one test compiled serves the others, in both processes and in the next run.
+# Shares compiled programs between tests, processes and runs.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "jax"))
 
-# A shell's background job ignores Ctrl-C, and so would the commands that tests start and interrupt.
+# Background jobs of a shell ignore Ctrl-C, and commands that tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Before avjax is imported: every call of these checks its arguments' shapes and types, and what it
-# returns. Programs are traced but once, so that it costs next to nothing.
+# Installed before avjax is imported: calls check shapes and dtypes of arguments and results, which
+# costs almost nothing, since programs are traced once.
 install_import_hook(["avjax.models", "avjax.training"], "beartype.beartype")
 
 
 @pytest.fixture(scope="session")
 def root_dir() -> Path:
-    """The repository."""
+    """Root of the repository."""
     return ROOT
 
 
@@ -51,16 +51,13 @@ def shared_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def torch():
-    """PyTorch, of which only comparisons make use."""
+    """PyTorch, which only comparisons use."""
     return pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
 
 
 @pytest.fixture(scope="session")
 def small_networks():
-    """Networks with few of the backbone's units, which compile in a fraction of the time.
-
-    A config or card names them by the kinds "small" and "small_video".
-    """
+    """Registers small networks, which compile quickly, as kinds "small" and "small_video"."""
     from avjax.models.networks import NETWORKS
     from tests.small_networks import small_network
 

@@ -1,4 +1,4 @@
-"""Comparisons with the reference's figures; they print what they measure: pytest -s shows it."""
+"""Comparisons with the reference's figures; ``pytest -s`` shows the deviations."""
 
 import golden
 import jax
@@ -6,23 +6,23 @@ import jax
 from avjax.models.ops import Map, values
 
 
-def check(what, ours, expected, bound):
-    """Largest difference, relative to the largest expected value."""
-    _check(what, golden.deviation(ours, expected), bound)
+def check(name, actual, expected, bound):
+    """Bounds the largest difference relative to the largest expected value."""
+    _check(name, golden.deviation(actual, expected), bound)
 
 
-def check_norms(what, ours, expected, bound):
-    """Largest relative difference of the tensors' norms."""
-    _check(what, golden.norm_deviation(ours, expected), bound)
+def check_norms(name, actual, expected, bound):
+    """Bounds the largest relative difference of the tensors' norms."""
+    _check(name, golden.norm_deviation(actual, expected), bound)
 
 
-def _check(what, found, bound):
-    print(f"\n{what}: {found:.1e} (bound {bound:.0e})", end="")
-    assert found <= bound, f"{what}: {found} above {bound}"
+def _check(name, deviation, bound):
+    print(f"\n{name}: {deviation:.1e} (bound {bound:.0e})", end="")
+    assert deviation <= bound, f"{name}: {deviation} above {bound}"
 
 
 def features(net, variables, mfcc, frames):
-    """What the streams have become before fusion, by the figures' names, laid out as PyTorch's."""
+    """Returns both streams' features before fusion, with PyTorch's names and layout."""
 
     @jax.jit
     def encode(variables, mfcc, frames):

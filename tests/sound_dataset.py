@@ -1,4 +1,4 @@
-"""A dataset of sound alone that a small network learns, for tests of training on one stream."""
+"""A sound dataset that a small network learns, for tests of training on one stream."""
 
 import numpy as np
 
@@ -7,15 +7,15 @@ from avjax.data.records import ClipRecord, DatasetMetadata, PreparedClip
 from configs import audio_only
 
 ACTORS = (1, 11, 5, 10)  # training, validation and two test actors of the published fold
-CLIPS = 6  # of each actor
+CLIPS = 6  # per actor
 
 
-def write_sounds(directory, clips_of=None, log_mels=0):
-    """So many clips of each actor; MFCC, spectra if asked for, that tell the class; no frames."""
-    clips_of = clips_of or dict.fromkeys(ACTORS, CLIPS)
+def write_sounds(directory, counts=None, log_mels=0):
+    """Writes clips whose MFCCs, and log-mel spectra if requested, depend on the class."""
+    counts = counts or dict.fromkeys(ACTORS, CLIPS)
     rng = np.random.default_rng(0)
     records, prepared = [], []
-    for actor, count in clips_of.items():
+    for actor, count in counts.items():
         for number in range(count):
             label, name = number % 2, f"clip-{actor:02d}-{number:02d}"
             split = f"actor_{actor:02d}"
@@ -23,7 +23,7 @@ def write_sounds(directory, clips_of=None, log_mels=0):
             mfcc = rng.normal(4 * label, 1, (16, 10)).astype(np.float32)
             blank, spectrum = np.zeros((0, 64, 64, 3), np.uint8), None
             if log_mels:
-                loud = 2 * np.arange(log_mels) // log_mels == label  # low bands, or high ones
+                loud = 2 * np.arange(log_mels) // log_mels == label  # low or high bands
                 spectrum = np.float32(rng.uniform(0, 1, (16, log_mels)) + 4 * loud)
             prepared.append(PreparedClip(blank, mfcc, True, False, 0, spectrum))
     metadata = DatasetMetadata("reference", ("low", "high"), 0, 64, 16, {}, log_mels=log_mels)
@@ -31,7 +31,7 @@ def write_sounds(directory, clips_of=None, log_mels=0):
 
 
 def audio_config(data_dir):
-    """A short run of the audio network."""
+    """Returns the config of a short run of the audio network."""
     config = audio_only.get_config()
     config.data.dir = str(data_dir)
     config.num_epochs, config.batch_size = 3, 4

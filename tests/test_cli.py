@@ -1,4 +1,4 @@
-"""The command-line frame: exit statuses, one-line errors."""
+"""Command lines: exit statuses and one-line errors."""
 
 import errno
 import gc
@@ -21,7 +21,7 @@ def run(job, *arguments, **options):
     return cli.run(["program", *arguments], define_flags, job, "What it does.", **options)
 
 
-def fails(error):
+def raises(error):
     def job(values, positional):
         raise error
 
@@ -29,27 +29,30 @@ def fails(error):
 
 
 def test_job_gets_flags_and_positional_arguments():
-    seen = []
-    assert run(lambda values, rest: seen.append((values.number, rest)), "a", "--number=3", "b") == 0
-    assert seen == [(3, ["a", "b"])]
+    received = []
+    assert (
+        run(lambda values, args: received.append((values.number, args)), "a", "--number=3", "b")
+        == 0
+    )
+    assert received == [(3, ["a", "b"])]
 
 
-def test_flags_may_be_written_with_dashes():
+def test_flags_may_have_dashes():
     def define(values):
         flags.DEFINE_string("out_dir", "", "A folder.", flag_values=values)
 
-    seen = []
+    received = []
     argv = ["program", "--out-dir=a-b", "left-alone", "--", "--a-file"]
-    cli.run(argv, define, lambda values, rest: seen.append((values.out_dir, rest)))
-    assert seen == [("a-b", ["left-alone", "--a-file"])]
+    cli.run(argv, define, lambda values, args: received.append((values.out_dir, args)))
+    assert received == [("a-b", ["left-alone", "--a-file"])]
 
 
-def test_jobs_result_is_the_status():
-    assert run(lambda values, rest: 1) == 1
+def test_result_of_the_job_is_the_exit_status():
+    assert run(lambda values, args: 1) == 1
 
 
 def test_flags_are_not_global():
-    run(lambda values, rest: None)
+    run(lambda values, args: None)
     assert "number" not in flags.FLAGS
 
 
@@ -64,7 +67,7 @@ def test_flags_are_not_global():
     ],
 )
 def test_errors_are_one_line(error, status, message, capsys):
-    assert run(fails(error)) == status
+    assert run(raises(error)) == status
     out, err = capsys.readouterr()
     assert out == ""
     assert message in err
@@ -72,14 +75,14 @@ def test_errors_are_one_line(error, status, message, capsys):
     assert err.count("\n") == 1
 
 
-def test_a_command_that_resumes_says_so(capsys):
-    assert run(fails(KeyboardInterrupt()), resumes=True) == 130
+def test_interrupted_command_says_that_it_resumes(capsys):
+    assert run(raises(KeyboardInterrupt()), resumes=True) == 130
     error = capsys.readouterr().err
     assert error == "error: interrupted; the same command again goes on from here\n"
 
 
-def test_ctrl_c_within_a_callback_is_not_lost(capsys):
-    """Python prints and ignores what is raised there; JAX calls back at garbage collection."""
+def test_ctrl_c_in_a_callback_is_not_lost(capsys):
+    """Python ignores exceptions in callbacks, such as JAX's at garbage collection."""
 
     def interrupt(phase, info):
         gc.callbacks.remove(interrupt)
@@ -95,8 +98,8 @@ def test_ctrl_c_within_a_callback_is_not_lost(capsys):
 
 
 @pytest.mark.parametrize("argument", ["--unknown=1", "--number=many"])
-def test_flags_that_cannot_be_parsed(argument, capsys):
-    assert run(lambda values, rest: None, argument) == 2
+def test_flags_that_cannot_be_parsed_are_refused(argument, capsys):
+    assert run(lambda values, args: None, argument) == 2
     assert argument.split("=")[0].strip("-") in capsys.readouterr().err
 
 
@@ -108,7 +111,7 @@ def test_flags_that_cannot_be_parsed(argument, capsys):
         ("model.zzz", "unknown config key 'zzz';"),
     ],
 )
-def test_unknown_config_keys_are_named_in_one_line(key, message, tmp_path, capsys, monkeypatch):
+def test_unknown_config_key_is_a_one_line_error(key, message, tmp_path, capsys, monkeypatch):
     file = tmp_path / "small.py"
     file.write_text(
         "from ml_collections import ConfigDict\n"
@@ -119,8 +122,8 @@ def test_unknown_config_keys_are_named_in_one_line(key, message, tmp_path, capsy
         config_flags.DEFINE_config_file("config", flag_values=values)
 
     argv = ["program", f"--config={file}", f"--config.{key}=1"]
-    monkeypatch.setattr("sys.argv", argv)  # where config flags look for their values
-    assert cli.run(argv, define, fails(AssertionError("the job ran"))) == 1
+    monkeypatch.setattr("sys.argv", argv)  # read by config flags
+    assert cli.run(argv, define, raises(AssertionError("the job ran"))) == 1
     err = capsys.readouterr().err
     assert message in err
     assert err.count("\n") == 1
@@ -129,11 +132,11 @@ def test_unknown_config_keys_are_named_in_one_line(key, message, tmp_path, capsy
 @pytest.mark.parametrize("error", [ValueError("bug"), OSError(errno.ENOENT, "gone")])
 def test_bugs_keep_their_traceback(error):
     with pytest.raises(type(error)):
-        run(fails(error))
+        run(raises(error))
 
 
-def test_help_names_purpose_and_flags(capsys):
-    assert run(fails(AssertionError("the job ran")), "--help") == 0
+def test_help_shows_description_and_flags(capsys):
+    assert run(raises(AssertionError("the job ran")), "--help") == 0
     assert capsys.readouterr().out == (
         "What it does.\n\n"
         "Flags:\n"
@@ -146,5 +149,5 @@ def test_help_needs_no_required_flags(capsys):
     def define(values):
         flags.DEFINE_string("out", None, "A folder.", required=True, flag_values=values)
 
-    assert cli.run(["program", "-h"], define, fails(AssertionError("the job ran"))) == 0
+    assert cli.run(["program", "-h"], define, raises(AssertionError("the job ran"))) == 0
     assert "--out: A folder." in capsys.readouterr().out

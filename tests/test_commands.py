@@ -1,4 +1,4 @@
-"""What all commands share: --help at once and complete, and Ctrl-C in one line from the start."""
+"""All commands: fast and complete --help, and Ctrl-C at any time."""
 
 import importlib
 import os
@@ -11,7 +11,7 @@ import pytest
 
 from avjax import commands
 
-# Commands by name, with arguments that lead to work.
+# Commands by name, with arguments that start a job.
 ARGUMENTS = {
     "crossval": ["--config=configs/audio_only.py", "--folds=five"],
     "download": ["--out=RAVDESS"],
@@ -23,12 +23,12 @@ ARGUMENTS = {
 HEAVY = {"jax", "flax", "optax", "orbax", "tensorflow_datasets", "grain", "librosa", "numba", "cv2"}
 
 
-def test_every_command_is_here():
+def test_every_command_is_tested():
     modules = {module.name for module in pkgutil.iter_modules(commands.__path__)}
     assert modules == {*ARGUMENTS, "config_flag"}
 
 
-def test_help_loads_nothing_heavy(root_dir):
+def test_help_imports_no_heavy_library(root_dir):
     code = (
         "import runpy, sys\n"
         f"for name in {list(ARGUMENTS)}:\n"
@@ -49,7 +49,7 @@ def test_help_shows_every_flag(name, capsys):
     assert commands.run(name, [name, "--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert f"python -m avjax.{name}" in "\n".join(lines[:4])
-    shown = {line.split(":")[0].strip() for line in lines if line.startswith("  --")}
+    listed = {line.split(":")[0].strip() for line in lines if line.startswith("  --")}
     expected = {"--help"}
     if name in ("train", "crossval"):
         expected |= {"--config", "--workdir"}
@@ -58,7 +58,7 @@ def test_help_shows_every_flag(name, capsys):
         expected |= {"--distributed", "--coordinator", "--num_processes", "--process_id"}
     if name == "crossval":
         expected |= {"--folds", "--seeds", "--together"}
-    assert expected <= shown
+    assert expected <= listed
     assert max(map(len, lines)) <= 100
 
 
@@ -70,18 +70,18 @@ def test_help_of_a_config_with_changes_shows_the_same_flags(capsys):
     assert capsys.readouterr().out == expected
 
 
-def test_values_of_a_config_may_be_named_with_dashes(tmp_path, capsys):
+def test_config_keys_may_have_dashes(tmp_path, capsys):
     changes = ["--config=configs/audio_only.py", "--config.batch-size=0"]
     assert commands.run("train", ["train", *changes, f"--workdir={tmp_path}"]) == 1
     assert "batch_size=0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_ctrl_c_while_libraries_load_is_one_line(name, root_dir, tmp_path):
-    for library in ("jax", "numpy", "requests"):  # each command loads one of them
+def test_ctrl_c_during_imports_is_a_one_line_error(name, root_dir, tmp_path):
+    for library in ("jax", "numpy", "requests"):  # each command imports one of them
         (tmp_path / f"{library}.py").write_text(
             "import time\nprint('loading', flush=True)\n"
-            "try:\n    time.sleep(60)\nexcept BaseException:\n    pass\n"  # as extensions may
+            "try:\n    time.sleep(60)\nexcept BaseException:\n    pass\n"  # like some extensions
             "raise ImportError\n"
         )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
@@ -99,7 +99,7 @@ def test_ctrl_c_while_libraries_load_is_one_line(name, root_dir, tmp_path):
     assert (process.returncode, error) == (130, "error: interrupted\n")
 
 
-def test_only_commands_that_go_on_say_so():
+def test_commands_that_resume_say_so():
     resume = {name: importlib.import_module(f"avjax.commands.{name}").RESUMES for name in ARGUMENTS}
     assert {name for name, value in resume.items() if value} == {
         "crossval",

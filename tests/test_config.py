@@ -1,4 +1,4 @@
-"""The door: config files and saved configs become checked, frozen dataclasses."""
+"""Config files and saved configs become checked, frozen dataclasses."""
 
 import dataclasses
 import importlib
@@ -16,13 +16,13 @@ NAMES = sorted(path.stem for path in Path(common.__file__).parent.glob("*.py"))
 NAMES.remove("common")
 
 
-def config_of(name="ia_softhard"):
+def load_config(name="ia_softhard"):
     return importlib.import_module(f"configs.{name}").get_config()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_config_file_passes_and_comes_back_from_json(name, tmp_path):
-    config = RunConfig.from_tree(config_of(name))
+def test_every_config_file_is_valid_and_restored_from_json(name, tmp_path):
+    config = RunConfig.from_tree(load_config(name))
     assert config.name == name
     check_resumable(config, tmp_path)
     assert run_config(tmp_path) == config
@@ -30,14 +30,14 @@ def test_every_config_file_passes_and_comes_back_from_json(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_config_files_name_every_key(name):
-    """Defaults of code and files are the same, so that no value is hidden from a reader."""
-    keys = flatten(RunConfig.from_tree(config_of(name)).to_tree()).keys()
-    assert sorted(keys) == sorted(flatten(config_of(name)))
+def test_config_files_contain_every_key(name):
+    """No value is hidden from a reader of the file."""
+    keys = flatten(RunConfig.from_tree(load_config(name)).to_tree()).keys()
+    assert sorted(keys) == sorted(flatten(load_config(name)))
 
 
-def test_values_are_changed_as_the_command_line_does():
-    config = config_of()
+def test_config_is_frozen_with_changed_values():
+    config = load_config()
     config.data.fold, config.optimizer.learning_rate = "five/3", 1
     config.optimizer.milestones = (2, 3)
     frozen = RunConfig.from_tree(config)
@@ -88,8 +88,8 @@ def test_values_are_changed_as_the_command_line_does():
         ("learning_rat", 1, "unknown config key learning_rat; the keys are .*learning_rate"),
     ],
 )
-def test_a_bad_value_is_named_with_its_remedy(key, value, message):
-    tree = config_of().to_dict()
+def test_bad_value_is_refused_with_a_remedy(key, value, message):
+    tree = load_config().to_dict()
     *path, name = key.split(".")
     node = tree
     for part in path:
@@ -105,21 +105,21 @@ def test_augment_may_be_true_or_false_as_before(old, name):
 
 
 @pytest.mark.parametrize("name", ["audio_only", "video_only"])
-def test_a_mask_that_takes_the_only_stream_is_refused(name):
-    config = config_of(name)
+def test_mask_that_removes_the_only_stream_is_refused(name):
+    config = load_config(name)
     config.mask = "softhard"
     with pytest.raises(InputError, match="mask 'softhard' takes away the only stream"):
         RunConfig.from_tree(config)
 
 
 def test_differing_keys_are_named_with_both_values(tmp_path):
-    config = RunConfig.from_tree(config_of())
+    config = RunConfig.from_tree(load_config())
     check_resumable(config, tmp_path)
     before = (tmp_path / "config.json").read_text()
-    other = config.with_fold("five/0", seed=7)
-    with pytest.raises(InputError) as raised:
-        check_resumable(other, tmp_path)
-    message = str(raised.value)
+    changed = config.with_fold("five/0", seed=7)
+    with pytest.raises(InputError) as error:
+        check_resumable(changed, tmp_path)
+    message = str(error.value)
     for part in (
         "data.fold was 'published' and is 'five/0'",
         "seed was 1 and is 7",
@@ -130,9 +130,9 @@ def test_differing_keys_are_named_with_both_values(tmp_path):
     assert (tmp_path / "config.json").read_text() == before
 
 
-def test_an_older_runs_config_does_not_lock_it_out(tmp_path):
-    """Keys that came later are at their defaults, removed ones at values that meant nothing."""
-    config = RunConfig.from_tree(config_of())
+def test_older_config_is_resumable(tmp_path):
+    """Missing new keys count at their defaults; removed keys had values without effect."""
+    config = RunConfig.from_tree(load_config())
     tree = config.to_tree()
     del tree["data"]["cache"], tree["steps_per_call"]
     tree["label_smoothing"] = 0.0
@@ -144,7 +144,7 @@ def test_an_older_runs_config_does_not_lock_it_out(tmp_path):
         check_resumable(changed, tmp_path)
 
 
-def test_a_saved_config_that_cannot_be_used_names_its_file(tmp_path):
+def test_unusable_saved_config_is_refused_by_file_name(tmp_path):
     (tmp_path / "config.json").write_text('{"label_smoothing": 0.1}')
     with pytest.raises(InputError, match=r"config\.json: config\.label_smoothing is no longer"):
         run_config(tmp_path)

@@ -1,4 +1,4 @@
-"""Cross-validation: runs, resuming, statistics, refusals."""
+"""Cross-validation: runs, resuming, statistics, errors."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from avjax.train import train
 from tests.sound_dataset import CLIPS, audio_config, write_sounds
 
 
-def config_of(data_dir):
+def run_config(data_dir):
     return RunConfig.from_tree(audio_config(data_dir))
 
 
@@ -24,12 +24,12 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, data_dir):
-    """Two runs that nothing interrupted."""
+    """Two uninterrupted runs."""
     workdir = tmp_path_factory.mktemp("crossval")
-    return workdir, cross_validate(config_of(data_dir), workdir, "published", [0, 1])
+    return workdir, cross_validate(run_config(data_dir), workdir, "published", [0, 1])
 
 
-def test_every_seed_is_a_run_of_its_own(finished):
+def test_every_seed_is_a_separate_run(finished):
     workdir, summary = finished
     assert json.loads((workdir / "crossval.json").read_text()) == summary
     assert [(run["fold"], run["seed"]) for run in summary["runs"]] == [
@@ -53,45 +53,45 @@ def test_every_seed_is_a_run_of_its_own(finished):
     assert first != second
 
 
-def test_what_is_done_is_not_done_again(finished, data_dir, monkeypatch):
+def test_finished_runs_are_not_trained_again(finished, data_dir, monkeypatch):
     workdir, summary = finished
     monkeypatch.setattr(crossval, "train", pytest.fail)
-    assert cross_validate(config_of(data_dir), workdir, "published", [0, 1]) == summary
+    assert cross_validate(run_config(data_dir), workdir, "published", [0, 1]) == summary
 
 
-def test_an_interrupted_one_goes_on(finished, data_dir, tmp_path, monkeypatch):
-    begun = []
+def test_interrupted_cross_validation_resumes(finished, data_dir, tmp_path, monkeypatch):
+    started = []
 
-    def second_is_interrupted(config, workdir):
-        begun.append(workdir.name)
-        if len(begun) == 2:
+    def interrupt_second_run(config, workdir):
+        started.append(workdir.name)
+        if len(started) == 2:
             raise KeyboardInterrupt
         return train(config, workdir)
 
-    monkeypatch.setattr(crossval, "train", second_is_interrupted)
+    monkeypatch.setattr(crossval, "train", interrupt_second_run)
     with pytest.raises(KeyboardInterrupt):
-        cross_validate(config_of(data_dir), tmp_path, "published", [0, 1])
-    half = json.loads((tmp_path / "crossval.json").read_text())
-    assert (len(half["runs"]), half["planned_runs"]) == (1, 2)
-    assert cross_validate(config_of(data_dir), tmp_path, "published", [0, 1]) == finished[1]
-    assert begun == ["published-seed0", "published-seed1", "published-seed1"]
+        cross_validate(run_config(data_dir), tmp_path, "published", [0, 1])
+    summary = json.loads((tmp_path / "crossval.json").read_text())
+    assert (len(summary["runs"]), summary["planned_runs"]) == (1, 2)
+    assert cross_validate(run_config(data_dir), tmp_path, "published", [0, 1]) == finished[1]
+    assert started == ["published-seed0", "published-seed1", "published-seed1"]
 
 
-def test_another_config_in_the_same_workdir_is_refused(finished, data_dir):
-    config = config_of(data_dir)
+def test_different_config_in_the_same_workdir_is_refused(finished, data_dir):
+    config = run_config(data_dir)
     config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, num_epochs=9))
     with pytest.raises(InputError, match=r"num_epochs was 3 and is 9"):
         cross_validate(config, finished[0], "published", [0])
 
 
-def test_a_damaged_evaluation_is_told(finished, data_dir, tmp_path):
+def test_damaged_evaluation_is_refused(finished, data_dir, tmp_path):
     folder = tmp_path / "published-seed1"
     folder.mkdir()
     for name in ("config.json", "evaluation.json"):
         text = (finished[0] / "published-seed1" / name).read_text()
         (folder / name).write_text(text if name == "config.json" else text[:30])
     with pytest.raises(InputError, match=r"evaluation\.json is damaged"):
-        cross_validate(config_of(data_dir), tmp_path, "published")
+        cross_validate(run_config(data_dir), tmp_path, "published")
 
 
 RUNS = [
@@ -107,20 +107,20 @@ RUNS = [
 ]
 
 
-def test_statistics_are_of_the_sample():
+def test_summary_has_sample_statistics():
     summary = summarise(RUNS)
-    spread = summary["conditions"]["audiovisual"]
-    assert spread["mean"] == pytest.approx(0.65)
-    assert spread["std"] == pytest.approx((0.065 / 2) ** 0.5)
-    assert spread["stderr"] == pytest.approx((0.065 / 6) ** 0.5)
-    assert spread["num_runs"] == 3
-    once = summary["conditions"]["audio_only/zeros"]
-    assert once == {"mean": 0.5, "std": None, "stderr": None, "num_runs": 1}
+    statistics = summary["conditions"]["audiovisual"]
+    assert statistics["mean"] == pytest.approx(0.65)
+    assert statistics["std"] == pytest.approx((0.065 / 2) ** 0.5)
+    assert statistics["stderr"] == pytest.approx((0.065 / 6) ** 0.5)
+    assert statistics["num_runs"] == 3
+    single_run = summary["conditions"]["audio_only/zeros"]
+    assert single_run == {"mean": 0.5, "std": None, "stderr": None, "num_runs": 1}
     assert list(summary["actors"]) == ["1", "2", "9"]
     assert summary["actors"]["9"] == {"num_clips": 40, "accuracy": pytest.approx(0.55)}
 
 
-def test_the_table_tells_all():
+def test_table_shows_runs_conditions_and_actors():
     lines = [line.split() for line in table(summarise(RUNS)).splitlines()]
     assert ["msaf6/1", "0", "3", "40", "60.00%"] in lines
     assert ["audiovisual", "65.00%", "18.03%", "10.41%", "3"] in lines
@@ -137,7 +137,7 @@ def test_the_table_tells_all():
         (("--folds=msaf6", "more"), "unexpected argument 'more'"),
     ],
 )
-def test_wrong_arguments_are_one_line(arguments, message, tmp_path, capsys):
+def test_wrong_arguments_are_one_line_errors(arguments, message, tmp_path, capsys):
     command = ["crossval", "--config=configs/audio_only.py", f"--workdir={tmp_path}", *arguments]
     assert main(command) == 1
     (error,) = capsys.readouterr().err.strip().splitlines()
@@ -146,7 +146,7 @@ def test_wrong_arguments_are_one_line(arguments, message, tmp_path, capsys):
     assert not any(tmp_path.iterdir())
 
 
-def test_the_command_line(finished, data_dir, capsys):
+def test_command_prints_the_table(finished, data_dir, capsys):
     workdir, summary = finished
     settings = ["--config.num_epochs=3", "--config.batch_size=4", f"--config.data.dir={data_dir}"]
     folds = ["--folds=published", "--seeds=0,1", f"--workdir={workdir}"]

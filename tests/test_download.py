@@ -1,4 +1,4 @@
-"""Downloads: from archives on a server to folders that `prepare` finds, and all that may fail."""
+"""Downloads: from archives on a server to folders for `prepare`, and their errors."""
 
 import errno
 import functools
@@ -31,14 +31,14 @@ def content(clip):
 
 
 def archive(clips, **members):
-    """A zip of clips, in folders as published, and of what else is named."""
+    """Returns a zip of clips, in folders as published, and of other members."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as opened:
+    with zipfile.ZipFile(buffer, "w") as zip_file:
         for clip in clips:
             suffix = ".wav" if clip.modality == AUDIO_ONLY else ".mp4"
-            opened.writestr(f"Actor_{clip.actor}/{clip.clip_id}{suffix}", content(clip))
+            zip_file.writestr(f"Actor_{clip.actor}/{clip.clip_id}{suffix}", content(clip))
         for name, bytes_ in members.items():
-            opened.writestr(name, bytes_)
+            zip_file.writestr(name, bytes_)
     return buffer.getvalue()
 
 
@@ -54,9 +54,9 @@ def video_clips(actor):
 
 @functools.cache
 def archives():
-    found = {video_name(actor): archive(video_clips(actor)) for actor in ACTORS}
+    videos = {video_name(actor): archive(video_clips(actor)) for actor in ACTORS}
     wavs = [clip for actor in ACTORS for clip in speech_clips(actor, AUDIO_ONLY)]
-    return found | {AUDIO: archive(wavs)}
+    return videos | {AUDIO: archive(wavs)}
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def server(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def unsafe_but_quick(monkeypatch):
+def skip_fsync(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda number: None)
 
 
@@ -84,13 +84,13 @@ def out(tmp_path):
 
 @pytest.fixture
 def download(record, out):
-    """Downloads from the server, impatiently."""
+    """Downloads from the server with few retries."""
     return functools.partial(module.download, out, ACTORS, record, patience=web.QUICK)
 
 
 @pytest.fixture
 def command(download, monkeypatch):
-    """The command line against the server; returns its status."""
+    """Runs the command line against the server; returns its exit status."""
     record = download.args[2]
 
     def from_server(out, actors, **settings):
@@ -101,8 +101,8 @@ def command(download, monkeypatch):
     return lambda *arguments: module.main(["download", *map(str, arguments)])
 
 
-def check_whole(out, actors):
-    """All clips of these actors are there, as published, and nothing of other actors."""
+def check_complete(out, actors):
+    """Checks that exactly these actors are complete."""
     folders = {path.name for path in out.glob("Actor*")}
     assert folders == {f"Actor_{actor:02d}" for actor in actors}
     for folder in folders:
@@ -111,53 +111,53 @@ def check_whole(out, actors):
         assert all(path.read_bytes() == content(ClipName.parse(path.name)) for path in files)
 
 
-def test_all_of_a_record(download, server, out):
+def test_all_actors_are_downloaded(download, server, out):
     assert download() == Summary(ACTORS, ACTORS)
-    check_whole(out, ACTORS)
+    check_complete(out, ACTORS)
     assert sorted(path.name for path in out.iterdir()) == ["Actor_01", "Actor_02", "Actor_03"]
     assert sorted(server.requests) == sorted((name, None) for name in archives())
 
 
 def test_prepare_finds_every_clip_with_its_sound(download, out):
     download()
-    found, skipped = find_raw(out, pair_video_only=True)
+    clips, skipped = find_raw(out, pair_video_only=True)
     assert skipped == {}
-    assert len(found) == 120 * len(ACTORS)
-    assert all(clip.audio.name == f"03-{clip.record.clip_id[3:]}.wav" for clip in found)
+    assert len(clips) == 120 * len(ACTORS)
+    assert all(clip.audio.name == f"03-{clip.record.clip_id[3:]}.wav" for clip in clips)
 
 
-def test_nothing_is_fetched_again(download, server, out):
+def test_complete_folders_are_not_fetched_again(download, server, out):
     download()
     server.requests.clear()
     assert download() == Summary(ACTORS, ())
     assert server.requests == []
 
 
-def test_zips_may_be_kept(download, server, out):
+def test_keep_zips_keeps_the_archives(download, server, out):
     download(keep_zips=True)
     zips = {path.name: path.read_bytes() for path in (out / "zips").iterdir()}
     assert zips == archives()
     shutil.rmtree(out / "Actor_02")
     server.requests.clear()
     download()
-    check_whole(out, ACTORS)
+    check_complete(out, ACTORS)
     assert server.requests == []
 
 
-def test_chosen_actors_then_the_others(record, download, server, out):
-    chosen = functools.partial(module.download, out, record=record, patience=web.QUICK)
-    assert chosen(actors=[3]) == Summary((3,), (3,))
-    check_whole(out, [3])
-    assert [path.name for path in (out / "zips").iterdir()] == [AUDIO]  # others will need it
+def test_some_actors_first_and_the_others_later(record, download, server, out):
+    download_some = functools.partial(module.download, out, record=record, patience=web.QUICK)
+    assert download_some(actors=[3]) == Summary((3,), (3,))
+    check_complete(out, [3])
+    assert [path.name for path in (out / "zips").iterdir()] == [AUDIO]  # needed for other actors
     assert {name for name, _ in server.requests} == {AUDIO, "video_3.zip"}
     assert download() == Summary(ACTORS, (1, 2))
-    check_whole(out, ACTORS)
+    check_complete(out, ACTORS)
     assert not (out / "zips").exists()
     assert server.ranges(AUDIO) == [None]
 
 
 @pytest.mark.parametrize(("lost", "fetched"), [("01-*.mp4", "video_2.zip"), ("*.wav", AUDIO)])
-def test_a_folder_that_lacks_clips_is_completed(download, server, out, lost, fetched):
+def test_incomplete_folder_is_completed(download, server, out, lost, fetched):
     download()
     for path in (out / "Actor_02").glob(lost):
         path.unlink()
@@ -168,34 +168,34 @@ def test_a_folder_that_lacks_clips_is_completed(download, server, out, lost, fet
     assert server.requests == [(fetched, None)]
     assert note.read_text() == "mine"
     note.unlink()
-    check_whole(out, ACTORS)
+    check_complete(out, ACTORS)
 
 
-def test_a_start_that_was_killed_is_cleaned_up(download, out):
+def test_killed_download_is_cleaned_up(download, out):
     stage = out / "zips" / "Actor_02.unpacking"
     stage.mkdir(parents=True)
     (stage / "01-01-01-01-01-01-02.mp4").write_bytes(b"half")
     download()
-    check_whole(out, ACTORS)
+    check_complete(out, ACTORS)
     assert not (out / "zips").exists()
 
 
-def test_bad_lines_and_servers(download, server, out):
+def test_faults_of_connection_and_server_are_retried(download, server, out):
     server.faults[AUDIO] = iter([500, web.CUT, web.WRONG])
     server.faults["video_1.zip"] = iter([404, web.CUT, web.NO_RANGE])
     server.faults["video_2.zip"] = iter([web.SHORT, web.QUIET_SHORT])
     download(parallel=4)
-    check_whole(out, ACTORS)
+    check_complete(out, ACTORS)
 
 
-def test_one_bad_file_does_not_keep_the_others_away(download, server, out):
+def test_bad_file_does_not_stop_the_others(download, server, out):
     server.faults["video_2.zip"] = itertools.repeat(web.WRONG)
     with pytest.raises(InputError, match=r"video_2\.zip came twice with wrong bytes"):
         download()
-    check_whole(out, [1, 3])
+    check_complete(out, [1, 3])
     del server.faults["video_2.zip"]
     assert download() == Summary(ACTORS, (2,))
-    check_whole(out, ACTORS)
+    check_complete(out, ACTORS)
 
 
 def test_several_bad_files_are_counted(download, server):
@@ -205,39 +205,39 @@ def test_several_bad_files_are_counted(download, server):
         download()
 
 
-def test_without_the_sound_nothing_is_finished(download, server, out):
+def test_missing_sound_leaves_no_folder(download, server, out):
     server.faults[AUDIO] = itertools.repeat(503)
     with pytest.raises(InputError, match=r"audio\.zip \(the server answers 503"):
         download()
-    check_whole(out, [])
+    check_complete(out, [])
 
 
-def test_too_little_space(download, server, out, monkeypatch):
+def test_too_little_space_is_refused(download, server, out, monkeypatch):
     sizes = {name: len(bytes_) for name, bytes_ in archives().items()}
     largest = sorted(sizes[video_name(actor)] for actor in ACTORS)[1:]
     unpacked = 1.05 * sum(sizes[video_name(actor)] for actor in ACTORS) + 1000
     needed = unpacked + sizes[AUDIO] + sum(largest)
-    asked = []
+    paths = []
 
     def usage(free):
         monkeypatch.setattr(
-            shutil, "disk_usage", lambda path: asked.append(path) or Usage(0, 0, free)
+            shutil, "disk_usage", lambda path: paths.append(path) or Usage(0, 0, free)
         )
 
     usage(needed - 1)
     with pytest.raises(InputError, match=r"needs 0\.0 GB for 3 actors.* --out or name fewer"):
         download()
     assert server.requests == []
-    assert asked == [out.parent]
+    assert paths == [out.parent]
     assert not out.exists()
     usage(needed + 1)
     with pytest.raises(InputError, match="or leave out --keep_zips"):
         download(keep_zips=True)
     download()
-    check_whole(out, ACTORS)
+    check_complete(out, ACTORS)
 
 
-def test_space_that_parts_take_already_is_not_asked_for(download, out, monkeypatch):
+def test_space_of_partial_files_is_not_required_again(download, out, monkeypatch):
     sizes = {name: len(bytes_) for name, bytes_ in archives().items()}
     unpacked = 1.05 * sum(sizes[video_name(actor)] for actor in ACTORS) + 1000
     (out / "zips").mkdir(parents=True)
@@ -245,7 +245,7 @@ def test_space_that_parts_take_already_is_not_asked_for(download, out, monkeypat
         (out / "zips" / f"{name}.part").write_bytes(bytes_[:-1])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, unpacked + 4))
     download()
-    check_whole(out, ACTORS)
+    check_complete(out, ACTORS)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_space_that_parts_take_already_is_not_asked_for(download, out, monkeypat
         "C:\\01-01-01-01-01-01-01.mp4",
     ],
 )
-def test_members_that_lead_elsewhere(record, server, out, name):
+def test_archive_members_outside_the_folder_are_refused(record, server, out, name):
     file = server.add("video_1.zip", archive(video_clips(1), **{name: b"evil"}))
     record = record._replace(videos={1: file})
     with pytest.raises(InputError, match="leads out of its folder"):
@@ -273,23 +273,23 @@ def test_only_the_actors_clips_are_unpacked(record, server, out):
     junk |= {"01-01-01-01-01-01-02.mp4": b"of actor 2", "01-01-01-01-01-01-01.mp4.sh": b"x"}
     file = server.add("video_1.zip", archive(video_clips(1), **junk))
     module.download(out, [1], record._replace(videos={1: file}), patience=web.QUICK)
-    check_whole(out, [1])
+    check_complete(out, [1])
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [(b"<html>", "is damaged"), (archive(video_clips(2)), "holds no clips of actor 1")],
 )
-def test_archives_of_something_else(record, server, out, content, message):
+def test_wrong_archives_are_refused(record, server, out, content, message):
     file = server.add("video_1.zip", content)
     with pytest.raises(InputError, match=message):
         module.download(out, [1], record._replace(videos={1: file}), patience=web.QUICK)
     assert not (out / "Actor_01").exists()
 
 
-def test_command(command, out, capsys):
+def test_command_downloads_actors(command, out, capsys):
     assert command("--out", out, "--actors", "3,1-2", "--parallel=1") == 0
-    check_whole(out, ACTORS)
+    check_complete(out, ACTORS)
     assert capsys.readouterr().out == f"{out}: 3 actors, 3 of them brought now\n"
     assert command(f"--out={out}", "--keep-zips") == 0
     assert "3 actors, 0 of them" in capsys.readouterr().out
@@ -306,7 +306,7 @@ def test_command(command, out, capsys):
         ([f"--out={__file__}"], "is no folder"),
     ],
 )
-def test_commands_that_cannot_be_done(command, server, arguments, message, capsys):
+def test_wrong_arguments_are_refused(command, server, arguments, message, capsys):
     assert command(*arguments) == 1
     err = capsys.readouterr().err
     assert message in err
@@ -314,8 +314,8 @@ def test_commands_that_cannot_be_done(command, server, arguments, message, capsy
     assert server.requests == []
 
 
-def test_offline(command, record, out, capsys):
-    address = "http://127.0.0.1:9/x.zip"  # where nothing listens
+def test_unreachable_server_is_a_one_line_error(command, record, out, capsys):
+    address = "http://127.0.0.1:9/x.zip"  # nothing listens there
     for name in list(record.videos):
         record.videos[name] = record.videos[name]._replace(url=address)
     assert command("--out", out, "--actors=1") == 1
@@ -325,7 +325,7 @@ def test_offline(command, record, out, capsys):
     assert "check the connection" in line
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(command, server, out, capsys, monkeypatch):
+def test_full_disk_is_a_one_line_error_and_loses_nothing(command, server, out, capsys, monkeypatch):
     def full(source, target):
         target.write(b"x")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -337,12 +337,12 @@ def test_a_full_disk_is_one_line_and_loses_nothing(command, server, out, capsys,
     assert "error: No space left on device" in line
     assert sorted(path.name for path in out.rglob("*")) == [AUDIO, "video_1.zip", "zips"]
     assert command("--out", out, "--actors=1") == 0
-    check_whole(out, [1])
+    check_complete(out, [1])
     assert server.ranges("video_1.zip") == [None]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_and_the_next_start_goes_on(command, record, server, out, number, capsys):
+def test_signal_stops_and_the_next_call_resumes(command, record, server, out, number, capsys):
     part = out / "zips" / "video_2.zip.part"
     large = archive(video_clips(2), **{"notes.bin": bytes(8_000_000)})
     record.videos[2] = server.add("video_2.zip", large)
@@ -356,17 +356,16 @@ def test_a_signal_stops_and_the_next_start_goes_on(command, record, server, out,
     server.faults["video_2.zip"] = iter([interrupt])
     assert command("--out", out, "--parallel=1") == 128 + number
     assert "the same command again goes on from here" in capsys.readouterr().err
-    check_whole(out, [1])
-    held = part.stat().st_size
-    assert 0 < held < len(large)
-    part.write_bytes(large[:held])  # without what dripped after the first half
+    check_complete(out, [1])
+    size = part.stat().st_size
+    assert 0 < size < len(large)
+    part.write_bytes(large[:size])  # without the bytes after the first half
     assert command("--out", out) == 0
-    check_whole(out, ACTORS)
-    assert server.ranges("video_2.zip") == [None, f"bytes={held}-"]
+    check_complete(out, ACTORS)
+    assert server.ranges("video_2.zip") == [None, f"bytes={size}-"]
 
 
-def test_zenodos_record():
-    """The published total; addresses by name."""
+def test_zenodo_record_has_the_published_size_and_urls():
     audio, videos = zenodo.RAVDESS.audio, zenodo.RAVDESS.videos
     assert sum(file.size for file in videos.values()) == 13_357_344_723
     assert len({file.md5 for file in [audio, *videos.values()]}) == 25

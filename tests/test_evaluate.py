@@ -1,4 +1,4 @@
-"""Scoring a checkpoint: only on clips that were prepared as those it was trained on."""
+"""Evaluation of a checkpoint, only on clips prepared like its training clips."""
 
 import dataclasses
 
@@ -27,7 +27,7 @@ NETWORKS = {
 
 
 def card(kind="audio_visual", **changes):
-    """A model's card that suits `DATA`, but for the changes."""
+    """Returns a model card that fits `DATA`, except for the changes."""
     network = {"kind": kind, "num_classes": 2, **NETWORKS[kind]}
     return dataclasses.replace(
         ModelCard(network, ["low", "high"], "fixed", 6, 64, 87, seconds=2.0), **changes
@@ -35,12 +35,12 @@ def card(kind="audio_visual", **changes):
 
 
 def refusal(card, data=DATA):
-    with pytest.raises(InputError) as refused:
+    with pytest.raises(InputError) as error:
         check_compatible(card, data, "RUN", "DATA")
-    return str(refused.value)
+    return str(error.value)
 
 
-def test_every_value_that_differs_is_named_with_the_remedy():
+def test_all_differing_values_are_listed_with_a_remedy():
     message = refusal(card(num_frames=15, seconds=3.6, audio_steps=156))
     assert message == (
         "dataset DATA does not suit checkpoint RUN: seconds 2.0 instead of 3.6 and num_frames 6 "
@@ -59,13 +59,13 @@ def test_every_value_that_differs_is_named_with_the_remedy():
     ],
 )
 def test_each_value_is_compared(name, value, remedy):
-    held = list(DATA.classes) if name == "classes" else getattr(DATA, name)
+    actual = list(DATA.classes) if name == "classes" else getattr(DATA, name)
     message = refusal(card(**{name: value}))
-    assert f"RUN: {name} {held!r} instead of {value!r}; prepare the clips {remedy}, or" in message
+    assert f"RUN: {name} {actual!r} instead of {value!r}; prepare the clips {remedy}, or" in message
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_only_what_the_network_reads_is_compared(kind):
+def test_only_streams_that_the_network_reads_are_compared(kind):
     reads_video, reads_audio = kind in ("audio_visual", "video"), kind != "video"
     check_compatible(card(kind), DATA, "RUN", "DATA")
     for name, read in (
@@ -73,34 +73,34 @@ def test_only_what_the_network_reads_is_compared(kind):
         ("image_size", reads_video),
         ("audio_steps", reads_audio),
     ):
-        other = card(kind, **{name: 99})
+        changed = card(kind, **{name: 99})
         if read:
-            assert f"{name} {getattr(DATA, name)} instead of 99" in refusal(other)
+            assert f"{name} {getattr(DATA, name)} instead of 99" in refusal(changed)
         else:
-            check_compatible(other, DATA, "RUN", "DATA")
+            check_compatible(changed, DATA, "RUN", "DATA")
 
 
 @pytest.mark.usefixtures("small_networks")
-def test_a_model_of_both_streams_is_scored_on_sound_alone(tmp_path):
-    """Whatever frames it was trained on; what it sees are black ones like those."""
+def test_audio_visual_model_is_evaluated_on_sound(tmp_path):
+    """It gets black frames of the size that it was trained on."""
     data_dir = write_sounds(tmp_path / "data")
-    suitable = ModelCard(
+    model_card = ModelCard(
         {"kind": "small", "fusion": "ia", "num_heads": 1, "num_classes": 2},
         ["low", "high"], "reference", num_frames=3, image_size=96, audio_steps=16,
     )  # fmt: skip
-    variables = init_variables(build_network(suitable.network), jax.random.key(0))
-    save_model(tmp_path / "model", variables, suitable)
+    variables = init_variables(build_network(model_card.network), jax.random.key(0))
+    save_model(tmp_path / "model", variables, model_card)
     evaluation = evaluate.evaluate_checkpoint(tmp_path / "model", data_dir, "published")
     assert evaluation["num_clips"] == 12
     clips = open_dataset(data_dir).select(Filter({}), num_frames=3, image_size=96)
     np.testing.assert_array_equal(clips[0]["frames"], np.zeros((3, 96, 96, 3), np.uint8))
 
 
-def test_the_command_refuses_in_one_line(tmp_path, capsys):
+def test_command_reports_a_mismatch_in_one_line(tmp_path, capsys):
     data_dir = write_sounds(tmp_path / "data")
-    other = card("audio", profile="reference", seconds=3.6)
-    variables = init_variables(build_network(other.network), jax.random.key(0))
-    save_model(tmp_path / "model", variables, other)
+    model_card = card("audio", profile="reference", seconds=3.6)
+    variables = init_variables(build_network(model_card.network), jax.random.key(0))
+    save_model(tmp_path / "model", variables, model_card)
     command = ["evaluate", f"--checkpoint={tmp_path / 'model'}", f"--data={data_dir}"]
     assert evaluate.main(command) == 1
     error = capsys.readouterr().err

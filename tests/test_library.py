@@ -1,4 +1,4 @@
-"""avjax from Python: its public names, what its objects say of themselves, docs/library.md."""
+"""avjax as a library: public names, representations, docs/library.md."""
 
 import dataclasses
 import pkgutil
@@ -17,7 +17,7 @@ from tests.clips import tone, write_video
 from tests.sound_dataset import write_sounds
 
 
-def test_every_public_name_is_there_and_no_other():
+def test_package_exports_exactly_its_public_names():
     assert dir(avjax) == sorted(avjax.__all__)
     for name in avjax.__all__:
         assert getattr(avjax, name) is getattr(avjax, name)
@@ -25,8 +25,8 @@ def test_every_public_name_is_there_and_no_other():
         avjax.fit  # noqa: B018
 
 
-def test_a_name_of_a_module_is_the_module():
-    """Whatever was imported before: submodules replace attributes of their names."""
+def test_names_of_modules_are_modules():
+    """Independent of the import order: submodules replace attributes of the same name."""
     modules = {module.name for module in pkgutil.iter_modules(avjax.__path__)}
     shared = modules & set(avjax.__all__)
     assert {"train", "evaluate", "crossval"} <= shared
@@ -35,7 +35,7 @@ def test_a_name_of_a_module_is_the_module():
         assert callable(getattr(avjax, name).main)
 
 
-def test_the_script_of_the_docs_runs(root_dir, tmp_path, monkeypatch, capsys):
+def test_script_in_the_docs_runs(root_dir, tmp_path, monkeypatch, capsys):
     text = (root_dir / "docs" / "library.md").read_text(encoding="utf-8")
     (script,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     monkeypatch.chdir(tmp_path)
@@ -54,7 +54,7 @@ def test_the_script_of_the_docs_runs(root_dir, tmp_path, monkeypatch, capsys):
         assert part in printed
 
 
-def test_dataset_clips_and_filter_say_what_they_hold(tmp_path):
+def test_repr_of_dataset_clips_and_filter(tmp_path):
     dataset = open_dataset(write_sounds(tmp_path, {1: 3, 11: 2}, log_mels=8))
     assert repr(dataset) == (
         f"<PreparedDataset {dataset.directory}: 5 clips of low, high; profile reference, 3.6 s: "
@@ -62,16 +62,16 @@ def test_dataset_clips_and_filter_say_what_they_hold(tmp_path):
     )
     clips = dataset.select("actor=1")
     assert repr(clips) == "<Clips: 3 (2 low, 1 high), 3 with audio, 0 with video: mfcc [16, 10]>"
-    shown = dataset.select("label=1", Inputs(audio="log_mel", audio_width=8), num_frames=2)
-    assert repr(shown) == (
+    clips = dataset.select("label=1", Inputs(audio="log_mel", audio_width=8), num_frames=2)
+    assert repr(clips) == (
         "<Clips: 2 (2 high), 2 with audio, 0 with video: frames [2, 64, 64, 3], log_mel [16, 8]>"
     )
-    chosen = Filter.parse("actor=1-3,07 intensity=2")
-    assert repr(chosen) == "Filter.parse('actor=1,2,3,7 intensity=2')"
-    assert eval(repr(chosen)) == chosen
+    clip_filter = Filter.parse("actor=1-3,07 intensity=2")
+    assert repr(clip_filter) == "Filter.parse('actor=1,2,3,7 intensity=2')"
+    assert eval(repr(clip_filter)) == clip_filter
 
 
-def test_a_filter_may_be_text(tmp_path):
+def test_filter_may_be_text(tmp_path):
     dataset = open_dataset(write_sounds(tmp_path, {1: 3, 11: 2}))
     assert dataset.select("actor=11").clip_ids == dataset.select(Filter.parse("actor=11")).clip_ids
     assert len(dataset.select()) == 5
@@ -80,7 +80,7 @@ def test_a_filter_may_be_text(tmp_path):
 
 
 @pytest.mark.parametrize("file", [ia_softhard, audio_only, audio_only_strong])
-def test_a_config_shows_what_is_not_the_default(file):
+def test_repr_of_a_config_omits_defaults(file):
     config = avjax.RunConfig.from_tree(file.get_config()).with_fold("five/3", seed=7)
     text = repr(config)
     assert eval(text, {"RunConfig": avjax.RunConfig}) == config
@@ -98,7 +98,7 @@ def test_config_keys_may_be_joined_by_dots():
     )
 
 
-def test_a_model_says_what_it_is():
+def test_repr_of_a_model():
     network = {"kind": "audio_visual", "fusion": "it", "num_heads": 4, "num_classes": 2}
     card = ModelCard(network, ["calm", "sad"], "fixed", 15, 224, 156)
     assert repr(avjax.Model({}, card)) == (

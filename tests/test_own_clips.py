@@ -1,4 +1,4 @@
-"""Own clips from a manifest to a prediction: three classes, other lengths, rates and sizes."""
+"""Custom clips from a manifest to a prediction: other classes, lengths, rates and sizes."""
 
 import json
 
@@ -20,14 +20,14 @@ SETTINGS = PreparationSettings("fixed", 3, 64, pair_video_only=False, seconds=1.
 SPLITS = {"Ann": "train", "Bob": "validation", "Cem": "test"}
 
 
-def media(folder, group, number):
-    """Sound and picture that tell the class: pitch and brightness."""
+def write_clip(folder, group, number):
+    """Writes a clip whose pitch and brightness depend on the class; returns the class."""
     label = number % len(CLASSES)
     sound = tone(2.0, hertz=200.0 * 3**label) * np.float32(0.5 + 0.05 * number)
     images = [frame(10 + 25 * label + i, 160, 120) for i in range(40)]
-    if number == 4:  # the picture alone
+    if number == 4:  # no sound
         write_video(folder / f"{group}/{number}.mp4", images, rate=20)
-    elif number == 5:  # the sound alone
+    elif number == 5:  # no video
         write_sound(folder / f"{group}/{number}.wav", sound)
     else:
         write_video(folder / f"{group}/{number}.mp4", images, rate=20, sound=sound)
@@ -40,7 +40,7 @@ def manifest(tmp_path_factory):
     lines = ["video,audio,label,group,start,end,split"]
     for group, split in SPLITS.items():
         for number in range(6):
-            label = media(folder, group, number)
+            label = write_clip(folder, group, number)
             files = f",{group}/5.wav" if number == 5 else f"{group}/{number}.mp4,"
             lines.append(f"{files},{label},{group},0.25,1.75,{split}")
     lines.append(f"gone.mp4,,low,Ann,,,{split}")
@@ -49,7 +49,7 @@ def manifest(tmp_path_factory):
     return path
 
 
-def prepared(manifest, out):
+def prepare_manifest(manifest, out):
     return prepare(
         None, out, SETTINGS, manifest=manifest, classes=CLASSES, make_detector=WholeFrame
     )
@@ -58,7 +58,7 @@ def prepared(manifest, out):
 @pytest.fixture(scope="module")
 def dataset(manifest, tmp_path_factory):
     out = tmp_path_factory.mktemp("data") / "DATA"
-    summary = prepared(manifest, out)
+    summary = prepare_manifest(manifest, out)
     assert summary.written == 18
     assert list(summary.skipped) == ["gone"] and "clips.csv line 20" in summary.skipped["gone"]
     return out
@@ -81,7 +81,7 @@ def run(dataset, tmp_path_factory):
         yield workdir
 
 
-def test_the_dataset_is_what_the_manifest_says(dataset):
+def test_dataset_follows_the_manifest(dataset):
     opened = open_dataset(dataset)
     assert opened.metadata.classes == CLASSES
     assert (opened.metadata.seconds, opened.metadata.audio_steps) == (1.2, 52)
@@ -99,25 +99,25 @@ def test_the_dataset_is_what_the_manifest_says(dataset):
     ]
     numbers = {r.clip_id: i for i, r in enumerate(opened.records)}
     clip = opened.read(numbers["Ann/0@0.25-1.75"])
-    # The window is the middle 1.2 s of 0.25 to 1.75 s: frames 8 to 31 of 20 a second.
+    # The window is the middle 1.2 s of 0.25 to 1.75 s: frames 8 to 31 at 20 per second.
     brightness = np.asarray(clip["frames"]).mean((1, 2, 3))
     expected = [frame(10 + i).mean() for i in (12, 20, 28)]
     np.testing.assert_allclose(brightness, expected, atol=4)
     assert clip["mfcc"].shape == (52, 10)
 
 
-def test_the_same_manifest_adds_nothing_and_another_is_refused(manifest, dataset):
-    assert prepared(manifest, dataset).prepared_now == 0
+def test_same_manifest_adds_nothing_and_a_changed_one_is_refused(manifest, dataset):
+    assert prepare_manifest(manifest, dataset).prepared_now == 0
     text = manifest.read_text(encoding="utf-8")
     manifest.write_text(text.replace("Ann/0.mp4,,low", "Ann/0.mp4,,high"), encoding="utf-8")
     try:
         with pytest.raises(InputError, match=r"clip Ann/0@0\.25-1\.75 was listed otherwise"):
-            prepared(manifest, dataset)
+            prepare_manifest(manifest, dataset)
     finally:
         manifest.write_text(text, encoding="utf-8")
 
 
-def test_a_run_is_scored_by_group(run):
+def test_evaluation_has_figures_by_group(run):
     evaluation = json.loads((run / "evaluation.json").read_text())
     assert evaluation["classes"] == list(CLASSES)
     assert evaluation["num_clips"] == 6
@@ -126,7 +126,7 @@ def test_a_run_is_scored_by_group(run):
     assert confusion.shape == (3, 3)
 
 
-def test_prediction_prepares_as_training_did(run, manifest):
+def test_prediction_prepares_clips_as_for_training(run, manifest):
     trained = Model.load(run)
     model = Model(trained.variables, trained.card, detector=WholeFrame())
     for name, missing in (("0.mp4", ()), ("4.mp4", ("audio",)), ("5.wav", ("video",))):
@@ -137,7 +137,7 @@ def test_prediction_prepares_as_training_did(run, manifest):
     assert model.card.seconds == 1.2
 
 
-def test_times_outside_the_file_are_told(manifest, tmp_path, capsys, monkeypatch):
+def test_times_outside_the_file_are_refused(manifest, tmp_path, capsys, monkeypatch):
     path = manifest.parent / "late.csv"
     path.write_text("video,label,start\nAnn/4.mp4,low,9\n", encoding="utf-8")
     monkeypatch.setattr("avjax.preparation.face_detector.default_detector", WholeFrame)

@@ -1,4 +1,4 @@
-"""Prediction: from files and arrays to probabilities; what is missing; refusals."""
+"""Prediction from files and arrays; missing streams; errors."""
 
 import json
 
@@ -28,8 +28,8 @@ CARD = ModelCard(
 )
 
 
-class Faces:
-    """Stands in for the detector: one box in every frame, or none."""
+class FakeDetector:
+    """A detector that returns the same box, or None, for every frame."""
 
     def __init__(self, box):
         self.box = box
@@ -39,12 +39,12 @@ class Faces:
 
 
 apply = jax.jit(NET.apply)
-FACE, NO_FACE = Faces(np.array([20.0, 10.0, 70.0, 60.0])), Faces(None)
+FACE, NO_FACE = FakeDetector(np.array([20.0, 10.0, 70.0, 60.0])), FakeDetector(None)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_network():
-    """The same network with fewer units, which compiles in a fraction of the time."""
+    """Replaces the network by a smaller one, which compiles quickly."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predict, "build_network", lambda network: NET)
         yield
@@ -52,7 +52,7 @@ def _small_network():
 
 @pytest.fixture(scope="module")
 def variables():
-    """Random ones, positive where they are variances; logits so small that no class is certain."""
+    """Random variables with positive variances and small logits."""
     rng = np.random.default_rng(3)
 
     def draw(path, leaf):
@@ -88,7 +88,7 @@ def inputs(rows):
     return mfcc, rng.integers(0, 256, (rows, 2, 64, 64, 3), np.uint8)
 
 
-def test_logits_are_the_networks(model, variables):
+def test_logits_equal_the_network(model, variables):
     mfcc, frames = inputs(2)
     logits = model.logits(mfcc, frames)
     assert logits.shape == (2, 3)
@@ -98,30 +98,30 @@ def test_logits_are_the_networks(model, variables):
     assert np.abs(logits[0] - logits[1]).max() > 0.01
 
 
-def test_a_missing_stream_is_zeros_after_normalisation(model, variables):
+def test_missing_stream_is_zeros_after_normalisation(model, variables):
     mfcc, frames = inputs(2)
     logits = model.logits(mfcc, frames, has_audio=np.array([True, False]), has_video=[False, True])
-    seen = normalise(jnp.asarray(frames), "fixed")
-    mfcc[1], seen = 0, seen.at[0].set(0)
-    np.testing.assert_allclose(logits, apply(variables, mfcc, seen), rtol=1e-4, atol=1e-5)
+    normalised = normalise(jnp.asarray(frames), "fixed")
+    mfcc[1], normalised = 0, normalised.at[0].set(0)
+    np.testing.assert_allclose(logits, apply(variables, mfcc, normalised), rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_not_given_is_missing(model):
-    """Not black frames, which the fixed profile's normalisation makes other than zero."""
+def test_omitted_array_is_a_missing_stream(model):
+    """Not black frames: the fixed profile normalises them to nonzero values."""
     mfcc, frames = inputs(2)
     absent = np.zeros(2, bool)
-    for given, flag in (((mfcc, None), "has_video"), ((None, frames), "has_audio")):
+    for arrays, flag in (((mfcc, None), "has_video"), ((None, frames), "has_audio")):
         expected = model.logits(mfcc, frames, **{flag: absent})
-        np.testing.assert_array_equal(model.logits(*given), expected)
-        np.testing.assert_array_equal(model.logits(*given, **{flag: ~absent}), expected)
-    unseen = model.logits(mfcc, frames[:, :0])  # as a dataset of sound alone has them
-    np.testing.assert_array_equal(unseen, model.logits(mfcc))
+        np.testing.assert_array_equal(model.logits(*arrays), expected)
+        np.testing.assert_array_equal(model.logits(*arrays, **{flag: ~absent}), expected)
+    logits = model.logits(mfcc, frames[:, :0])  # as in a sound dataset
+    np.testing.assert_array_equal(logits, model.logits(mfcc))
 
 
-def test_no_clips_have_no_logits(model):
+def test_empty_batch_gives_empty_logits(model):
     mfcc, frames = inputs(2)
-    for given in ((mfcc[:0], frames[:0]), (mfcc[:0], None), (None, frames[:0])):
-        logits = model.logits(*given)
+    for arrays in ((mfcc[:0], frames[:0]), (mfcc[:0], None), (None, frames[:0])):
+        logits = model.logits(*arrays)
         assert (logits.shape, logits.dtype) == ((0, 3), np.float32)
 
 
@@ -129,7 +129,7 @@ def with_nan(mfcc, row):
     return np.where(np.arange(len(mfcc))[:, None, None] == row, np.float32("nan"), mfcc)
 
 
-def test_a_missing_clip_may_hold_anything(model):
+def test_missing_stream_may_hold_nan(model):
     mfcc, frames = inputs(2)
     present = np.array([True, False])
     expected = model.logits(mfcc, frames, has_audio=present)
@@ -166,42 +166,42 @@ def test_flags_that_do_not_fit_are_refused(model, name, value):
         model.logits(*inputs(2), **{name: value})
 
 
-def test_probabilities_of_a_raw_clip(model, clip):
+def test_predict_returns_probabilities_of_a_raw_clip(model, clip):
     prediction = model.predict(clip)
     assert list(prediction.probabilities) == CLASSES
     assert sum(prediction.probabilities.values()) == pytest.approx(1)
     assert prediction.label == max(CLASSES, key=prediction.probabilities.get)
     assert prediction.missing == ()
-    again = predict.Prediction(**json.loads(json.dumps(prediction.to_json())))
-    assert again.probabilities == prediction.probabilities
+    restored = predict.Prediction(**json.loads(json.dumps(prediction.to_json())))
+    assert restored.probabilities == prediction.probabilities
 
 
-def test_what_is_missing_is_named(model, variables, clip, tmp_path):
+def test_missing_streams_are_listed(model, variables, clip, tmp_path):
     mute = write_video(tmp_path / "mute.mp4", 110)
     assert model.predict(mute).missing == ("audio",)
     faceless = predict.Model(variables, CARD, NO_FACE)
-    alone = faceless.predict(clip)
-    assert alone.missing == ("video",)
-    assert "without video" in str(alone)
-    assert alone.probabilities != model.predict(clip).probabilities
+    prediction = faceless.predict(clip)
+    assert prediction.missing == ("video",)
+    assert "without video" in str(prediction)
+    assert prediction.probabilities != model.predict(clip).probabilities
     with pytest.raises(InputError, match=r"mute\.mp4 has neither sound nor a face"):
         faceless.predict(mute)
 
 
-def test_a_prepared_clip_and_its_file_agree(model, clip):
+def test_predict_prepared_equals_predict(model, clip):
     shape = {name: getattr(CARD, name) for name in ("profile", "num_frames", "image_size")}
     prepared = prepare_clip(clip, clip, **shape, seconds=CARD.seconds, detector=FACE)
     assert model.predict_prepared(prepared) == model.predict(clip)
 
 
-def test_load_gives_the_saved_model_back(checkpoint, model):
+def test_load_restores_the_saved_model(checkpoint, model):
     loaded = avjax.load(checkpoint)
     assert loaded.card == CARD
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, model.variables)
     np.testing.assert_array_equal(loaded.logits(*inputs(2)), model.logits(*inputs(2)))
 
 
-def test_command_line(checkpoint, clip, tmp_path, monkeypatch, capsys):
+def test_command_prints_predictions_and_errors(checkpoint, clip, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(predict, "default_detector", lambda: FACE)
     text = tmp_path / "text.mp4"
     text.write_text("not a video")
@@ -228,7 +228,7 @@ def test_command_line(checkpoint, clip, tmp_path, monkeypatch, capsys):
         (["--checkpoint", "absent", "clip.mp4"], "there is no checkpoint at absent"),
     ],
 )
-def test_command_line_refuses(arguments, message, tmp_path, monkeypatch, capsys):
+def test_wrong_arguments_are_refused(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert predict.main(["predict", *arguments]) == 1
     assert message in capsys.readouterr().err

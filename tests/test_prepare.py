@@ -1,4 +1,4 @@
-"""The prepare command: what is written, what is listed, going on after an interruption."""
+"""The prepare command: dataset, skipped clips, resuming, errors."""
 
 import errno
 import importlib.util
@@ -28,7 +28,7 @@ SILENT, NOTHING = "02-01-03-01-01-01-07", "01-01-08-01-01-01-07"
 
 
 class SeesLight(WholeFrame):
-    """A detector that sees no face in black frames, and may be stopped."""
+    """A detector that finds no face in black frames; interrupts after ``calls`` calls."""
 
     def __init__(self, calls: int = 1000) -> None:
         super().__init__()
@@ -45,8 +45,8 @@ class SeesLight(WholeFrame):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Two actors with four whole clips, one of them video-only by design, one without sound, one
-    without a face, and three that cannot be used."""
+    """Clips of two actors: four complete ones, one of them a silent recording, one that lacks its
+    sound, one without a face, and three unusable ones."""
     root = tmp_path_factory.mktemp("RAVDESS")
     folder = root / "Actor_07"
     write_video(folder / f"{HAPPY}.mp4", 20)
@@ -57,8 +57,8 @@ def source(tmp_path_factory):
     write_video(folder / f"{MUTE}.mp4", 20)
     write_video(folder / f"{BLACK}.mp4", [np.zeros((64, 96, 3), np.uint8)] * 20, sound=tone(0.7))
     write_video(folder / f"{NOTHING}.mp4", [np.zeros((64, 96, 3), np.uint8)] * 20)
-    whole = (folder / f"{HAPPY}.mp4").read_bytes()
-    (folder / "01-01-01-01-01-01-07.mp4").write_bytes(whole[: len(whole) // 2])
+    content = (folder / f"{HAPPY}.mp4").read_bytes()
+    (folder / "01-01-01-01-01-01-07.mp4").write_bytes(content[: len(content) // 2])
     (folder / "01-01-02-01-01-01-07.mp4").write_text("not a video")
     return root
 
@@ -71,7 +71,7 @@ def prepared(source, tmp_path_factory):
 
 @pytest.fixture
 def cli(monkeypatch, capsys):
-    """Runs the command line with a stand-in detector: status, standard output, errors."""
+    """Runs the command line with a fake detector; returns status, output and errors."""
 
     def run(*arguments, detector=SeesLight):
         monkeypatch.setattr(command.face_detector, "default_detector", detector)
@@ -83,13 +83,13 @@ def cli(monkeypatch, capsys):
     return run
 
 
-def files_of(directory):
-    """Content of all files, but for the summary, which tells the time taken."""
+def read_files(directory):
+    """Returns the content of all files except the summary, which holds times."""
     paths = sorted(path for path in directory.iterdir() if path.name != command.SUMMARY_FILE)
     return {path.name: path.read_bytes() for path in paths}
 
 
-# ------------------------------------------------------------------------------------ what is made
+# ---------------------------------------------------------------------------------------- dataset
 
 
 def test_usable_clips_are_written(prepared):
@@ -104,7 +104,7 @@ def test_usable_clips_are_written(prepared):
     assert batch["frames"].shape == (6, 4, 32, 32, 3)
 
 
-def test_clips_that_lack_what_they_should_have_are_listed(prepared, source):
+def test_incomplete_clips_are_listed(prepared, source):
     folder = source / "Actor_07"
     assert prepared[1].incomplete == {
         MUTE: f"no sound in {folder / MUTE}.mp4",
@@ -113,7 +113,7 @@ def test_clips_that_lack_what_they_should_have_are_listed(prepared, source):
     assert prepared[1].faceless_frames == {BLACK: 4}
 
 
-def test_the_reference_profile_takes_no_video_without_a_face(source, tmp_path):
+def test_reference_profile_skips_videos_without_a_face(source, tmp_path):
     settings = SETTINGS._replace(profile="reference")
     summary = prepare(source, tmp_path / "DATA", settings, make_detector=SeesLight)
     assert "no face found" in summary.skipped[BLACK]
@@ -125,7 +125,7 @@ def test_the_reference_profile_takes_no_video_without_a_face(source, tmp_path):
     assert summary.written == len(records) == 5
 
 
-def test_bad_clips_are_listed_with_their_reason(prepared):
+def test_skipped_clips_are_listed_with_their_reason(prepared):
     skipped = prepared[1].skipped
     assert set(skipped) == {NOTHING, "01-01-01-01-01-01-07", "01-01-02-01-01-01-07"}
     assert "no face found in" in skipped[NOTHING]
@@ -134,7 +134,7 @@ def test_bad_clips_are_listed_with_their_reason(prepared):
     assert "01-01-02-01-01-01-07.mp4 cannot be decoded" in skipped["01-01-02-01-01-01-07"]
 
 
-def test_summary_and_contact_sheet(prepared):
+def test_summary_and_contact_sheet_are_written(prepared):
     out, summary = prepared
     assert (summary.written, summary.prepared_now) == (6, 6)
     stored = json.loads((out / command.SUMMARY_FILE).read_text())
@@ -146,7 +146,7 @@ def test_summary_and_contact_sheet(prepared):
     assert not out.with_name("DATA.partial").exists()
 
 
-def test_one_split_per_actor_and_metadata(prepared):
+def test_dataset_has_a_split_per_actor_and_metadata(prepared):
     dataset = open_dataset(prepared[0])
     assert {record.split for record in dataset.records} == {"actor_07", "actor_11"}
     m = dataset.metadata
@@ -155,7 +155,7 @@ def test_one_split_per_actor_and_metadata(prepared):
     assert "librosa" in m.versions
 
 
-def test_pairing_gives_video_only_clips_the_sound_of_their_trial(source, tmp_path):
+def test_pairing_gives_silent_videos_the_sound_of_their_trial(source, tmp_path):
     settings = SETTINGS._replace(profile="reference", pair_video_only=True)
     prepare(source, tmp_path / "DATA", settings, make_detector=SeesLight)
     clips = open_dataset(tmp_path / "DATA").select(Filter.parse("label=2"))
@@ -163,33 +163,33 @@ def test_pairing_gives_video_only_clips_the_sound_of_their_trial(source, tmp_pat
     np.testing.assert_array_equal(clips[0]["audio"], clips[1]["audio"])
 
 
-# -------------------------------------------------------------------------------------- going on
+# --------------------------------------------------------------------------------------- resuming
 
 
-def test_an_interrupted_run_goes_on_with_the_same_result(source, prepared, tmp_path):
+def test_interrupted_run_resumes_to_the_same_bytes(source, prepared, tmp_path):
     out = tmp_path / "DATA"
     with pytest.raises(KeyboardInterrupt):
         prepare(source, out, SETTINGS, make_detector=lambda: SeesLight(calls=2))
     assert not out.exists()
     staged = out.with_name("DATA.partial") / "clips"
     (staged / "01-01-08-02-02-02-11.tmp").write_bytes(b"half a clip, as a killed process leaves it")
-    rest = SeesLight()
-    summary = prepare(source, out, SETTINGS, make_detector=lambda: rest)
+    detector = SeesLight()
+    summary = prepare(source, out, SETTINGS, make_detector=lambda: detector)
     assert summary.written == 6
-    assert rest.calls == 7 - 2  # seven clips can be decoded, two of them were done
-    assert files_of(out) == files_of(prepared[0])
+    assert detector.calls == 7 - 2  # seven clips can be decoded, two were finished
+    assert read_files(out) == read_files(prepared[0])
 
 
-def test_the_same_command_again_adds_nothing(source, prepared):
+def test_same_command_adds_nothing(source, prepared):
     out, first = prepared
-    before = files_of(out)
+    before = read_files(out)
     summary = prepare(source, out, SETTINGS, make_detector=pytest.fail)
     assert (summary.written, summary.prepared_now) == (6, 0)
     assert summary.skipped == first.skipped
-    assert files_of(out) == before
+    assert read_files(out) == before
 
 
-def test_a_dataset_from_before_incomplete_clips_is_complete(source, prepared, tmp_path):
+def test_summary_without_incomplete_clips_is_read(source, prepared, tmp_path):
     out = tmp_path / "DATA"
     shutil.copytree(prepared[0], out)
     stored = json.loads((out / command.SUMMARY_FILE).read_text())
@@ -198,10 +198,10 @@ def test_a_dataset_from_before_incomplete_clips_is_complete(source, prepared, tm
     assert prepare(source, out, SETTINGS, make_detector=pytest.fail).incomplete == {}
 
 
-def test_other_settings_for_the_same_dataset_are_refused(source, prepared, tmp_path):
-    other = SETTINGS._replace(profile="reference")
+def test_different_settings_for_the_same_dataset_are_refused(source, prepared, tmp_path):
+    changed = SETTINGS._replace(profile="reference")
     with pytest.raises(InputError, match=r"profile is 'fixed' there and 'reference' here"):
-        prepare(source, prepared[0], other)
+        prepare(source, prepared[0], changed)
     out = tmp_path / "DATA"
     with pytest.raises(KeyboardInterrupt):
         prepare(source, out, SETTINGS, make_detector=lambda: SeesLight(calls=1))
@@ -209,28 +209,28 @@ def test_other_settings_for_the_same_dataset_are_refused(source, prepared, tmp_p
         prepare(source, out, SETTINGS._replace(image_size=64))
 
 
-def test_a_complete_dataset_takes_no_further_clips(prepared, tmp_path):
+def test_complete_dataset_refuses_more_clips(prepared, tmp_path):
     write_video(tmp_path / "Actor_09" / "01-01-03-01-01-01-09.mp4", 20, sound=tone(0.5))
     with pytest.raises(InputError, match=r"without 1 clips of the source \(01-01-03-01-01-01-09"):
         prepare(tmp_path, prepared[0], SETTINGS)
 
 
-def test_a_folder_with_other_things_is_left_alone(source, tmp_path):
+def test_folder_with_other_files_is_refused(source, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(InputError, match=r"was not written by avjax\.prepare"):
         prepare(source, tmp_path, SETTINGS)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_an_empty_folder_is_filled(source, prepared, tmp_path):
+def test_empty_folder_is_used(source, prepared, tmp_path):
     out = tmp_path / "DATA"
     out.mkdir()
     prepare(source, out, SETTINGS, make_detector=SeesLight)
-    assert files_of(out) == files_of(prepared[0])
+    assert read_files(out) == read_files(prepared[0])
 
 
 @pytest.mark.parametrize("where", ["clip", "rename", "dataset", "sheet"])
-def test_a_full_disk_is_one_line_and_loses_nothing(source, prepared, tmp_path, cli, where):
+def test_full_disk_is_a_one_line_error_and_loses_nothing(source, prepared, tmp_path, cli, where):
     out = tmp_path / "DATA"
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with pytest.MonkeyPatch.context() as patch:
@@ -261,7 +261,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(source, prepared, tmp_path, c
     assert staged == {".npz"}
     assert not (tmp_path / "DATA.partial" / "dataset").exists()
     assert cli(f"--source={source}", f"--out={out}", *FLAGS)[0] == 0
-    assert files_of(out) == files_of(prepared[0])
+    assert read_files(out) == read_files(prepared[0])
 
 
 def _raise(error):
@@ -274,7 +274,7 @@ def _raise(error):
 # ------------------------------------------------------------------------------------ command line
 
 
-def test_the_command_tells_what_it_did(source, tmp_path, cli):
+def test_command_prints_a_summary(source, tmp_path, cli):
     status, text, errors = cli(f"--source={source}", f"--out={tmp_path / 'DATA'}", *FLAGS)
     assert (status, errors) == (0, [])
     assert f"skipped {NOTHING}: " in text
@@ -285,13 +285,13 @@ def test_the_command_tells_what_it_did(source, tmp_path, cli):
     assert "clips per second" in text
 
 
-def test_strict_is_a_failure_but_writes_the_good_clips(source, tmp_path, cli):
+def test_strict_fails_but_writes_the_good_clips(source, tmp_path, cli):
     out = tmp_path / "DATA"
     assert cli(f"--source={source}", f"--out={out}", "--strict", *FLAGS)[0] == 1
     assert len(open_dataset(out).records) == 6
 
 
-def test_nothing_but_bad_clips_is_a_failure(tmp_path, cli):
+def test_only_bad_clips_is_an_error(tmp_path, cli):
     folder = tmp_path / "Actor_05"
     folder.mkdir()
     (folder / f"{HAPPY}.mp4").write_text("not a video")
@@ -320,7 +320,7 @@ def test_nothing_but_bad_clips_is_a_failure(tmp_path, cli):
         (["--source=.", "--out=DATA", "more"], "unexpected argument 'more'"),
     ],
 )
-def test_wrong_arguments_are_one_line(tmp_path, monkeypatch, cli, flags, message):
+def test_wrong_arguments_are_one_line_errors(tmp_path, monkeypatch, cli, flags, message):
     monkeypatch.chdir(tmp_path)
     status, _, errors = cli(*flags)
     assert status == 1
@@ -333,7 +333,7 @@ def test_wrong_arguments_are_one_line(tmp_path, monkeypatch, cli, flags, message
 
 @pytest.fixture
 def crops(tmp_path):
-    """Crops of a 01-* clip as an array and of a 02-* clip as a video, with the sound of both."""
+    """Crops of a 01-* clip as an array and of a 02-* clip as a video, with their sound."""
     folder = tmp_path / "crops" / "ACTOR07"
     folder.mkdir(parents=True)
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
@@ -347,10 +347,10 @@ def crops(tmp_path):
 def run_import(root, **changes):
     settings = SETTINGS._replace(profile="reference", **changes)
     out = root / "DATA"
-    found = prepare(
+    summary = prepare(
         root / "sound", out, settings, import_crops=root / "crops", make_detector=pytest.fail
     )
-    return found, out
+    return summary, out
 
 
 def test_imported_crops_keep_their_values(crops):
@@ -362,7 +362,7 @@ def test_imported_crops_keep_their_values(crops):
     lossless, video = (dataset.select(EVERYTHING)[i] for i in range(2))
     np.testing.assert_array_equal(lossless["frames"], images)
     np.testing.assert_array_equal(lossless["audio"], video["audio"])
-    # The reference reads its videos as they are: blue first.
+    # The reference reads its videos as BGR.
     np.testing.assert_allclose(video["frames"].mean((0, 1, 2)), [200, 100, 30], atol=6)
 
 
@@ -372,12 +372,12 @@ def test_importing_without_pairing_leaves_video_only_clips_silent(crops):
     assert records == {HAPPY: True, SILENT: False}
 
 
-def test_crops_of_another_shape_are_told(crops):
+def test_crops_of_wrong_shape_are_refused(crops):
     with pytest.raises(InputError, match=r"uint8 \[4, 32, 32, 3\] instead of uint8 \[5, 32, 32"):
         run_import(crops[0], num_frames=5)
 
 
-def test_crops_without_sound_are_told(crops):
+def test_crops_without_sound_are_skipped(crops):
     root, _ = crops
     (root / "sound" / f"03{HAPPY[2:]}_croppad.wav").unlink()
     summary, _ = run_import(root)
@@ -387,7 +387,7 @@ def test_crops_without_sound_are_told(crops):
 
 @pytest.mark.ravdess
 @pytest.mark.slow
-def test_real_clips_give_the_crops_of_the_reference(shared_dir, tmp_path):
+def test_crops_of_real_clips_equal_the_reference(shared_dir, tmp_path):
     if importlib.util.find_spec(PACKAGE) is None:
         pytest.skip(f"{PACKAGE} is not installed, whose wheel holds the detector's weights")
     settings = PreparationSettings("reference", 15, 224, pair_video_only=False)

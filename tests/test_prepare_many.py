@@ -1,4 +1,4 @@
-"""Preparing many clips: killed runs, two at once, several in hand, shards, odd files."""
+"""Preparing many clips: killed and concurrent runs, threads, shards, odd files."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ NAMES = [f"01-01-0{i}-01-01-01-0{actor}" for actor in (5, 7) for i in (3, 4, 5)]
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Six good clips of two actors, and one that cannot be read."""
+    """Six good clips of two actors, and an unreadable one."""
     root = tmp_path_factory.mktemp("RAVDESS")
     for number, name in enumerate(NAMES):
         pictures = [frame(2 * number + i) for i in range(4)]
@@ -38,13 +38,13 @@ def prepared(source, tmp_path_factory):
     return out, prepare(source, out, SETTINGS, make_detector=WholeFrame, workers=1)
 
 
-def files_of(directory):
-    """Content of all files, but for the summary, which tells the time taken."""
+def read_files(directory):
+    """Returns the content of all files except the summary, which holds times."""
     paths = sorted(path for path in directory.iterdir() if path.name != SUMMARY_FILE)
     return {path.name: path.read_bytes() for path in paths}
 
 
-# -------------------------------------------------------------------------- killed, and two at once
+# ---------------------------------------------------------------------- killed and concurrent runs
 
 STALLING = """
 import sys, time
@@ -66,7 +66,7 @@ prepare(Path(sys.argv[1]), Path(sys.argv[2]), SETTINGS, make_detector=Stalls, wo
 
 @pytest.fixture(scope="module")
 def killed(source, root_dir, tmp_path_factory):
-    """What another process meets meanwhile, and what a run killed at its third clip leaves."""
+    """The folder of a run killed at its third clip, and a concurrent run's error."""
     out = tmp_path_factory.mktemp("killed") / "DATA"
     arguments = [sys.executable, "-c", STALLING, str(source), str(out)]
     with subprocess.Popen(arguments, cwd=root_dir, stdout=subprocess.PIPE, text=True) as process:
@@ -77,38 +77,38 @@ def killed(source, root_dir, tmp_path_factory):
     return out, str(error.value)
 
 
-def test_two_at_once_are_refused(killed):
+def test_concurrent_run_is_refused(killed):
     out, message = killed
     assert message.startswith(f"another process prepares clips into {out}.partial; wait for it")
 
 
-def test_a_killed_run_goes_on_with_the_same_bytes(source, prepared, killed):
+def test_killed_run_resumes_to_the_same_bytes(source, prepared, killed):
     out, _ = killed
     staged = out.with_name("DATA.partial")
     assert {path.suffix for path in (staged / "clips").iterdir()} == {".npz"}
-    half = staged / "dataset" / "ravdess_faces" / "1.0.0"  # as if killed while publishing
-    half.mkdir(parents=True)
-    (half / "dataset_info.json").write_text("{")
+    partial = staged / "dataset" / "ravdess_faces" / "1.0.0"  # as if killed while publishing
+    partial.mkdir(parents=True)
+    (partial / "dataset_info.json").write_text("{")
     summary = prepare(source, out, SETTINGS, make_detector=WholeFrame)
     assert (summary.written, summary.prepared_now) == (6, 4)
-    assert files_of(out) == files_of(prepared[0])
+    assert read_files(out) == read_files(prepared[0])
     assert not staged.exists()
 
 
-def test_a_run_that_ended_just_before_is_taken_for_done(source, prepared, tmp_path, monkeypatch):
-    """The other process publishes between the look at --out and the lock."""
-    out, opened = tmp_path / "DATA", command.open_clip_store
+def test_dataset_published_by_another_process_is_complete(source, prepared, tmp_path, monkeypatch):
+    """The other process publishes between the check of --out and the lock."""
+    out, open_store = tmp_path / "DATA", command.open_clip_store
 
     def published_meanwhile(directory, settings):
         shutil.copytree(prepared[0], out)
-        return opened(directory, settings)
+        return open_store(directory, settings)
 
     monkeypatch.setattr(command, "open_clip_store", published_meanwhile)
     assert prepare(source, out, SETTINGS, make_detector=pytest.fail).written == 6
     assert not out.with_name("DATA.partial").exists()
 
 
-def test_a_place_that_cannot_be_written_is_one_line(source, tmp_path, capsys):
+def test_unwritable_folder_is_a_one_line_error(source, tmp_path, capsys):
     (tmp_path / "file").touch()
     status = main(["prepare", f"--source={source}", f"--out={tmp_path / 'file' / 'DATA'}"])
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
@@ -117,34 +117,34 @@ def test_a_place_that_cannot_be_written_is_one_line(source, tmp_path, capsys):
     assert "cannot be written (Not a directory); choose another --out" in errors[0]
 
 
-# ------------------------------------------------------------------------------- several in hand
+# --------------------------------------------------------------------------------------- threads
 
 
-class Meets(WholeFrame):
-    """A detector whose calls wait until two are there; it counts those at once."""
+class ConcurrentDetector(WholeFrame):
+    """A detector whose calls wait for a second one; counts concurrent calls."""
 
     def __init__(self) -> None:
         super().__init__()
         self.barrier = threading.Barrier(2)
-        self.inside = self.most = 0
+        self.active = self.peak = 0
 
     def largest_boxes(self, frames):
-        self.inside += 1
-        self.most = max(self.most, self.inside)
+        self.active += 1
+        self.peak = max(self.peak, self.active)
         self.barrier.wait(timeout=60)
         boxes = super().largest_boxes(frames)
-        self.inside -= 1
+        self.active -= 1
         return boxes
 
 
-def test_clips_are_prepared_side_by_side_with_the_same_bytes(source, prepared, tmp_path):
-    detector = Meets()
+def test_threads_give_the_same_bytes(source, prepared, tmp_path):
+    detector = ConcurrentDetector()
     prepare(source, tmp_path / "DATA", SETTINGS, make_detector=lambda: detector, workers=2)
-    assert detector.most == 2  # no third, whatever the number of clips
-    assert files_of(tmp_path / "DATA") == files_of(prepared[0])
+    assert detector.peak == 2
+    assert read_files(tmp_path / "DATA") == read_files(prepared[0])
 
 
-def test_an_error_ends_the_run_and_keeps_what_is_done(source, tmp_path):
+def test_error_ends_the_run_and_keeps_finished_clips(source, tmp_path):
     class Breaks(WholeFrame):
         def largest_boxes(self, frames):
             if self.calls == 1:
@@ -156,7 +156,7 @@ def test_an_error_ends_the_run_and_keeps_what_is_done(source, tmp_path):
     assert len(list((tmp_path / "DATA.partial" / "clips").glob("*.npz"))) == 1
 
 
-def test_the_summary_tells_the_time_of_each_stage(prepared):
+def test_summary_has_the_time_of_each_phase(prepared):
     stored = json.loads((prepared[0] / SUMMARY_FILE).read_text())
     assert set(stored["phases"]) == {"sound", "decode", "detect", "crop", "write"}
     assert stored["phases"] == prepared[1].phases
@@ -179,14 +179,14 @@ def shards(source, tmp_path_factory):
 
 @pytest.fixture
 def sharded(shards, tmp_path):
-    """Where a copy of the shards is to be merged."""
+    """The output path for a copy of the shards."""
     shutil.copytree(shards, tmp_path, dirs_exist_ok=True)
     return tmp_path / "DATA"
 
 
 def test_merged_shards_are_the_same_bytes(source, prepared, sharded):
     summary = merge(sharded)
-    assert files_of(sharded) == files_of(prepared[0])
+    assert read_files(sharded) == read_files(prepared[0])
     assert summary._replace(seconds=0, phases={}) == prepared[1]._replace(seconds=0, phases={})
     assert not sharded.with_name("DATA.partial").exists()
     assert prepare(source, sharded, SETTINGS, make_detector=pytest.fail).prepared_now == 0
@@ -194,12 +194,12 @@ def test_merged_shards_are_the_same_bytes(source, prepared, sharded):
         merge(sharded)
 
 
-def test_a_finished_shard_is_not_begun_again(source, sharded):
-    again = prepare(source, sharded, SETTINGS, make_detector=pytest.fail, shard=Shard(1, 2))
-    assert (again.written, again.prepared_now) == (3, 0)
+def test_finished_shard_is_not_prepared_again(source, sharded):
+    summary = prepare(source, sharded, SETTINGS, make_detector=pytest.fail, shard=Shard(1, 2))
+    assert (summary.written, summary.prepared_now) == (3, 0)
 
 
-def test_shards_on_the_command_line(source, prepared, tmp_path, monkeypatch, capsys):
+def test_command_prepares_and_merges_shards(source, prepared, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command.face_detector, "default_detector", WholeFrame)
     out = tmp_path / "DATA"
     flags = [f"--out={out}", "--num_frames=2", "--image_size=16"]
@@ -208,10 +208,10 @@ def test_shards_on_the_command_line(source, prepared, tmp_path, monkeypatch, cap
     assert "DATA.shard-3-of-3: 2 clips (2 prepared now" in capsys.readouterr().out
     assert main(["prepare", "--merge", f"--out={out}"]) == 0
     assert f"{out}: 6 clips" in capsys.readouterr().out
-    assert files_of(out) == files_of(prepared[0])
+    assert read_files(out) == read_files(prepared[0])
 
 
-def test_wrong_flags_of_shards_are_told(source, tmp_path, capsys):
+def test_wrong_shard_flags_are_refused(source, tmp_path, capsys):
     out = f"--out={tmp_path / 'DATA'}"
     for flags, message in (
         (["--merge", "--source=."], "give one of --source FOLDER, --manifest FILE, and --merge"),
@@ -223,35 +223,35 @@ def test_wrong_flags_of_shards_are_told(source, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_a_missing_shard_is_named(sharded):
+def test_missing_shard_is_refused(sharded):
     sharded.with_name("DATA.shard-2-of-2").rename(sharded.with_name("elsewhere"))
     with pytest.raises(InputError, match=r"of the shards of .*DATA, 2/2 are missing"):
         merge(sharded)
 
 
-def test_an_unfinished_shard_is_named(sharded):
+def test_unfinished_shard_is_refused(sharded):
     (sharded.with_name("DATA.shard-2-of-2") / "shard.json").unlink()
     with pytest.raises(InputError, match=r"DATA\.shard-2-of-2 is not finished; run its command"):
         merge(sharded)
 
 
-def test_a_shard_that_is_there_twice_is_named(sharded):
-    twice = sharded.with_name("DATA.shard-1-of-2-again")
-    twice.mkdir()
+def test_duplicate_shard_is_refused(sharded):
+    duplicate = sharded.with_name("DATA.shard-1-of-2-again")
+    duplicate.mkdir()
     for path in sharded.with_name("DATA.shard-1-of-2").glob("*.json"):
-        (twice / path.name).write_bytes(path.read_bytes())
+        (duplicate / path.name).write_bytes(path.read_bytes())
     with pytest.raises(InputError, match=r"DATA\.shard-1-of-2-again are both shard 1/2"):
         merge(sharded)
 
 
-def test_a_missing_clip_is_named(sharded):
+def test_shard_that_lacks_a_clip_is_refused(sharded):
     (sharded.with_name("DATA.shard-1-of-2") / "clips" / f"{NAMES[2]}.npz").unlink()
     with pytest.raises(InputError, match=rf"DATA\.shard-1-of-2 lacks clip {NAMES[2]}"):
         merge(sharded)
 
 
 @pytest.mark.parametrize("file", ["settings.json", "shard.json"])
-def test_shards_that_do_not_belong_together_are_told(sharded, file):
+def test_shards_of_different_settings_are_refused(sharded, file):
     path = sharded.with_name("DATA.shard-2-of-2") / file
     stored = json.loads(path.read_text())
     changed, expected = {
@@ -263,14 +263,14 @@ def test_shards_that_do_not_belong_together_are_told(sharded, file):
         merge(sharded)
 
 
-def test_shards_of_another_source_are_told(sharded, source, tmp_path):
+def test_shards_of_different_sources_are_refused(sharded, source, tmp_path):
     folder = tmp_path / "other" / "Actor_05"
     write_video(folder / f"{NAMES[0]}.mp4", 4, sound=tone(0.3))
-    other = folder.parent
+    other_source = folder.parent
     with pytest.raises(InputError, match="the source has other clips since"):
-        prepare(other, sharded, SETTINGS, make_detector=pytest.fail, shard=Shard(1, 2))
+        prepare(other_source, sharded, SETTINGS, make_detector=pytest.fail, shard=Shard(1, 2))
     (sharded.with_name("DATA.shard-2-of-2")).rename(tmp_path / "away")
-    prepare(other, sharded, SETTINGS, make_detector=WholeFrame, shard=Shard(2, 2))
+    prepare(other_source, sharded, SETTINGS, make_detector=WholeFrame, shard=Shard(2, 2))
     with pytest.raises(InputError, match="differ in the clips in the source"):
         merge(sharded)
 
@@ -280,7 +280,7 @@ def test_shards_of_another_source_are_told(sharded, source, tmp_path):
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory):
-    """Clips as people have them, all usable but four, under a path with spaces and umlauts."""
+    """Unusual clips, all usable except four, in a path with spaces and umlauts."""
     folder = tmp_path_factory.mktemp("odd") / "Gefühle auf Video 情感" / "Actor_09"
 
     def name(number, modality="01"):
@@ -291,36 +291,36 @@ def odd(tmp_path_factory):
     write_sound(folder / f"{name(2, '03')}.wav", np.stack([tone(1, 8000)] * 2, 1), 8000)
     write_video(folder / f"{name(3)}.mp4", [frame(i, 3840, 2160) for i in range(2)])  # 4K
     write_sound(folder / f"{name(3, '03')}.flac", tone(0.02))  # shorter than one MFCC step
-    times = [0, 0.01, 0.02, 0.03, 2.0]  # uneven: four frames at once, then a long one
+    times = [0, 0.01, 0.02, 0.03, 2.0]  # uneven: four short frames, then a long one
     write_video(folder / f"{name(4)}.mp4", [frame(20 * i) for i in range(5)], times=times)
     (folder / f"{name(5)}.mp4").touch()  # empty
     write_video(folder / f"{name(6)}.mp4", 4, sound=tone(0.3))
     (folder / f"{name(6, '03')}.wav").write_bytes(b"RIFF")  # unreadable
     write_video(folder / "holiday.mp4", 4)  # no RAVDESS name
-    write_video(folder / "again" / "Actor_09" / f"{name(1)}.mp4", 4)  # a second of the name
+    write_video(folder / "again" / "Actor_09" / f"{name(1)}.mp4", 4)  # repeated name
     return folder.parent
 
 
 @pytest.fixture(scope="module")
-def made_of_odd(odd):
+def prepared_odd(odd):
     out = odd.parent / "Daten für später"
     return out, prepare(odd, out, SETTINGS, make_detector=WholeFrame)
 
 
-def test_odd_clips_are_written(made_of_odd):
-    clips = open_dataset(made_of_odd[0]).select(Filter.parse(""), video_only=True)
+def test_odd_clips_are_written(prepared_odd):
+    clips = open_dataset(prepared_odd[0]).select(Filter.parse(""), video_only=True)
     assert clips.labels.tolist() == [0, 1, 2, 3]
     (batch,) = clips.batches(4)
     assert batch["has_audio"].tolist() == [True, True, True, False]
     assert batch["has_video"].all()
-    one, _, _, uneven = batch["frames"]
-    np.testing.assert_array_equal(one[0], one[1])
+    single, _, _, uneven = batch["frames"]
+    np.testing.assert_array_equal(single[0], single[1])
     assert uneven[0].mean() < uneven[1].mean()
     assert np.isfinite(batch["audio"]).all()
 
 
-def test_unusable_ones_are_listed(odd, made_of_odd):
-    skipped = made_of_odd[1].skipped
+def test_unusable_clips_are_listed(odd, prepared_odd):
+    skipped = prepared_odd[1].skipped
     folder = odd / "Actor_09"
     reasons = {
         "01-01-05-01-01-01-09": f"{folder}/01-01-05-01-01-01-09.mp4 cannot be",
@@ -329,5 +329,5 @@ def test_unusable_ones_are_listed(odd, made_of_odd):
         f"{folder}/again/Actor_09/01-01-01-01-01-01-09.mp4": "was already found as",
     }
     assert skipped.keys() == reasons.keys()
-    for what, reason in reasons.items():
-        assert reason in skipped[what]
+    for name, reason in reasons.items():
+        assert reason in skipped[name]

@@ -1,4 +1,4 @@
-"""Preparing sound without videos."""
+"""Preparing sound without video."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from tests.clips import WholeFrame, tone, write_sound, write_video
 HAPPY, ANGRY = "01-03-01-01-01-07", "01-05-01-01-01-07"
 
 
-def test_sound_alone_is_a_dataset_without_frames(tmp_path, monkeypatch, capsys):
+def test_sound_gives_a_dataset_without_frames(tmp_path, monkeypatch, capsys):
     for actor in ("07", "11"):
         name = f"03-01-03-01-01-01-{actor}.flac"
         write_sound(tmp_path / "sound" / f"Actor_{actor}" / name, tone(0.7))
@@ -41,10 +41,10 @@ def test_sound_alone_is_a_dataset_without_frames(tmp_path, monkeypatch, capsys):
     example = dataset.read(0)
     assert example["frames"].shape == (0, 32, 32, 3)
     assert example["mfcc"].any()
-    assert command.main(["prepare", *settings]) == 0  # again: nothing to do
+    assert command.main(["prepare", *settings]) == 0  # nothing left to do
 
 
-def test_log_mel_spectra_are_stored_when_asked_for(tmp_path):
+def test_log_mel_spectra_are_stored_on_request(tmp_path):
     path = write_sound(tmp_path / "sound" / "Actor_07" / f"03-{ANGRY}.wav", tone(0.7))
     settings = PreparationSettings("fixed", 4, 32, pair_video_only=False, log_mels=20)
     prepare(tmp_path / "sound", tmp_path / "DATA", settings)
@@ -59,7 +59,7 @@ def test_log_mel_spectra_are_stored_when_asked_for(tmp_path):
         prepare(tmp_path / "sound", tmp_path / "DATA", settings._replace(log_mels=0))
 
 
-def test_sound_alone_beside_videos_gets_black_frames(tmp_path):
+def test_sound_among_videos_gets_black_frames(tmp_path):
     folder = tmp_path / "source" / "Actor_07"
     write_video(folder / f"01-{HAPPY}.mp4", 20, sound=tone(0.7))
     write_sound(folder / f"03-{ANGRY}.wav", tone(0.7))

@@ -1,4 +1,4 @@
-"""The plan of ARCHITECTURE.md, as far as imports and file sizes tell; documents and their links."""
+"""Checks the rules of ARCHITECTURE.md for imports and file sizes; checks documents and links."""
 
 import ast
 import itertools
@@ -12,10 +12,10 @@ import pytest
 from avjax.config import RunConfig
 from avjax.runs.run_config import flatten
 
-# An import runs downward only: a folder's files import from their own room and those before it.
+# Files import only from their own room and the rooms before it.
 ROOMS = ("ground", "models", "weights", "data", "preparation", "training", "runs", "commands")
 FOLDERS = {"runtime": "ground", "errors": "ground", "cli": "ground"}
-FOREIGN = {  # which rooms may import what does not come with avjax, or brings flags and files along
+FOREIGN = {  # rooms that may import a library with files, flags or a framework
     "torch": (),
     "tensorflow": (),
     "facenet_pytorch": (),
@@ -31,7 +31,7 @@ FOREIGN = {  # which rooms may import what does not come with avjax, or brings f
     "requests": ("preparation",),
     "tensorflow_datasets": ("data",),
 }
-EXCUSED = {  # the command line's own module, and the barrier among hosts
+EXCEPTIONS = {  # the command line's module, and the barrier between hosts
     ("cli.py", "absl"),
     ("multihost.py", "absl"),
     ("multihost.py", "orbax.checkpoint"),
@@ -39,7 +39,7 @@ EXCUSED = {  # the command line's own module, and the barrier among hosts
 
 
 def imports(path):
-    """Modules that a file imports anywhere in it."""
+    """Yields all modules that a file imports."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -50,27 +50,30 @@ def imports(path):
 
 
 def room(name):
-    """The room of a file or folder directly below the package."""
+    """Returns the room of a file or folder directly below the package."""
     return FOLDERS.get(name, name if name in ROOMS else "commands")
 
 
 def test_imports_run_downward(root_dir):
-    wrong = []
+    violations = []
     package = root_dir / "avjax"
     for path in sorted(package.rglob("*.py")):
-        own = room(path.relative_to(package).parts[0].removesuffix(".py"))
+        importer = room(path.relative_to(package).parts[0].removesuffix(".py"))
         for module in imports(path):
-            top, _, rest = module.partition(".")
-            if top == "avjax" and rest:
-                upward = ROOMS.index(room(rest.partition(".")[0])) > ROOMS.index(own)
+            top, _, submodule = module.partition(".")
+            if top == "avjax" and submodule:
+                forbidden = ROOMS.index(room(submodule.partition(".")[0])) > ROOMS.index(importer)
             else:
-                upward = own not in FOREIGN.get(top, ROOMS) and (path.name, module) not in EXCUSED
-            if upward:
-                wrong.append(f"{path.relative_to(package)} imports {module}")
-    assert wrong == []
+                forbidden = (
+                    importer not in FOREIGN.get(top, ROOMS)
+                    and (path.name, module) not in EXCEPTIONS
+                )
+            if forbidden:
+                violations.append(f"{path.relative_to(package)} imports {module}")
+    assert violations == []
 
 
-def test_configs_import_nothing_of_the_package(root_dir):
+def test_configs_do_not_import_avjax(root_dir):
     for path in (root_dir / "configs").glob("*.py"):
         assert not [module for module in imports(path) if module.startswith("avjax")], path
 
@@ -83,8 +86,8 @@ def test_files_stay_below_400_lines(root_dir):
     assert {path: lines for path, lines in lengths.items() if lines >= 400} == {}
 
 
-def loaded_by(statement, root_dir):
-    """Modules in memory after a statement, and the flags that avjax defined by then."""
+def run_statement(statement, root_dir):
+    """Returns the modules loaded by a statement, and avjax modules that defined global flags."""
     code = (
         f"import json, sys\n{statement}\nfrom absl import flags\n"
         "defined = {flags.FLAGS.find_module_defining_flag(name) for name in flags.FLAGS}\n"
@@ -96,14 +99,14 @@ def loaded_by(statement, root_dir):
     return set(modules), flags
 
 
-def test_importing_the_package_costs_nothing(root_dir):
-    modules, _ = loaded_by("import avjax", root_dir)
+def test_importing_the_package_loads_no_library(root_dir):
+    modules, _ = run_statement("import avjax", root_dir)
     assert "avjax" in modules
     assert not {"jax", "numpy", "orbax"} & modules
 
 
-def test_commands_define_no_global_flags_and_load_no_other_framework(root_dir):
-    modules, flags = loaded_by(
+def test_commands_define_no_global_flags_and_import_no_other_framework(root_dir):
+    modules, flags = run_statement(
         "import avjax.download, avjax.prepare, avjax.predict, avjax.train", root_dir
     )
     assert {"jax", "avjax.evaluate"} <= modules
@@ -112,24 +115,24 @@ def test_commands_define_no_global_flags_and_load_no_other_framework(root_dir):
 
 
 def documents(root_dir):
-    """The Markdown files of the repository, by path."""
+    """Returns the repository's Markdown files by path."""
     paths = [*root_dir.glob("*.md"), *(root_dir / "docs").glob("*.md")]
     return {path: path.read_text(encoding="utf-8") for path in sorted(paths)}
 
 
 def without_code(text):
-    """Text whose blocks of code are blank: these hold no links and no headings."""
+    """Removes code blocks, which hold no links and no headings."""
     return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def anchors(text):
-    """What GitHub calls a document's headings."""
+    """Returns GitHub's anchors of a document's headings."""
     headings = re.findall(r"^#+ (.+)$", without_code(text), flags=re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def broken(root_dir):
-    """Relative links that lead to no file or no heading, as document and target."""
+def broken_links(root_dir):
+    """Yields relative links to missing files or headings, as document and target."""
     texts = documents(root_dir)
     for path, text in texts.items():
         for link in re.findall(r"\]\(([^)\s]+)\)", without_code(text)):
@@ -142,7 +145,7 @@ def broken(root_dir):
 
 
 def test_links_between_documents_resolve(root_dir):
-    assert list(broken(root_dir)) == []
+    assert list(broken_links(root_dir)) == []
 
 
 def test_readme_stays_short(root_dir):

@@ -1,7 +1,7 @@
-"""What version 0.1 saved still loads, resumes and gives the same figures.
+"""Files saved by version 0.1 still load, resume and give the same figures.
 
-`fixtures/make.py` made it and says how. These tests call commands and `avjax.load` alone, so that
-they stay as they are when modules move.
+`fixtures/make.py` created them. These tests call only commands and `avjax.load`, so they need no
+change when modules move.
 """
 
 import json
@@ -20,7 +20,7 @@ from avjax.errors import InputError
 ROOT = Path(__file__).resolve().parent.parent
 ARCHIVE = ROOT / "tests" / "fixtures" / "v0_1.tar.xz"
 EXPECTED = ARCHIVE.with_name("v0_1.json")
-# Models with the length and width of their sound.
+# Models, with the steps and width of their sound.
 LOGITS = {
     "models/lt": (156, 10),
     "runs/log_mel": (156, 16),
@@ -29,7 +29,7 @@ LOGITS = {
 SCORED = ("runs/audio_visual", "runs/log_mel", "runs/crossval/published-seed0")
 RUNS = ("audio_visual", "audio", "log_mel")
 CLOCK = ("seconds", "clips_per_second", "input_share")
-TOLERANCE = 1e-5  # ten times what optimization levels and numbers of devices differ by
+TOLERANCE = 1e-5  # ten times the deviation between optimization levels and numbers of devices
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def unpacked(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def saved(unpacked, tmp_path, monkeypatch):
-    """A copy of all that was saved, in the current directory."""
+    """Copies all saved files to the current directory."""
     shutil.copytree(unpacked, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
 
@@ -56,7 +56,7 @@ def expected():
 
 
 def inputs(model):
-    """Two clips for a model: its sound, and frames."""
+    """Returns sound and frames of two clips for a model."""
     rng = np.random.default_rng(0)
     sound = np.float32(rng.integers(-4, 5, (2, *LOGITS[model])) / 2)
     blocks = rng.integers(0, 256, (2, 2, 8, 8, 3), np.uint8)
@@ -68,8 +68,8 @@ def run_train(name, config, changes):
 
 
 def run_crossval(config, changes):
-    named = ["--folds=published", "--seeds=0,1", "--workdir=runs/crossval"]
-    return crossval.main(["crossval", *_arguments(config, changes), *named])
+    options = ["--folds=published", "--seeds=0,1", "--workdir=runs/crossval"]
+    return crossval.main(["crossval", *_arguments(config, changes), *options])
 
 
 def _arguments(config, changes):
@@ -78,53 +78,53 @@ def _arguments(config, changes):
 
 
 def read_metrics(workdir):
-    """The lines of a run's metrics, without what the clock says."""
+    """Returns the lines of a run's metrics without times."""
     lines = map(json.loads, (Path(workdir) / "metrics.jsonl").read_text().splitlines())
     return [{name: value for name, value in line.items() if name not in CLOCK} for line in lines]
 
 
 def read_evaluation(workdir):
-    """A run's evaluation, without the confusion matrices."""
+    """Returns a run's evaluation without confusion matrices."""
     evaluation = json.loads((Path(workdir) / "evaluation.json").read_text())
     for figures in evaluation["conditions"].values():
         del figures["confusion"]
     return evaluation
 
 
-def assert_same(ours, expected):
-    """Compares all that `expected` names; later versions may add more."""
+def assert_same(actual, expected):
+    """Compares all keys of `expected`; later versions may add keys."""
     if isinstance(expected, dict):
         for name, value in expected.items():
-            assert_same(ours[name], value)
+            assert_same(actual[name], value)
     elif isinstance(expected, list):
-        for our, value in zip(ours, expected, strict=True):
-            assert_same(our, value)
+        for item, value in zip(actual, expected, strict=True):
+            assert_same(item, value)
     elif isinstance(expected, float):
-        assert ours == pytest.approx(expected, rel=TOLERANCE)
+        assert actual == pytest.approx(expected, rel=TOLERANCE)
     else:
-        assert ours == expected
+        assert actual == expected
 
 
 @pytest.mark.parametrize("model", LOGITS)
-def test_a_model_gives_the_same_logits(expected, model):
+def test_model_gives_the_same_logits(expected, model):
     logits, largest = expected["logits"][model], np.abs(expected["logits"][model]).max()
-    found = avjax.load(model).logits(*inputs(model))
-    np.testing.assert_allclose(found, logits, rtol=0, atol=TOLERANCE * largest)
+    actual = avjax.load(model).logits(*inputs(model))
+    np.testing.assert_allclose(actual, logits, rtol=0, atol=TOLERANCE * largest)
 
 
-def test_a_backbone_classifies_nothing():
+def test_backbone_cannot_be_loaded_as_a_model():
     with pytest.raises(InputError, match="backbone"):
         avjax.load("models/backbone")
 
 
 @pytest.mark.parametrize("workdir", SCORED)
-def test_a_run_is_scored_the_same(expected, workdir):
+def test_run_is_evaluated_equally(expected, workdir):
     assert evaluate.main(["evaluate", f"--workdir={workdir}"]) == 0
     assert_same(read_evaluation(workdir), expected["scored"][workdir])
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_stopped_run_goes_on_to_the_same_end(expected, name):
+def test_stopped_run_resumes_to_the_same_figures(expected, name):
     run = expected["finished"][name]
     assert run_train(name, run["config"], run["changes"]) == 0
     assert_same(read_metrics(f"runs/{name}"), run["metrics"])
@@ -133,19 +133,19 @@ def test_a_stopped_run_goes_on_to_the_same_end(expected, name):
 
 def test_training_starts_from_a_model(expected):
     run = expected["finished"]["audio"]
-    assert run_train("again", run["config"], run["changes"]) == 0
-    assert_same(read_metrics("runs/again"), run["metrics"])
+    assert run_train("new", run["config"], run["changes"]) == 0
+    assert_same(read_metrics("runs/new"), run["metrics"])
 
 
 @pytest.mark.slow
 def test_training_starts_from_a_backbone(expected):
-    """No figures: the other layers are drawn anew, and other versions may draw other values."""
+    """Compares no figures: versions may draw the other layers differently."""
     run = expected["finished"]["audio_visual"]
     changes = {**run["changes"], "model.pretrained": "models/backbone"}
-    assert run_train("again", run["config"], changes) == 0
+    assert run_train("new", run["config"], changes) == 0
 
 
-def test_a_stopped_cross_validation_goes_on_to_the_same_end(expected):
+def test_stopped_cross_validation_resumes_to_the_same_figures(expected):
     done = Path("runs/crossval/published-seed0/metrics.jsonl")
     before = done.read_text()
     run = expected["crossval"]
@@ -158,7 +158,7 @@ def test_a_stopped_cross_validation_goes_on_to_the_same_end(expected):
 
 
 def raw_clips(names):
-    """Empty files of these names: clips that are prepared already are not read again."""
+    """Creates empty raw files; prepared clips are not read again."""
     for name in names:
         path = Path("raw") / f"Actor_{name[-2:]}" / f"{name}.{'wav' if name[:2] == '03' else 'mp4'}"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +172,7 @@ def raw_clips(names):
         ("sounds", ("--profile=reference", "--num_frames=2", "--image_size=64", "--log_mels=16")),
     ],
 )
-def test_a_dataset_is_known_to_be_complete(dataset, options, capsys):
+def test_dataset_is_complete(dataset, options, capsys):
     raw_clips(json.loads(Path(dataset, "prepare.json").read_text())["clips"])
     assert prepare.main(["prepare", "--source=raw", f"--out={dataset}", *options]) == 0
     assert "(0 prepared now" in capsys.readouterr().out
@@ -182,7 +182,7 @@ def test_a_dataset_is_known_to_be_complete(dataset, options, capsys):
     ("out", "command"),
     [("stopped", ("--source=raw", "--seconds=0.5")), ("sharded", ("--merge",))],
 )
-def test_a_stopped_preparation_goes_on(out, command):
+def test_stopped_preparation_resumes(out, command):
     arrays = {}
     for path in Path().glob(f"{out}.*/clips/*.npz"):
         with np.load(path) as clip:

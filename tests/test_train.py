@@ -1,4 +1,4 @@
-"""Training end to end on a small dataset: figures, resuming, refusals."""
+"""Training end to end on a small dataset: metrics, resuming, errors."""
 
 import json
 
@@ -23,7 +23,7 @@ FOLD = "train: actor=1; validation: actor=2; test: actor=3"
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """Three actors of ten clips; both modalities tell the class."""
+    """Three actors with ten clips each; both streams depend on the class."""
     rng = np.random.default_rng(0)
     records, clips = [], []
     for number in range(30):
@@ -49,13 +49,13 @@ def small_config(data_dir):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, data_dir, small_networks):
-    """A run that nothing interrupted."""
+    """An uninterrupted run."""
     workdir = tmp_path_factory.mktemp("run")
     train_run(small_config(data_dir), workdir)
     return workdir
 
 
-def test_a_run_leaves_what_it_promises(finished):
+def test_run_writes_metrics_evaluation_and_report(finished):
     splits = [(line["epoch"], line["split"]) for line in lines(finished)]
     assert splits == [(e, split) for e in range(1, EPOCHS + 1) for split in ("train", "validation")]
     assert [line["step"] for line in lines(finished)[::2]] == [3, 6, 9, 12, 15]
@@ -70,14 +70,14 @@ def test_a_run_leaves_what_it_promises(finished):
     assert list(finished.glob("events.out.tfevents.*"))
 
 
-def test_the_network_learns_the_classes(finished):
-    """Judged while training: so few steps leave the running statistics far behind."""
+def test_network_learns_the_classes(finished):
+    """Training metrics: after so few steps the running statistics lag behind."""
     trained = [line for line in lines(finished) if line["split"] == "train"]
     assert trained[-1]["loss"] < 0.5 * trained[0]["loss"]
     assert trained[-1]["accuracy"] >= 0.8
 
 
-def test_the_best_model_is_of_the_earliest_best_validation(finished):
+def test_best_model_is_from_the_earliest_best_validation(finished):
     validations = [line for line in lines(finished) if line["split"] == "validation"]
     best = max(validations, key=lambda line: (line["accuracy"], -line["epoch"]))
     _, card = load_model(finished)
@@ -87,23 +87,23 @@ def test_the_best_model_is_of_the_earliest_best_validation(finished):
 
 
 @pytest.mark.parametrize("stop_after", [1, 2])  # calls of 1 and 2 steps
-def test_an_interrupted_run_resumes_to_the_same_digits(finished, data_dir, tmp_path, stop_after):
+def test_interrupted_run_resumes_bit_by_bit(finished, data_dir, tmp_path, stop_after):
     """Stopped within the first epoch, and at its last call."""
     with stopped_at(stop_after):
         train_run(small_config(data_dir), tmp_path)
     train_run(small_config(data_dir), tmp_path)
     assert lines(tmp_path) == lines(finished)
-    ours, theirs = (load_model(workdir)[0] for workdir in (tmp_path, finished))
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    actual, expected = (load_model(workdir)[0] for workdir in (tmp_path, finished))
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
-def test_a_finished_run_is_only_scored_again(finished, data_dir):
+def test_finished_run_is_only_evaluated_again(finished, data_dir):
     before = lines(finished)
     train_run(small_config(data_dir), finished)
     assert lines(finished) == before
 
 
-def test_another_config_in_the_same_workdir_is_refused(finished, data_dir):
+def test_different_config_in_the_same_workdir_is_refused(finished, data_dir):
     config = small_config(data_dir)
     config.optimizer.momentum = 0.8
     with pytest.raises(InputError, match=r"optimizer\.momentum was 0\.9 and is 0\.8"):
@@ -121,7 +121,7 @@ def test_another_config_in_the_same_workdir_is_refused(finished, data_dir):
         ("data.dir", "/nowhere", "there is no dataset at /nowhere; prepare one"),
     ],
 )
-def test_bad_values_are_named(data_dir, tmp_path, key, value, message):
+def test_bad_config_values_are_refused(data_dir, tmp_path, key, value, message):
     config = small_config(data_dir)
     config.update_from_flattened_dict({key: value})
     with pytest.raises(InputError, match=message):
@@ -144,7 +144,7 @@ def run_main(*arguments):
         (("--config=configs/ia_softhard.py", "--config.model.fusion=aa"), "unknown fusion 'aa'"),
     ],
 )
-def test_the_command_line_says_what_is_wrong_in_one_line(arguments, message, capsys):
+def test_command_reports_errors_in_one_line(arguments, message, capsys):
     assert run_main(*arguments) != 0
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ")

@@ -1,4 +1,4 @@
-"""Training the strong recipe for sound, from a dataset to a prediction."""
+"""The strong sound recipe, from a dataset to a prediction."""
 
 import json
 
@@ -41,7 +41,7 @@ def finished(tmp_path_factory, spectra):
     return workdir
 
 
-def test_it_learns_and_is_scored(finished):
+def test_log_mel_network_learns_and_is_evaluated(finished):
     rates = [line["learning_rate"] for line in lines(finished) if line["split"] == "train"]
     assert rates[-1] < 0.1 * max(rates)
     evaluation = json.loads((finished / "evaluation.json").read_text())
@@ -56,7 +56,7 @@ def test_it_learns_and_is_scored(finished):
     }
 
 
-def test_an_interrupted_run_ends_the_same(finished, spectra, tmp_path, monkeypatch):
+def test_interrupted_run_resumes_bit_by_bit(finished, spectra, tmp_path, monkeypatch):
     write = MetricsLog.end_epoch
 
     def stop_after_two(self, *lines):
@@ -70,13 +70,11 @@ def test_an_interrupted_run_ends_the_same(finished, spectra, tmp_path, monkeypat
             train_run(mel_config(spectra), tmp_path)
     train_run(mel_config(spectra), tmp_path)
     assert lines(tmp_path) == lines(finished)
-    for ours, theirs in zip(
-        *(jax.tree.leaves(load_model(run)[0]) for run in (tmp_path, finished)), strict=True
-    ):
-        np.testing.assert_array_equal(ours, theirs)
+    actual, expected = (load_model(run)[0] for run in (tmp_path, finished))
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
 
 
-def test_prediction_computes_what_training_saw(finished, spectra, tmp_path):
+def test_prediction_computes_log_mel_spectra(finished, spectra, tmp_path):
     model = avjax.load(finished)
     sound = model.predict(write_sound(tmp_path / "voice.wav", tone(1.0, hertz=200.0)))
     assert sum(sound.probabilities.values()) == pytest.approx(1)
@@ -84,27 +82,27 @@ def test_prediction_computes_what_training_saw(finished, spectra, tmp_path):
     assert model.logits(stored[None]).shape == (1, 2)
     with pytest.raises(InputError, match=r"give \[b, t, 12\]"):
         model.logits(np.zeros((1, 16, 10), np.float32))
-    bare = PreparedClip(np.zeros((0, 64, 64, 3), np.uint8), stored[:, :10], True, False)
+    clip = PreparedClip(np.zeros((0, 64, 64, 3), np.uint8), stored[:, :10], True, False)
     with pytest.raises(InputError, match="prepared without log-mel spectra"):
-        model.predict_prepared(bare)
+        model.predict_prepared(clip)
 
 
-def test_what_does_not_fit_is_refused(spectra, tmp_path):
-    def refused(config, message):
+def test_configs_that_do_not_fit_the_dataset_are_refused(spectra, tmp_path):
+    def check_refused(config, message):
         with pytest.raises(InputError, match=message):
             train_run(config, tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
-    refused(mel_config(write_sounds(tmp_path / "sounds")), "again with --log_mels=12")
+    check_refused(mel_config(write_sounds(tmp_path / "sounds")), "again with --log_mels=12")
     config = mel_config(spectra)
     config.model.num_mels = 64
-    refused(config, "holds 12 mel bands and the network reads 64")
+    check_refused(config, "holds 12 mel bands and the network reads 64")
     config = mel_config(spectra)
     config.optimizer.name = "adam"
-    refused(config, "unknown optimizer 'adam'; choose one of sgd, adamw")
+    check_refused(config, "unknown optimizer 'adam'; choose one of sgd, adamw")
     config = mel_config(spectra)
     config.optimizer.warmup_epochs = 8
-    refused(config, "warmup_epochs=8 of 8 epochs")
+    check_refused(config, "warmup_epochs=8 of 8 epochs")
     config = audio_only.get_config()
     config.data.dir, config.sound_augment.warp = str(spectra), 0.1
-    refused(config, "reads none; set its values to 0")
+    check_refused(config, "reads none; set its values to 0")

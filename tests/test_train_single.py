@@ -1,4 +1,4 @@
-"""Training on one stream alone, from a dataset to a prediction."""
+"""Training on a single stream, from a dataset to a prediction."""
 
 import json
 import re
@@ -34,26 +34,26 @@ def sounds(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def heard(tmp_path_factory, sounds):
-    """A run on sound alone."""
-    workdir = tmp_path_factory.mktemp("heard")
+def audio_run(tmp_path_factory, sounds):
+    """A run on sound."""
+    workdir = tmp_path_factory.mktemp("run")
     train_run(audio_config(sounds), workdir)
     return workdir
 
 
-def test_sound_alone_trains_and_is_scored(heard):
-    evaluation = json.loads((heard / "evaluation.json").read_text())
+def test_audio_network_is_trained_and_evaluated(audio_run):
+    evaluation = json.loads((audio_run / "evaluation.json").read_text())
     assert list(evaluation["conditions"]) == ["audio_only/zeros", "video_only/addnoise"]
     clean = evaluation["conditions"]["audio_only/zeros"]
     assert clean["num_clips"] == evaluation["num_clips"] == 2 * CLIPS
-    assert (heard / "report.html").exists()
-    right = [
-        ("low", "high").index(called) == int(name[-2:]) % 2
-        for name, called in evaluation["predictions"].items()
+    assert (audio_run / "report.html").exists()
+    correct = [
+        ("low", "high").index(predicted) == int(name[-2:]) % 2
+        for name, predicted in evaluation["predictions"].items()
     ]
-    assert len(right) == 2 * CLIPS
-    assert sum(right) / len(right) == clean["accuracy"]
-    actors = {"5": right[:CLIPS], "10": right[CLIPS:]}
+    assert len(correct) == 2 * CLIPS
+    assert sum(correct) / len(correct) == clean["accuracy"]
+    actors = {"5": correct[:CLIPS], "10": correct[CLIPS:]}
     assert evaluation["actors"] == {
         actor: {"num_clips": CLIPS, "accuracy": sum(hits) / CLIPS} for actor, hits in actors.items()
     }
@@ -62,42 +62,43 @@ def test_sound_alone_trains_and_is_scored(heard):
 @pytest.mark.parametrize(
     ("cache", "steps_per_call"), [("device", 1), ("host", 2), ("device", 2), ("none", 9)]
 )
-def test_where_clips_are_kept_and_steps_a_call_change_nothing(
-    heard, sounds, tmp_path, cache, steps_per_call
+def test_cache_and_steps_per_call_do_not_change_results(
+    audio_run, sounds, tmp_path, cache, steps_per_call
 ):
     config = audio_config(sounds)
     config.data.cache, config.steps_per_call = cache, steps_per_call
     train_run(config, tmp_path)
-    for ours, theirs in zip(read_metrics(tmp_path), read_metrics(heard), strict=True):
-        exact = {"loss": theirs["loss"], "step": theirs["step"]}
-        if steps_per_call > 1:
-            exact["loss"] = pytest.approx(exact["loss"], rel=1e-5)
-        assert {name: ours[name] for name in exact} == exact
-        assert ours["accuracy"] == theirs["accuracy"]
-        if ours["split"] == "train":
-            assert 0 <= ours["input_share"] <= 1
+    for actual, expected in zip(read_metrics(tmp_path), read_metrics(audio_run), strict=True):
+        loss = expected["loss"]
+        assert actual["loss"] == (loss if steps_per_call == 1 else pytest.approx(loss, rel=1e-5))
+        assert actual["step"] == expected["step"]
+        assert actual["accuracy"] == expected["accuracy"]
+        if actual["split"] == "train":
+            assert 0 <= actual["input_share"] <= 1
 
 
-def test_a_run_is_stopped_between_calls_and_goes_on(heard, sounds, tmp_path):
+def test_run_stopped_between_calls_resumes(audio_run, sounds, tmp_path):
     """Epochs of 3 steps in calls of 1 and 2; stopped after the first call."""
     config = audio_config(sounds)
     config.batch_size, config.steps_per_call = 2, 2
-    whole = tmp_path / "whole"
-    train_run(config, whole)
+    train_run(config, tmp_path / "uninterrupted")
     with stopped_at(1):
         train_run(config, tmp_path / "stopped")
     assert not read_metrics(tmp_path / "stopped")
     train_run(config, tmp_path / "stopped")
-    losses = [[line["loss"] for line in read_metrics(tmp_path / x)] for x in ("whole", "stopped")]
+    losses = [
+        [line["loss"] for line in read_metrics(tmp_path / name)]
+        for name in ("uninterrupted", "stopped")
+    ]
     assert losses[0] == losses[1]
 
 
-def test_a_run_in_a_thread_is_the_same(heard, sounds, tmp_path):
-    """Signals, which ask a run to stop, reach the main thread alone."""
+def test_run_in_a_thread_is_the_same(audio_run, sounds, tmp_path):
+    """Only the main thread gets signals."""
     with ThreadPoolExecutor(1) as pool:
         evaluation = pool.submit(train_run, audio_config(sounds), tmp_path).result()
-    assert lines(tmp_path) == lines(heard)
-    assert evaluation == json.loads((heard / "evaluation.json").read_text())
+    assert lines(tmp_path) == lines(audio_run)
+    assert evaluation == json.loads((audio_run / "evaluation.json").read_text())
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_a_run_in_a_thread_is_the_same(heard, sounds, tmp_path):
         ("steps_per_call", -1, "config.steps_per_call=-1; choose 0 or more"),
     ],
 )
-def test_bad_ways_of_feeding_are_named(sounds, tmp_path, key, value, message):
+def test_bad_feed_settings_are_refused(sounds, tmp_path, key, value, message):
     config = audio_config(sounds)
     config.update_from_flattened_dict({key: value})
     with pytest.raises(InputError, match=re.escape(message)):
@@ -115,20 +116,20 @@ def test_bad_ways_of_feeding_are_named(sounds, tmp_path, key, value, message):
     assert not any(tmp_path.iterdir())
 
 
-def test_a_run_from_before_there_were_these_keys_goes_on(heard, sounds, tmp_path):
+def test_run_without_newer_config_keys_resumes(audio_run, sounds, tmp_path):
     config = audio_config(sounds).to_dict()
     del config["data"]["cache"], config["steps_per_call"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     train_run(audio_config(sounds), tmp_path)
-    ours, theirs = ([line["loss"] for line in read_metrics(x)] for x in (tmp_path, heard))
-    assert ours == theirs
+    actual, expected = ([line["loss"] for line in read_metrics(x)] for x in (tmp_path, audio_run))
+    assert actual == expected
     changed = audio_config(sounds)
     changed.steps_per_call = 3
     with pytest.raises(InputError, match="steps_per_call was 0 and is 3"):
         train_run(changed, tmp_path)
 
 
-def test_the_audio_network_learns(sounds, tmp_path):
+def test_audio_network_learns(sounds, tmp_path):
     config = audio_config(sounds)
     config.num_epochs, config.optimizer.learning_rate = 6, 0.01
     train_run(config, tmp_path)
@@ -137,16 +138,16 @@ def test_the_audio_network_learns(sounds, tmp_path):
     assert trained[-1]["accuracy"] >= 0.8
 
 
-def test_its_card_tells_that_it_takes_no_frames(heard):
-    variables, card = load_model(heard)
+def test_card_of_an_audio_network_has_no_frames(audio_run):
+    variables, card = load_model(audio_run)
     assert card.network == {"kind": "audio", "num_classes": 2}
     assert card.num_frames == 0
     assert set(variables["params"]) == {"audio_model"}
 
 
-def test_figures_do_not_depend_on_the_number_of_devices(heard, sounds):
-    """Disturbed ones among them, whose statistics are of a batch; 12 clips, so some rows pad."""
-    variables, card = load_model(heard)
+def test_evaluation_does_not_depend_on_the_number_of_devices(audio_run, sounds):
+    """Includes conditions with batch statistics; 12 clips, so some rows are padding."""
+    variables, card = load_model(audio_run)
     clips = open_dataset(sounds).select(resolve_fold("published")["test"], Inputs(("audio",)))
     results = []
     for mode, devices in (("jit", 1), *((mode, 2) for mode in MODES)):
@@ -159,14 +160,14 @@ def test_figures_do_not_depend_on_the_number_of_devices(heard, sounds):
         losses = [figures.pop("loss") for figures in scores.values()]
         results.append((scores, predicted.tolist(), losses))
     assert len(results[0][1]) == len(clips)
-    for other in results[1:]:
-        assert other[:2] == results[0][:2]
-        np.testing.assert_allclose(other[2], results[0][2], rtol=1e-6)
+    for result in results[1:]:
+        assert result[:2] == results[0][:2]
+        np.testing.assert_allclose(result[2], results[0][2], rtol=1e-6)
 
 
-def test_a_sound_model_judges_files_by_their_sound(heard, tmp_path, monkeypatch):
+def test_audio_model_predicts_from_sound_only(audio_run, tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "default_detector", pytest.fail)
-    model = avjax.load(heard)
+    model = avjax.load(audio_run)
     sound = model.predict(write_sound(tmp_path / "voice.wav", tone(1.0)))
     assert sound.missing == ()
     assert model.predict(write_video(tmp_path / "a.mp4", 30, sound=tone(1.0))).missing == ()
@@ -181,7 +182,7 @@ def test_a_sound_model_judges_files_by_their_sound(heard, tmp_path, monkeypatch)
         model.logits(None, frames)
 
 
-def test_what_a_network_cannot_use_is_refused(sounds, tmp_path):
+def test_configs_that_do_not_fit_the_streams_are_refused(sounds, tmp_path):
     config = audio_config(sounds)
     config.mask = "softhard"
     with pytest.raises(InputError, match=r"mask 'softhard' takes away the only stream"):
@@ -198,7 +199,7 @@ def test_what_a_network_cannot_use_is_refused(sounds, tmp_path):
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory):
-    """Clips of three actors; of each actor's four, one lacks sound and one lacks a face."""
+    """Four clips of three actors each; one of the four lacks sound and one video."""
     rng = np.random.default_rng(0)
     records, clips = [], []
     for number in range(12):
@@ -215,7 +216,7 @@ def mixed(tmp_path_factory):
                 has_video=has_video,
             )
         )
-        # What a missing stream's place holds must not matter.
+        # The content of missing streams must not matter.
         frames = rng.integers(0, 128, (2, 64, 64, 3)) + 127 * label
         mfcc = rng.normal(10 * label, 1, (16, 10))
         clips.append(PreparedClip(np.uint8(frames), np.float32(mfcc), has_audio, has_video))
@@ -232,7 +233,7 @@ def mixed_config(config, directory):
 
 @pytest.mark.usefixtures("small_networks")
 @pytest.mark.parametrize("takes_silent", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_frames_alone_train_and_are_scored(mixed, tmp_path, takes_silent):
+def test_video_network_is_trained_and_evaluated(mixed, tmp_path, takes_silent):
     config = mixed_config(video_only.get_config(), mixed)
     config.model.kind = "small_video"
     config.data.video_only = takes_silent
@@ -250,7 +251,7 @@ def test_frames_alone_train_and_are_scored(mixed, tmp_path, takes_silent):
 
 
 @pytest.mark.usefixtures("small_networks")
-def test_clips_that_lack_a_stream_train_and_are_scored(mixed, sounds, tmp_path, monkeypatch):
+def test_clips_that_lack_a_stream_are_trained_and_evaluated(mixed, sounds, tmp_path, monkeypatch):
     config = mixed_config(common.get_config("mixed"), mixed)
     config.model.kind = "small"
     config.data.video_only = True
@@ -259,9 +260,12 @@ def test_clips_that_lack_a_stream_train_and_are_scored(mixed, sounds, tmp_path, 
     assert counts.pop("audiovisual") == 4
     assert set(counts.values()) == {3}
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(load_model(tmp_path)[0]))
-    # The same model on sound alone: what keeps frames has no clip that counts.
+    # On sound only, conditions that need frames have no clips.
     monkeypatch.setattr(evaluate, "check_compatible", lambda *_: None)
-    alone = evaluate.evaluate_checkpoint(tmp_path, sounds, "published")
-    assert {name.partition("/")[0] for name in alone["conditions"]} == {"audiovisual", "audio_only"}
-    clean, zeros = (alone["conditions"][name] for name in ("audiovisual", "audio_only/zeros"))
+    evaluation = evaluate.evaluate_checkpoint(tmp_path, sounds, "published")
+    assert {name.partition("/")[0] for name in evaluation["conditions"]} == {
+        "audiovisual",
+        "audio_only",
+    }
+    clean, zeros = (evaluation["conditions"][name] for name in ("audiovisual", "audio_only/zeros"))
     assert clean["confusion"] == zeros["confusion"]

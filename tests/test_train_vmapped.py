@@ -1,4 +1,4 @@
-"""Runs trained as one program leave what runs trained alone do."""
+"""Runs trained as one program equal runs trained separately."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from avjax.train_vmapped import train_vmapped
 from tests.sound_dataset import audio_config, write_sounds
 from tests.training_runs import lines, stopped_at
 
-# Two folds: 6 and 5 steps an epoch, the last ones of fewer clips.
+# Two folds: 6 and 5 steps per epoch, the last with fewer clips.
 FOLDS = (
     "train: actor=1,2; validation: actor=3; test: actor=4",
     "train: actor=1,4; validation: actor=2; test: actor=3",
@@ -48,8 +48,8 @@ def sounds(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory, sounds):
-    folder = tmp_path_factory.mktemp("alone")
+def separate(tmp_path_factory, sounds):
+    folder = tmp_path_factory.mktemp("separate")
     for workdir, config in four_runs(sounds, folder).items():
         train(config, workdir)
     return folder
@@ -66,34 +66,35 @@ def names(workdir):
     return {path.name.split(".out.")[0] for path in workdir.iterdir()}
 
 
-def assert_same_runs(ours, theirs, tolerance=2e-2):  # float32, whose roundings grow
-    """What two folders hold is equal, but for the order of sums."""
-    folders = sorted(path.name for path in theirs.iterdir())
-    assert sorted(path.name for path in ours.iterdir()) == folders
+def assert_same_runs(actual, expected, tolerance=2e-2):  # float32, whose rounding grows
+    """Compares the runs in two folders, which differ in the order of sums."""
+    folders = sorted(path.name for path in expected.iterdir())
+    assert sorted(path.name for path in actual.iterdir()) == folders
     for name in folders:
-        assert names(ours / name) == names(theirs / name)
-        for mine, its in zip(lines(ours / name), lines(theirs / name), strict=True):
-            assert mine.pop("split") == its.pop("split")
-            assert mine == pytest.approx(its, rel=tolerance, abs=tolerance)
-        mine, its = (json.loads((x / name / "evaluation.json").read_text()) for x in (ours, theirs))
-        assert mine["epoch"] == its["epoch"]
-        assert mine["predictions"] == its["predictions"]
-        (mine, _), (its, _) = load_model(ours / name), load_model(theirs / name)
-        for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(its), strict=True):
+        pair = actual / name, expected / name
+        assert names(pair[0]) == names(pair[1])
+        for a, b in zip(*map(lines, pair), strict=True):
+            assert a.pop("split") == b.pop("split")
+            assert a == pytest.approx(b, rel=tolerance, abs=tolerance)
+        a, b = (json.loads((path / "evaluation.json").read_text()) for path in pair)
+        assert a["epoch"] == b["epoch"]
+        assert a["predictions"] == b["predictions"]
+        models = (load_model(path)[0] for path in pair)
+        for a, b in zip(*map(jax.tree.leaves, models), strict=True):
             np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-def test_two_folds_with_two_seeds_are_four_runs_alone(alone, joined):
+def test_two_folds_with_two_seeds_equal_four_separate_runs(separate, joined):
     assert {"config.json", "metrics.jsonl", "checkpoints", "best", "report.html"} <= names(
         joined / "fold0-seed0"
     )
     steps = [read_metrics(joined / f"fold{k}-seed0")[-1]["step"] for k in range(2)]
     assert steps == [12, 10]
-    assert_same_runs(joined, alone)
+    assert_same_runs(joined, separate)
 
 
-def test_a_run_that_trained_with_others_goes_on_alone(joined, sounds):
-    """Nothing is trained again, as its checkpoint and config are those of a run alone."""
+def test_run_trained_with_others_resumes_separately(joined, sounds):
+    """It is complete: its checkpoint and config are those of a separate run."""
     workdir, config = next(iter(four_runs(sounds, joined).items()))
     before = lines(workdir)
     train(config, workdir)
@@ -101,24 +102,24 @@ def test_a_run_that_trained_with_others_goes_on_alone(joined, sounds):
 
 
 @pytest.mark.parametrize("stop_after", [2, 3, 5])  # calls of 1, 4 and 1 steps
-def test_interrupted_runs_go_on_to_the_same_digits(joined, sounds, tmp_path, stop_after):
-    """Stopped within the first epoch, at its end (of the longer fold), and within the second."""
+def test_interrupted_runs_resume_bit_by_bit(joined, sounds, tmp_path, stop_after):
+    """Stopped within the first epoch, at its end in the longer fold, and within the second."""
     with stopped_at(stop_after):
         train_vmapped(four_runs(sounds, tmp_path))
     train_vmapped(four_runs(sounds, tmp_path))
     assert_same_runs(tmp_path, joined, tolerance=0)
 
 
-def test_runs_at_different_places_meet(joined, sounds, tmp_path, monkeypatch):
-    """Killed between two runs' saves, the ones ahead wait for the others."""
-    count, former_save = 0, RunCheckpoints.save
+def test_runs_at_different_epochs_resume_together(joined, sounds, tmp_path, monkeypatch):
+    """After a kill between the runs' saves, runs that are ahead wait for the others."""
+    count, save = 0, RunCheckpoints.save
 
     def save_or_die(*arguments):
         nonlocal count
         count += 1
-        if count == 3:  # of the third run, in the first epoch
+        if count == 3:  # the third run's first epoch
             raise RuntimeError("killed")
-        former_save(*arguments)
+        save(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(RunCheckpoints, "save", save_or_die)
@@ -128,8 +129,8 @@ def test_runs_at_different_places_meet(joined, sounds, tmp_path, monkeypatch):
     assert_same_runs(tmp_path, joined, tolerance=0)
 
 
-def fed(config, cache):
-    """The same run in calls of two steps."""
+def with_feed(config, cache):
+    """Returns the config with a cache and two steps per call."""
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, cache=cache),
@@ -138,15 +139,15 @@ def fed(config, cache):
 
 
 @pytest.mark.parametrize("cache", ["device", "none"])
-def test_steps_of_a_call(joined, sounds, tmp_path, cache):
-    """Calls of 1, 2, 2 and 1 steps: an epoch's clips in the same order, the same updates."""
+def test_cache_and_steps_per_call_do_not_change_results(joined, sounds, tmp_path, cache):
+    """Calls of 1, 2, 2 and 1 steps: the same clips in the same order, the same updates."""
     configs = four_runs(sounds, tmp_path)
-    train_vmapped({workdir: fed(config, cache) for workdir, config in configs.items()})
+    train_vmapped({workdir: with_feed(config, cache) for workdir, config in configs.items()})
     assert_same_runs(tmp_path, joined)
 
 
-def test_the_command(sounds, tmp_path, capsys, monkeypatch):
-    """Its summary is of runs alone's form; finished runs are only read."""
+def test_crossval_command_trains_together(sounds, tmp_path, capsys, monkeypatch):
+    """Writes the usual summary; only reads finished runs."""
     monkeypatch.setattr(crossval, "list_folds", lambda name: list(FOLDS))
     settings = ["--config.num_epochs=1", "--config.batch_size=4", f"--config.data.dir={sounds}"]
     command = ["crossval", "--config=configs/audio_only.py", "--seeds=0,1", "--folds=both"]

@@ -1,4 +1,4 @@
-"""Files as torch.save writes them, in both formats, built by hand; and some as it never does."""
+"""Writes files in both formats of torch.save, valid and invalid ones, without PyTorch."""
 
 import io
 import pickle
@@ -15,7 +15,7 @@ _KINDS = {"f": "Float", "d": "Double", "e": "Half", "l": "Long"}
 
 
 class Name:
-    """Pickled as the global ``module name``, without the module being there."""
+    """Pickled as the global ``module name``; the module need not exist."""
 
     def __init__(self, module: str, name: str):
         self.module, self.name = module, name
@@ -28,8 +28,8 @@ class Call:
         self.function, self.arguments = function, arguments
 
 
-class _Pickler(pickle._Pickler):  # the Python one: its opcodes can be written by hand
-    """Writes what torch.save writes for tensors, given as (storage type, key, location) arrays."""
+class _Pickler(pickle._Pickler):  # the Python class allows writing opcodes
+    """Writes tensors given as `Storage` like torch.save."""
 
     def save(self, obj, save_persistent_id=True):
         if isinstance(obj, Name):
@@ -82,12 +82,12 @@ def write_legacy(path: Path, tree, storages: dict) -> Path:
 
 
 def save(path: Path, tree, legacy=False) -> Path:
-    """Writes a tree of dicts and arrays, as torch.save does one of tensors."""
+    """Writes a tree of dicts and arrays as torch.save writes a tree of tensors."""
     storages: dict[str, np.ndarray] = {}
 
-    def pickled(node):
+    def convert(node):
         if isinstance(node, dict):
-            return OrderedDict((name, pickled(value)) for name, value in node.items())
+            return OrderedDict((name, convert(value)) for name, value in node.items())
         if not isinstance(node, np.ndarray):
             return node
         key = str(len(storages))
@@ -96,5 +96,5 @@ def save(path: Path, tree, legacy=False) -> Path:
         steps = [stride // node.itemsize for stride in storages[key].strides]
         return tensor(storage, node.shape, tuple(steps))
 
-    content = pickled(tree)
+    content = convert(tree)
     return (write_legacy if legacy else write_zip)(path, content, storages)

@@ -1,4 +1,4 @@
-"""What tests of training runs share: their metrics, and stopping them as a user would."""
+"""Helpers for tests of training runs: starting, stopping, and reading metrics."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from avjax.runs.metrics_log import MetricsLog, read_metrics
 
 
 def train_run(config, workdir):
-    """Trains what a config file says."""
+    """Trains a run from a config tree."""
     return train.train(RunConfig.from_tree(config), workdir)
 
 
@@ -21,21 +21,21 @@ _CLOCK = ("seconds", "clips_per_second", "input_share")
 
 
 def lines(workdir):
-    """The metrics, without what the clock says."""
+    """Returns a run's metrics without times."""
     return [{k: v for k, v in line.items() if k not in _CLOCK} for line in read_metrics(workdir)]
 
 
 @contextlib.contextmanager
 def stopped_at(number):
-    """Ctrl-C, or its like, just before so many steps are logged; the run must end in it."""
-    count, former_step = 0, MetricsLog.step
+    """Sends SIGTERM before call ``number`` is logged and expects the run to be interrupted."""
+    count, log_step = 0, MetricsLog.step
 
     def step_then_stop(*arguments):
         nonlocal count
         count += 1
         if count == number:
             os.kill(os.getpid(), signal.SIGTERM)
-        former_step(*arguments)
+        log_step(*arguments)
 
     with mock.patch.object(MetricsLog, "step", step_then_stop), pytest.raises(KeyboardInterrupt):
         yield

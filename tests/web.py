@@ -1,4 +1,4 @@
-"""A web server on this machine whose faults a test chooses."""
+"""A local web server with faults chosen by tests."""
 
 import hashlib
 import threading
@@ -11,20 +11,20 @@ from typing import Self
 from avjax.preparation.transfer import Patience, RemoteFile
 
 QUICK = Patience(attempts=3, pause=0.0, timeout=5.0)
-FULL, NO_RANGE = "", "no range"  # as asked for; from the beginning whatever was asked for
-CUT, WRONG = "cut", "wrong"  # half of what was promised; as many other bytes
+FULL, NO_RANGE = "", "no range"  # no fault; ignores the requested range
+CUT, WRONG = "cut", "wrong"  # closes after half; sends wrong bytes
 CUT_NO_RANGE = "cut, no range"
-SHORT, QUIET_SHORT = "short", "quiet short"  # half, honestly announced; with no length announced
-LONG, MISPLACED = "long", "misplaced"  # too much, no length announced; another part than asked for
+SHORT, QUIET_SHORT = "short", "quiet short"  # half, with its length announced; not announced
+LONG, MISPLACED = "long", "misplaced"  # too many bytes, no length announced; wrong range
 
 
 class Server:
-    """Serves bytes by name; each request meets the next fault of its file, then none.
+    """Serves bytes by name; each request gets its file's next fault, then none.
 
     Attributes:
-      faults: by name, what the requests meet: one of the constants above, a status such as 503, or
-        a function that is called after half of the bytes, which then drip until the client goes.
-      requests: name and Range header of each request so far.
+      faults: faults by name: a constant above, a status such as 503, or a function to call after
+        half of the bytes; then bytes trickle until the client disconnects.
+      requests: name and Range header of all requests.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Server:
         self.requests: list[tuple[str, str | None]] = []
         handler = type("BoundHandler", (_Handler,), {"site": self})
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._http.daemon_threads = False  # so that closing waits for them
+        self._http.daemon_threads = False  # so closing waits for them
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
 
     def __enter__(self) -> Self:
@@ -48,24 +48,24 @@ class Server:
         self._http.server_close()
 
     def add(self, name: str, content: bytes) -> RemoteFile:
-        """Serves a file, and says what a client should know of it."""
+        """Serves a file and returns its description for clients."""
         self.contents[name] = content
         url = f"http://127.0.0.1:{self._http.server_port}/{name}"
         return RemoteFile(name, url, len(content), hashlib.md5(content).hexdigest())
 
     def ranges(self, name: str) -> list[str | None]:
-        return [wanted for asked, wanted in self.requests if asked == name]
+        return [range_ for requested, range_ in self.requests if requested == name]
 
 
 class _Handler(BaseHTTPRequestHandler):
     site: Server
 
     def do_GET(self) -> None:
-        name, wanted = self.path[1:], self.headers["Range"]
-        self.site.requests.append((name, wanted))
+        name, range_ = self.path[1:], self.headers["Range"]
+        self.site.requests.append((name, range_))
         fault = next(self.site.faults[name], FULL)
         content = self.site.contents[name]
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+        start = int(range_.removeprefix("bytes=").removesuffix("-")) if range_ else 0
         if isinstance(fault, int):
             self.send_response(fault)
             self.send_header("Retry-After", "0")
@@ -74,18 +74,18 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault in (NO_RANGE, CUT_NO_RANGE):
             start = 0
-        self._head(fault, start, len(content))
+        self._send_headers(fault, start, len(content))
         half = (start + len(content)) // 2
         if fault == WRONG:
             self.wfile.write(bytes(len(content) - start))
         elif fault in (CUT, CUT_NO_RANGE, SHORT, QUIET_SHORT):
             self.wfile.write(content[start:half])
         elif callable(fault):
-            self._drip(content[start:half], fault)
+            self._trickle(content[start:half], fault)
         else:
             self.wfile.write(content[start:] + (b"more" if fault == LONG else b""))
 
-    def _head(self, fault: object, start: int, size: int) -> None:
+    def _send_headers(self, fault: object, start: int, size: int) -> None:
         self.send_response(206 if start else 200)
         if start:
             first = start - 1 if fault == MISPLACED else start
@@ -95,15 +95,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(length))
         self.end_headers()
 
-    def _drip(self, content: bytes, then: Callable[[], None]) -> None:
+    def _trickle(self, content: bytes, callback: Callable[[], None]) -> None:
         try:
             self.wfile.write(content)
-            then()
+            callback()
             while True:
                 self.wfile.write(bytes(1 << 16))
                 time.sleep(0.05)
         except ConnectionError:
-            pass  # the client went away, as it should
+            pass  # the client disconnected, as expected
 
     def log_message(self, *_) -> None:
-        """Nothing: the test says what matters."""
+        """Logs nothing."""

@@ -1,10 +1,10 @@
-"""Measures what the README says of speed: ``python tools/benchmark.py SUBJECT --help``.
+"""Measures speed: ``python tools/benchmark.py SUBJECT --help``.
 
 Subjects: step (a training step), forward (an evaluation pass), input (waiting for batches), startup
-(from the command to the first step's end), prepare (raw clips to face crops). The first two and
-startup take --against CHECKOUT: another checkout of avjax, such as the commit before, in turn.
+(from the command to the end of the first step), prepare (raw clips to face crops). step, forward
+and startup take --against CHECKOUT to compare with another checkout of avjax.
 
-step and forward need JAX and Flax alone, and PyTorch for --reference; avjax need not be installed.
+step and forward need only JAX and Flax, and PyTorch for --reference; avjax need not be installed.
 """
 
 import importlib
@@ -33,13 +33,14 @@ SUBJECTS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line: a subject, then its flags."""
-    program, *rest = sys.argv if argv is None else argv
-    if rest and rest[0] in SUBJECTS:
-        subject = importlib.import_module(SUBJECTS[rest[0]])
-        return cli.run([program, *rest[1:]], subject.define_flags, subject.job, subject.__doc__)
+    """Runs a subject with its flags."""
+    program, *arguments = sys.argv if argv is None else argv
+    if arguments and arguments[0] in SUBJECTS:
+        subject = importlib.import_module(SUBJECTS[arguments[0]])
+        argv = [program, *arguments[1:]]
+        return cli.run(argv, subject.define_flags, subject.job, subject.__doc__)
     print((__doc__ or "").strip())
-    return 0 if rest in ([], ["--help"]) else cli.USAGE_STATUS
+    return 0 if arguments in ([], ["--help"]) else cli.USAGE_STATUS
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Runs avjax and the reference on the same fresh weights and batches, and prints how far they are.
+"""Compares avjax with the reference on the same random weights and batches.
 
 python tools/compare_reference.py --reference PATH [--seed N]
 
-Needs PyTorch and a clone of the reference, whose own model and training function run. Every run
-draws new weights and inputs, unless --seed repeats one. Exit status 1 where a bound is exceeded.
+Needs PyTorch and a clone of the reference, whose model and training function run unchanged. Every
+call draws new weights and inputs; --seed repeats a call. Exits with status 1 if a bound is
+exceeded.
 """
 
 import functools
@@ -42,22 +43,22 @@ BATCH = 2
 
 
 class Row(NamedTuple):
-    """One line of the result: what was compared, how far apart, and what is allowed."""
+    """A comparison: its name, the deviation and the allowed bound."""
 
-    what: str
+    name: str
     deviation: float
     bound: float
 
 
 def load(peer: reference.Reference) -> tuple[AudioVisualNet, dict[str, Any]]:
-    """The reference's model in avjax, in float64."""
+    """Converts the reference's model to avjax in float64."""
     net = AudioVisualNet(golden.NUM_CLASSES, peer.fusion, peer.num_heads)
     layers = audio_visual_layers(peer.fusion)
     return net, to_flax(peer.state_dict(), layers, variable_shapes(net), "the reference")
 
 
 def compare_evaluation(fusion: str, heads: int, seed: int) -> Iterator[Row]:
-    """Logits in evaluation mode, for all lengths of sound, in both precisions."""
+    """Compares evaluation logits for several lengths of sound, in both precisions."""
     peer = reference.Reference(fusion, heads, golden.NUM_FRAMES, seed)
     net, variables = load(peer)
     apply = jax.jit(net.apply)
@@ -65,20 +66,20 @@ def compare_evaluation(fusion: str, heads: int, seed: int) -> Iterator[Row]:
         batch = golden.inputs(seed + steps, BATCH, steps)
         expected = peer.logits(batch)
         mfcc, frames = golden.to_network(batch)
-        what = f"logits, {fusion}, {heads} heads, {steps} MFCC steps"
-        yield Row(what, golden.deviation(apply(variables, mfcc, frames), expected), 1e-12)
+        case = f"logits, {fusion}, {heads} heads, {steps} MFCC steps"
+        yield Row(case, golden.deviation(apply(variables, mfcc, frames), expected), 1e-12)
         single = jax.tree.map(np.float32, (variables, mfcc, frames))
-        yield Row(f"{what}, float32", golden.deviation(apply(*single), expected), 1e-4)
+        yield Row(f"{case}, float32", golden.deviation(apply(*single), expected), 1e-4)
     network = {"kind": "audio_visual", "fusion": fusion}
     peer.load({n: x.numpy() for n, x in export_pytorch.tensors(variables, network).items()})
-    yield Row(f"{what}, exported", golden.deviation(peer.logits(batch), expected), 0.0)
+    yield Row(f"{case}, exported", golden.deviation(peer.logits(batch), expected), 0.0)
 
 
 def compare_training(fusion: str, mask: str, seed: int) -> Iterator[Row]:
-    """One whole step: loss, gradients, running statistics, updated parameters.
+    """Compares a training step: loss, gradients, running statistics, updated parameters.
 
-    The reference's gradients depend on the order of its enlarged batch: with black frames many
-    BatchNorms see equal rows, and rounding grows. It runs in two orders; the nearer one counts.
+    The reference's gradients depend on the order of its enlarged batch: black frames give many
+    BatchNorms equal rows, which amplifies rounding. It runs in two orders; the closer one counts.
     """
     peer = reference.Reference(fusion, 1, golden.NUM_FRAMES, seed)
     net, variables = load(peer)
@@ -105,52 +106,53 @@ def compare_training(fusion: str, mask: str, seed: int) -> Iterator[Row]:
         draws = draw(mask, mask_key, *network)
         enlarged = enlarge_with(mask, draws, *network, batch["weight"])
         gradients, _, _ = loss_gradients(state, enlarged, batch["label"], net=net)
-        whole = functools.partial(
+        whole_step = functools.partial(
             train_step, net=net, optimizer=optimizer, config=config, profile="reference"
         )
-        return gradients, draws, *whole(state, batch, key)
+        return gradients, draws, *whole_step(state, batch, key)
 
     state = create_state(jax.tree.map(jnp.asarray, variables), optimizer)
     gradients, draws, state, sums = step(state, batch, jax.random.key(seed))
     draws = golden.swap_layout(mask, draws)
     loss, _ = peer.train_step(mask, inputs, draws)
     expected_state, expected_gradients = peer.state_dict(), peer.gradients()
-    again = reference.Reference(fusion, 1, golden.NUM_FRAMES, seed)
-    again.train_step(mask, inputs, draws, reverse=True)
-    ours = to_torch({"params": gradients, "batch_stats": state.batch_stats}, layers)
-    after = to_torch(state.variables, layers)
-    what = f"step, {fusion}, {mask}"
-    yield Row(f"{what}: loss", golden.deviation(sums.loss / sums.count, loss), 1e-10)
-    orders = (expected_gradients, again.gradients())
-    norms = [{n: float(np.linalg.norm(x)) for n, x in found.items()} for found in orders]
-    yield Row(f"{what}: reference to itself", golden.norm_deviation(orders[1], norms[0]), np.inf)
-    nearer = min(golden.norm_deviation(ours, expected) for expected in norms)
-    yield Row(f"{what}: gradient norms", nearer, 1e-10)
-    yield Row(f"{what}: gradients", min(largest(ours, found) for found in orders), 1e-9)
+    reversed_peer = reference.Reference(fusion, 1, golden.NUM_FRAMES, seed)
+    reversed_peer.train_step(mask, inputs, draws, reverse=True)
+    actual = to_torch({"params": gradients, "batch_stats": state.batch_stats}, layers)
+    updated = to_torch(state.variables, layers)
+    case = f"step, {fusion}, {mask}"
+    yield Row(f"{case}: loss", golden.deviation(sums.loss / sums.count, loss), 1e-10)
+    orders = (expected_gradients, reversed_peer.gradients())
+    norms = [{n: float(np.linalg.norm(x)) for n, x in tensors.items()} for tensors in orders]
+    yield Row(f"{case}: reference to itself", golden.norm_deviation(orders[1], norms[0]), np.inf)
+    closest = min(golden.norm_deviation(actual, expected) for expected in norms)
+    yield Row(f"{case}: gradient norms", closest, 1e-10)
+    closest = min(largest_deviation(actual, expected) for expected in orders)
+    yield Row(f"{case}: gradients", closest, 1e-9)
     statistics = {name: x for name, x in expected_state.items() if ".running_" in name}
-    yield Row(f"{what}: statistics", largest(ours, statistics), 1e-10)
+    yield Row(f"{case}: statistics", largest_deviation(actual, statistics), 1e-10)
     parameters = {name: expected_state[name] for name in expected_gradients}
-    yield Row(f"{what}: parameters after it", largest(after, parameters), 1e-9)
+    yield Row(f"{case}: updated parameters", largest_deviation(updated, parameters), 1e-9)
 
 
-def largest(ours: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
-    """Largest deviation over tensors; those that are the rounding of a zero are left out."""
+def largest_deviation(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
+    """Returns the largest deviation over tensors, ignoring those that are only rounding."""
     peak = max(np.abs(x).max() for x in expected.values())
     return max(
-        golden.deviation(ours[name], x)
+        golden.deviation(actual[name], x)
         for name, x in expected.items()
         if np.abs(x).max() > golden.ROUNDING * peak
     )
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """The command's flags."""
+    """Defines the flags."""
     flags.DEFINE_string("reference", None, "Clone of the reference.", flag_values=values)
-    flags.DEFINE_integer("seed", None, "Repeats a run.", 0, flag_values=values)
+    flags.DEFINE_integer("seed", None, "Seed of a call to repeat.", 0, flag_values=values)
 
 
 def job(values: flags.FlagValues, positional: list[str]) -> int:
-    """Prints the table."""
+    """Prints all comparisons."""
     if positional or not values.reference:
         raise InputError("give --reference PATH, a clone of the reference, and nothing else")
     reference.use(Path(values.reference))
@@ -164,13 +166,13 @@ def job(values: flags.FlagValues, positional: list[str]) -> int:
         ]:
             for row in compare(first, second, seed):
                 exceeded += not row.deviation <= row.bound
-                print(f"{row.what:56}{row.deviation:9.1e}  bound {row.bound:.0e}", flush=True)
+                print(f"{row.name:56}{row.deviation:9.1e}  bound {row.bound:.0e}", flush=True)
     print(f"{exceeded} bounds exceeded" if exceeded else "all within their bounds")
     return int(exceeded > 0)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line."""
+    """Runs the command line."""
     return cli.run(argv, define_flags, job, __doc__ or "")
 
 

@@ -1,9 +1,10 @@
-"""Converts a PyTorch checkpoint of EfficientFace, or of the reference's whole model, to avjax.
+"""Converts a PyTorch checkpoint of EfficientFace or of the reference's model to avjax.
 
 python tools/convert_efficientface.py SRC.pth OUT [--num-heads N] [--table]
 
-Either format of torch.save is read without PyTorch, and nothing in the file is run. A whole model
-then serves avjax.load, avjax.evaluate and avjax.predict; either serves config.model.pretrained.
+Reads both formats of torch.save without PyTorch and runs no code from the file. Use a converted
+model with avjax.load, avjax.evaluate, avjax.predict and config.model.pretrained, a converted
+EfficientFace with config.model.pretrained.
 """
 
 import sys
@@ -24,37 +25,38 @@ with loading():
     from avjax.runtime.versions import versions
     from avjax.weights.conversion import LEFT_OUT, Converted, Route, convert
 
-MOST_NAMES = 4  # of tensors alike that are named one by one
+MAX_NAMES = 4  # summarise longer lists of similar tensors
 
 
-def class_names(named: list[str] | None, count: int) -> list[str]:
-    """Names of the logits: those given, RAVDESS's eight emotions, or numbers.
+def class_names(given: list[str] | None, count: int) -> list[str]:
+    """Returns class names: those given, RAVDESS's eight emotions, or numbered ones.
 
     Raises:
-      InputError: as many names as there are classes were not given.
+      InputError: the number of given names is not the number of classes.
     """
-    if named is None:
+    if given is None:
         return list(EMOTIONS) if count == len(EMOTIONS) else [f"class_{i}" for i in range(count)]
-    if len(set(named)) != count:
-        raise InputError(f"--classes names {len(set(named))} classes; the checkpoint has {count}")
-    return named
+    if len(set(given)) != count:
+        raise InputError(f"--classes names {len(set(given))} classes; the checkpoint has {count}")
+    return given
 
 
 def model_card(converted: Converted, values: flags.FlagValues) -> ModelCard:
-    """What avjax must know of the checkpoint beside its variables.
+    """Returns the checkpoint's model card.
 
     Raises:
-      InputError: heads that do not divide the attention's width, or too few class names.
+      InputError: the heads do not divide the attention's width, or the number of class names is
+        wrong.
     """
     network = dict(converted.network)
     if network["kind"] == BACKBONE_KIND:
         classes = []
-        # EfficientFace itself was trained on RGB with the statistics of the fixed profile.
+        # EfficientFace was trained on RGB normalised as in the fixed profile.
         profile = values.profile or "fixed"
     else:
         if network["kind"] == "audio_visual":
             network["num_heads"] = values.num_heads
-        build_network(network)  # refuses heads that do not fit
+        build_network(network)  # checks the number of heads
         classes = class_names(values.classes, network["num_classes"])
         profile = values.profile or "reference"
     return ModelCard(
@@ -71,7 +73,7 @@ def model_card(converted: Converted, values: flags.FlagValues) -> ModelCard:
 
 
 def table(routes: list[Route]) -> str:
-    """What went where, a line per tensor."""
+    """Returns one line per tensor: its name, shape and target."""
     names, shapes = [r.name for r in routes], [str(list(r.shape)) for r in routes]
     widths = max(map(len, names)), max(map(len, shapes))
     return "\n".join(
@@ -81,62 +83,64 @@ def table(routes: list[Route]) -> str:
 
 
 def summary(converted: Converted, card: ModelCard, out: Path) -> str:
-    """What the checkpoint holds and what was left out, in a few lines."""
+    """Describes the converted model and the tensors left out."""
     left_out: dict[str, list[str]] = {}
     for route in converted.routes:
         if route.target.startswith(LEFT_OUT):
             left_out.setdefault(route.target, []).append(route.name)
-    moved = len(converted.routes) - sum(map(len, left_out.values()))
-    lines = [f"{moved} tensors went into {out}"]
+    converted_count = len(converted.routes) - sum(map(len, left_out.values()))
+    lines = [f"{converted_count} tensors went into {out}"]
     lines += [f"{_named(names)} {reason}" for reason, names in left_out.items()]
     network = card.network
     if network["kind"] == BACKBONE_KIND:
         lines.append("EfficientFace backbone; train from it with --config.model.pretrained")
         return "\n".join(lines)
-    named = f"fusion {network['fusion']}" if "fusion" in network else f"{network['kind']} alone"
+    description = (
+        f"fusion {network['fusion']}" if "fusion" in network else f"{network['kind']} alone"
+    )
     lines.append(
-        f"{named}, {network['num_classes']} classes ({', '.join(card.classes)}), profile "
+        f"{description}, {network['num_classes']} classes ({', '.join(card.classes)}), profile "
         f"{card.profile}, epoch {card.epoch or 'unknown'}"
     )
     if "num_heads" in network:
         lines.append(
-            f"attention heads: {network['num_heads']} as told by --num-heads; the tensors are the "
-            "same for any number of heads, so a wrong one shows in the accuracy alone"
+            f"attention heads: {network['num_heads']} from --num-heads; the tensors are the "
+            "same for any number of heads, so a wrong number shows only in the accuracy"
         )
     return "\n".join(lines)
 
 
 def _named(names: list[str]) -> str:
-    """Tensors by name; those of a last name that many share by that name."""
-    by_end: dict[str, list[str]] = {}
+    """Lists tensor names; many names with the same last part become one entry."""
+    by_suffix: dict[str, list[str]] = {}
     for name in names:
-        by_end.setdefault(name.rpartition(".")[2], []).append(name)
+        by_suffix.setdefault(name.rpartition(".")[2], []).append(name)
     return ", ".join(
-        f"{len(alike)} tensors *.{end}" if len(alike) > MOST_NAMES else ", ".join(alike)
-        for end, alike in by_end.items()
+        f"{len(group)} tensors *.{suffix}" if len(group) > MAX_NAMES else ", ".join(group)
+        for suffix, group in by_suffix.items()
     )
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """The command's flags."""
+    """Defines the flags."""
     flags.DEFINE_integer(
-        "num_heads", 1, "Attention heads that the model was trained with; cannot be seen in the "
-        "tensors.", 1, flag_values=values,
+        "num_heads", 1, "Attention heads of the trained model; the tensors do not tell.", 1,
+        flag_values=values,
     )  # fmt: skip
     flags.DEFINE_enum(
-        "profile", None, list(NORMALISATION), "How its clips were prepared: reference (default "
-        "for a whole model) or fixed.", flag_values=values,
+        "profile", None, list(NORMALISATION), "Profile of its training clips: reference (default "
+        "for the reference's model) or fixed.", flag_values=values,
     )  # fmt: skip
     flags.DEFINE_list(
         "classes", None, "Names of the classes, if not RAVDESS's.", flag_values=values
     )
-    flags.DEFINE_bool("table", False, "List every tensor and where it went.", flag_values=values)
-    flags.DEFINE_integer("num_frames", 15, "Frames of a clip.", 1, flag_values=values)
-    flags.DEFINE_integer("image_size", 224, "Side of a frame in pixels.", 1, flag_values=values)
+    flags.DEFINE_bool("table", False, "List every tensor and its target.", flag_values=values)
+    flags.DEFINE_integer("num_frames", 15, "Frames in a clip.", 1, flag_values=values)
+    flags.DEFINE_integer("image_size", 224, "Frame size in pixels.", 1, flag_values=values)
 
 
 def job(values: flags.FlagValues, positional: list[str]) -> None:
-    """Converts one file."""
+    """Converts one checkpoint."""
     if len(positional) != 2:
         raise InputError("give a PyTorch checkpoint and a directory for the result: SRC.pth OUT")
     source, out = positional[0], Path(positional[1])
@@ -151,7 +155,7 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line."""
+    """Runs the command line."""
     return cli.run(argv, define_flags, job, __doc__ or "")
 
 

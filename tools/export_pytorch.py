@@ -2,8 +2,7 @@
 
 python tools/export_pytorch.py RUN_OR_CONVERTED OUT.pth
 
-Needs PyTorch. With --checkpoint the state_dict stands in a dict as the reference's main.py
-saves it, so that its test run finds what it looks for.
+Needs PyTorch. --checkpoint wraps the state_dict as the reference's main.py does, for its test run.
 """
 
 import sys
@@ -21,14 +20,14 @@ with loading():
     from avjax.runtime.files import atomic_file
     from avjax.weights.conversion import to_state_dict
 
-ARCHITECTURE = "multimodalcnn"  # what the reference's main.py expects to find in a checkpoint
+ARCHITECTURE = "multimodalcnn"  # expected by the reference's main.py
 
 
 def tensors(variables: dict[str, Any], network: dict[str, Any]) -> dict[str, Any]:
-    """A model's state_dict under the reference's names, as torch tensors on the CPU.
+    """Returns a model's state_dict with the reference's names, as CPU tensors.
 
     Raises:
-      InputError: PyTorch is not installed, or the network is none of the reference's.
+      InputError: PyTorch is not installed, or the reference has no such network.
     """
     arrays = to_state_dict(variables, network)
     try:
@@ -38,12 +37,12 @@ def tensors(variables: dict[str, Any], network: dict[str, Any]) -> dict[str, Any
         raise InputError(
             "exporting needs PyTorch to write its format; install it: pip install torch"
         ) from error
-    # A copy: torch wants arrays that may be written to.
+    # Copy: torch expects writable arrays.
     return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
 
 def write(content: Any, path: Path) -> None:
-    """Saves by ``torch.save``; a file that is there stays whole until the new one is."""
+    """Saves with ``torch.save``, replacing an existing file atomically."""
     import torch
 
     with atomic_file(path) as file:
@@ -51,7 +50,7 @@ def write(content: Any, path: Path) -> None:
 
 
 def constructor(card: ModelCard) -> str:
-    """The reference's model that takes the state_dict."""
+    """Returns the reference's constructor call for the model."""
     network, classes = card.network, card.network["num_classes"]
     kind = network.get("kind")
     if kind == "audio":
@@ -68,7 +67,7 @@ def constructor(card: ModelCard) -> str:
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """The command's flags."""
+    """Defines the flags."""
     flags.DEFINE_bool(
         "checkpoint", False, "Wrap the state_dict as the reference's main.py does.",
         flag_values=values,
@@ -101,7 +100,7 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line."""
+    """Runs the command line."""
     return cli.run(argv, define_flags, job, __doc__ or "")
 
 

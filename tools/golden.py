@@ -1,7 +1,7 @@
-"""Weights, inputs and draws that both frameworks make alike from seeds, and the cases compared.
+"""Seeded weights, inputs and random draws for both frameworks, and the cases to compare.
 
-NumPy only: the reference is run on them by make_golden.py and compare_reference.py; the tests make
-them again without PyTorch. Arrays are laid out as PyTorch has them.
+NumPy only: make_golden.py and compare_reference.py run the reference on them, and tests recreate
+them without PyTorch. Arrays have PyTorch's layout.
 """
 
 import itertools
@@ -18,7 +18,7 @@ FUSIONS, MASKS, HEADS, STEPS = ("ia", "it", "lt"), ("softhard", "noise", "nodrop
 EVALUATIONS = tuple(itertools.product(FUSIONS, HEADS, (40, 156, 300)))  # fusion, heads, MFCC steps
 TRAININGS = tuple(itertools.product(FUSIONS, MASKS))
 NUM_FRAMES, NUM_CLASSES, BLOCK = 3, 8, 32
-SIZE = 224  # the reference takes no other
+SIZE = 224  # the only size that the reference takes
 ROUNDING = 1e-9
 LEARNING_RATE = 0.04
 SGD = {"momentum": 0.9, "dampening": 0.9, "weight_decay": 1e-3}
@@ -33,9 +33,9 @@ class Inputs(NamedTuple):
 
 
 def weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, np.ndarray]:
-    """A state_dict by name and shape alone, whatever the order of the names.
+    """Returns a state_dict that depends only on names, shapes and seed, not on the names' order.
 
-    Scales, shifts and running statistics are away from 1 and 0, so that a swapped one shows.
+    Scales, shifts and running statistics differ from 1 and 0, so swapped tensors show.
     """
     return {name: _tensor(name, shape, seed) for name, shape in shapes.items()}
 
@@ -53,10 +53,10 @@ def _tensor(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 
 def inputs(seed: int, batch: int, steps: int = 156, num_frames: int = NUM_FRAMES) -> Inputs:
-    """A batch of noise, small enough not to saturate the attention's softmax.
+    """Returns a batch of noise, small enough not to saturate the attention's softmax.
 
-    Brightness varies over a frame and between frames, as in real ones: the means of plain noise are
-    nearly equal, and a batch norm of nearly equal values turns rounding into large differences.
+    Brightness varies within and between frames, as in real ones. The means of plain noise are
+    nearly equal, and BatchNorm amplifies the rounding of nearly equal values.
     """
     rng = np.random.default_rng(seed)
     coarse = rng.random((batch, num_frames, SIZE // BLOCK, SIZE // BLOCK, 3))
@@ -67,7 +67,7 @@ def inputs(seed: int, batch: int, steps: int = 156, num_frames: int = NUM_FRAMES
 
 
 def draws(mask: str, seed: int, batch: Inputs) -> tuple[np.ndarray, ...]:
-    """What is random in the enlarged batch: coefficients, or noise for audio and frames."""
+    """Returns the enlarged batch's random draws: coefficients, or noise for audio and frames."""
     rng = np.random.default_rng((seed, 1))
     if mask == "softhard":
         return (rng.integers(0, 100, len(batch.labels)) / 100,)
@@ -77,37 +77,37 @@ def draws(mask: str, seed: int, batch: Inputs) -> tuple[np.ndarray, ...]:
 
 
 def training_inputs(mask: str, step: int) -> tuple[Inputs, tuple[np.ndarray, ...]]:
-    """Batch and draws of one step of a training case."""
+    """Returns batch and draws of one training step."""
     batch = inputs(100 + step, 2)
     return batch, draws(mask, 100 + step, batch)
 
 
 def to_network(batch: Inputs) -> tuple[np.ndarray, np.ndarray]:
-    """``mfcc`` [b, t, 10] and ``frames`` [b, n, h, w, 3] in 0..1, float64, as avjax takes them."""
+    """Returns avjax's inputs in float64: MFCC [b, t, 10], frames [b, n, h, w, 3] in 0..1."""
     return batch.mfcc.transpose(0, 2, 1), batch.frames / 255.0
 
 
-def swap_layout(mask: str, drawn: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
-    """Draws in the other framework's layout, either way: only noise for audio differs."""
-    arrays = tuple(np.asarray(x) for x in drawn)
+def swap_layout(mask: str, draws: tuple[Any, ...]) -> tuple[np.ndarray, ...]:
+    """Converts draws to the other framework's layout; only audio noise differs."""
+    arrays = tuple(np.asarray(x) for x in draws)
     return (arrays[0].transpose(0, 2, 1), arrays[1]) if mask == "noise" else arrays
 
 
-def deviation(ours: Any, expected: Any) -> float:
-    """Largest difference, relative to the largest expected value."""
-    ours, expected = np.asarray(ours), np.asarray(expected)
-    return float(np.abs(ours - expected).max() / np.abs(expected).max())
+def deviation(actual: Any, expected: Any) -> float:
+    """Returns the largest difference relative to the largest expected value."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 
-def norm_deviation(ours: Mapping[str, Any], expected: Mapping[str, float]) -> float:
-    """Largest relative difference of the tensors' norms.
+def norm_deviation(actual: Mapping[str, Any], expected: Mapping[str, float]) -> float:
+    """Returns the largest relative difference of the tensors' norms.
 
-    A norm below `ROUNDING` of the largest is the rounding of a zero, as is the gradient of a bias
-    before a BatchNorm; its difference is taken relative to a thousandth of the largest norm.
+    A norm below `ROUNDING` times the largest is only rounding, as for the gradient of a bias before
+    a BatchNorm. Its difference is taken relative to a thousandth of the largest norm.
     """
     largest = max(expected.values())
     return max(
-        abs(float(np.linalg.norm(ours[name])) - norm)
+        abs(float(np.linalg.norm(actual[name])) - norm)
         / (norm if norm > ROUNDING * largest else 1e-3 * largest)
         for name, norm in expected.items()
     )

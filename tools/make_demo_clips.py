@@ -1,4 +1,4 @@
-"""Writes the demo's raw clips: RAVDESS-named videos and sounds of actors who exist in code alone.
+"""Writes the demo's raw clips: RAVDESS-named videos and sounds of synthetic actors.
 
 python tools/make_demo_clips.py --out demo/raw
 """
@@ -12,19 +12,19 @@ from demo import corpus
 
 from avjax import cli
 
-USAGE = "Writes RAVDESS-named raw clips of synthetic actors; kept where they exist already."
+USAGE = "Writes RAVDESS-named raw clips of synthetic actors; keeps existing clips."
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """The command's flags."""
+    """Defines the flags."""
     flags.DEFINE_string("out", None, "Folder for the clips.", required=True, flag_values=values)
     flags.DEFINE_integer("actors", 12, "Number of actors, at most 24.", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Seed of all randomness.", 0, flag_values=values)
+    flags.DEFINE_integer("seed", 0, "Random seed.", 0, flag_values=values)
     flags.DEFINE_integer(
-        "clips_per_emotion", 4, "Clips of an actor and emotion, at most 8.", flag_values=values
+        "clips_per_emotion", 4, "Clips per actor and emotion, at most 8.", flag_values=values
     )
     flags.DEFINE_integer(
-        "processes", os.cpu_count() or 1, "Processes to share the work.", 1, flag_values=values
+        "processes", os.cpu_count() or 1, "Parallel processes.", 1, flag_values=values
     )
 
 

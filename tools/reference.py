@@ -1,7 +1,7 @@
-"""The reference implementation, imported from a clone of its repository and run in float64.
+"""Runs the reference implementation in float64, imported from a clone of its repository.
 
-Needs PyTorch and a clone of github.com/katerynaCh/multimodal-emotion-recognition. Its own model and
-its own training function run; only what they draw at random is handed in.
+Needs PyTorch and a clone of github.com/katerynaCh/multimodal-emotion-recognition. Its model and
+training function run unchanged; only their random draws are replaced.
 """
 
 import contextlib
@@ -26,11 +26,11 @@ def use(path: Path) -> None:
     """Makes the reference importable.
 
     Raises:
-      InputError: no clone at ``path``, or no PyTorch.
+      InputError: ``path`` is no clone, or PyTorch is not installed.
     """
-    lacking = [name for name in _FILES if not (path / name).is_file()]
-    if lacking:
-        raise InputError(f"{path} lacks {', '.join(lacking)}; clone {URL} and name its folder")
+    missing = [name for name in _FILES if not (path / name).is_file()]
+    if missing:
+        raise InputError(f"{path} lacks {', '.join(missing)}; clone {URL} and name its folder")
     try:
         import torch
     except ImportError as error:
@@ -40,10 +40,10 @@ def use(path: Path) -> None:
 
 
 class Reference:
-    """One model of the reference with given weights, and its optimizer."""
+    """A model of the reference and its optimizer."""
 
     def __init__(self, fusion: str, num_heads: int, num_frames: int, seed: int) -> None:
-        """Builds the model and fills it by `golden.weights`."""
+        """Builds the model with the weights of `golden.weights`."""
         import torch
 
         models = importlib.import_module("models.multimodalcnn")
@@ -58,25 +58,25 @@ class Reference:
         )
 
     def load(self, state_dict: Mapping[str, np.ndarray]) -> None:
-        """Takes over a state_dict, every tensor of it."""
+        """Loads a complete state_dict."""
         import torch
 
         tensors = {name: torch.as_tensor(array) for name, array in state_dict.items()}
         self.model.load_state_dict(tensors, strict=True)
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Parameters and statistics."""
+        """Returns parameters and running statistics."""
         return {name: x.detach().numpy().copy() for name, x in self.model.state_dict().items()}
 
     def gradients(self) -> dict[str, np.ndarray]:
-        """Of the last step; zeros for parameters that got none."""
+        """Returns the last step's gradients; zeros for parameters without one."""
         return {
             name: (np.zeros(p.shape) if p.grad is None else p.grad.numpy().copy())
             for name, p in self.model.named_parameters()
         }
 
     def logits(self, batch: golden.Inputs) -> np.ndarray:
-        """Evaluation mode."""
+        """Returns logits in evaluation mode."""
         import torch
 
         self.model.eval()
@@ -84,7 +84,7 @@ class Reference:
             return self.model(torch.as_tensor(batch.mfcc), _frames(batch)).numpy()
 
     def features(self, batch: golden.Inputs) -> dict[str, np.ndarray]:
-        """What the streams have become before fusion, evaluation mode."""
+        """Returns both streams' features before fusion, in evaluation mode."""
         import torch
 
         self.model.eval()
@@ -101,13 +101,13 @@ class Reference:
     def train_step(
         self, mask: str, batch: golden.Inputs, draws: tuple[np.ndarray, ...], reverse: bool = False
     ) -> tuple[float, np.ndarray]:
-        """One step of the reference's own training function.
+        """Runs one step of the reference's training function.
 
         Args:
           mask: `softhard`, `noise` or `nodropout`.
           batch: the clips.
-          draws: what the function would draw; see `golden.draws`.
-          reverse: take the enlarged batch in reverse order, which changes only how sums round.
+          draws: replaces the function's random draws; see `golden.draws`.
+          reverse: reverses the enlarged batch, which only changes rounding.
 
         Returns:
           Loss and logits ``[copies * b, classes]`` in the enlarged batch's order.
@@ -117,7 +117,7 @@ class Reference:
         train = importlib.import_module("train")
         frames = torch.as_tensor(batch.frames / 255.0).permute(0, 4, 1, 2, 3)
         clips = (torch.as_tensor(batch.mfcc), frames, torch.as_tensor(batch.labels))
-        if reverse and mask == "nodropout":  # which the training function leaves in its order
+        if reverse and mask == "nodropout":  # not shuffled by the training function
             clips = tuple(x.flip(0) for x in clips)
         log: list[dict[str, Any]] = []
         logits: list[np.ndarray] = []
@@ -126,7 +126,7 @@ class Reference:
         )
         logger = SimpleNamespace(log=log.append)
         options = SimpleNamespace(device="cpu", mask=None if mask == "nodropout" else mask)
-        with _given_draws(mask, draws, reverse), contextlib.redirect_stdout(None):
+        with _fixed_draws(mask, draws, reverse), contextlib.redirect_stdout(None):
             train.train_epoch_multimodal(
                 1,
                 [clips],
@@ -142,7 +142,7 @@ class Reference:
 
 
 def _frames(batch: golden.Inputs) -> Any:
-    """``[b * n, 3, h, w]`` in 0..1."""
+    """Returns frames as ``[b * n, 3, h, w]`` in 0..1."""
     import torch
 
     frames = batch.frames.reshape(-1, *batch.frames.shape[2:]).transpose(0, 3, 1, 2)
@@ -150,8 +150,8 @@ def _frames(batch: golden.Inputs) -> Any:
 
 
 @contextlib.contextmanager
-def _given_draws(mask: str, draws: tuple[np.ndarray, ...], reverse: bool) -> Iterator[None]:
-    """Replaces the three sources of randomness of the training function."""
+def _fixed_draws(mask: str, draws: tuple[np.ndarray, ...], reverse: bool) -> Iterator[None]:
+    """Replaces the training function's three random functions."""
     import torch
 
     queue = list(draws)

@@ -1,4 +1,4 @@
-"""The dataset on disk: what TFDS reads back is what was written."""
+"""The dataset on disk, as written and as read by TFDS."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from avjax.data.records import ClipRecord, DatasetMetadata, PreparedClip
 METADATA = DatasetMetadata("fixed", ("calm", "angry"), 2, 8, 4, {"avjax": "1"})
 
 
-def clip_of(number: int) -> PreparedClip:
+def random_clip(number: int) -> PreparedClip:
     rng = np.random.default_rng(number)
     frames = rng.integers(0, 256, (2, 8, 8, 3), np.uint8)
     return PreparedClip(frames, rng.normal(size=(4, 10)).astype(np.float32), True, number % 2 == 0)
@@ -26,10 +26,10 @@ RECORDS = [
 @pytest.fixture(scope="module")
 def builder_dir(tmp_path_factory):
     directory = tmp_path_factory.mktemp("dataset")
-    return write_dataset(directory, METADATA, RECORDS, map(clip_of, range(5)))
+    return write_dataset(directory, METADATA, RECORDS, map(random_clip, range(5)))
 
 
-def test_tfds_reads_it(builder_dir):
+def test_tfds_reads_the_written_clips(builder_dir):
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(str(builder_dir))
@@ -40,9 +40,9 @@ def test_tfds_reads_it(builder_dir):
     assert builder.info.features["label"].names == ["calm", "angry"]
     assert builder.info.metadata["profile"] == "fixed"
     sources = builder.as_data_source()
-    read = [example for split in ("actor_01", "actor_02") for example in sources[split]]
-    for number, example in enumerate(read):
-        record, clip = RECORDS[number], clip_of(number)
+    examples = [example for split in ("actor_01", "actor_02") for example in sources[split]]
+    for number, example in enumerate(examples):
+        record, clip = RECORDS[number], random_clip(number)
         assert example["clip_id"].decode() == record.clip_id
         assert example["group"].decode() == "b"
         assert example["label"] == record.label
@@ -51,27 +51,27 @@ def test_tfds_reads_it(builder_dir):
         np.testing.assert_array_equal(example["mfcc"], clip.mfcc)
 
 
-def test_several_splits_join_to_a_fold(builder_dir):
+def test_splits_can_be_joined(builder_dir):
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(str(builder_dir))
     assert len(builder.as_data_source(split="actor_01+actor_02")) == 5
 
 
-def test_the_same_clips_give_the_same_bytes(builder_dir, tmp_path):
-    again = write_dataset(tmp_path, METADATA, RECORDS, map(clip_of, range(5)))
+def test_writing_is_deterministic(builder_dir, tmp_path):
+    copy = write_dataset(tmp_path, METADATA, RECORDS, map(random_clip, range(5)))
     names = sorted(path.name for path in builder_dir.iterdir())
-    assert names == sorted(path.name for path in again.iterdir())
+    assert names == sorted(path.name for path in copy.iterdir())
     for name in names:
-        assert (again / name).read_bytes() == (builder_dir / name).read_bytes(), name
+        assert (copy / name).read_bytes() == (builder_dir / name).read_bytes(), name
 
 
-def test_nothing_is_printed(tmp_path, capsys):
-    write_dataset(tmp_path, METADATA, RECORDS[:1], [clip_of(0)])
+def test_writing_prints_nothing(tmp_path, capsys):
+    write_dataset(tmp_path, METADATA, RECORDS[:1], [random_clip(0)])
     assert capsys.readouterr().out == ""
 
 
-def test_a_clip_of_another_shape_is_an_error(tmp_path):
-    wrong = clip_of(0)._replace(frames=np.zeros((3, 8, 8, 3), np.uint8))
+def test_clip_of_wrong_shape_is_an_error(tmp_path):
+    wrong = random_clip(0)._replace(frames=np.zeros((3, 8, 8, 3), np.uint8))
     with pytest.raises(Exception, match=r"Shape \(3, 8, 8, 3\) does not match"):
         write_dataset(tmp_path, METADATA, RECORDS[:1], [wrong])

@@ -1,4 +1,4 @@
-"""Feeding devices: the same batches wherever clips are kept, and the choice of the place."""
+"""Feeding devices: every cache gives the same batches; choice of the cache."""
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["with frames", "sound alone"])
 def selections(dataset, request):
-    """Two that share clips, out of which neither holds all."""
+    """Two overlapping selections, neither of which holds all clips."""
     streams = ("audio", "video") if request.param == "with frames" else ("audio",)
     return [
         dataset.select(Filter.parse(text), Inputs(streams)) for text in ("actor=1,3", "actor=2,3")
@@ -37,15 +37,14 @@ def parallel():
 def assert_same(batches, expected):
     batches = list(batches)
     assert len(batches) == len(expected)
-    for batch, other in zip(batches, expected, strict=True):
-        assert batch.keys() == other.keys()
+    for batch, expected_batch in zip(batches, expected, strict=True):
+        assert batch.keys() == expected_batch.keys()
         for name, array in batch.items():
-            assert array.dtype == other[name].dtype
-            np.testing.assert_array_equal(array, other[name])
+            np.testing.assert_array_equal(array, expected_batch[name], strict=True)
 
 
 @pytest.mark.parametrize("cache", CACHES)
-def test_batches_are_those_of_the_pipeline(selections, cache):
+def test_batches_equal_those_of_the_pipeline(selections, cache):
     devices = parallel()
     feed = Feed(selections, cache, devices)
     assert feed.cache == cache
@@ -62,7 +61,7 @@ def test_batches_are_those_of_the_pipeline(selections, cache):
 
 @pytest.mark.parametrize("cache", CACHES)
 def test_batches_of_several_steps_and_models(selections, cache):
-    """Axes before and behind that of rows, a model without clips."""
+    """Leading axis of steps and trailing axis of models; one model has no clips."""
     devices = parallel()
     feed = Feed(selections, cache, devices)
     columns = selections[0].union(selections[1:]).columns
@@ -76,7 +75,7 @@ def test_batches_of_several_steps_and_models(selections, cache):
     assert not placed[0]["weight"][1, :, 1].any()
 
 
-def test_clips_on_the_device_are_left_to_the_compiled_step(selections):
+def test_clips_on_the_device_are_gathered_by_the_compiled_step(selections):
     devices = parallel()
     feed = Feed(selections, "device", devices)
     rows = feed.rows(selections[0], BATCH)
@@ -89,21 +88,23 @@ def test_clips_on_the_device_are_left_to_the_compiled_step(selections):
 
 @pytest.mark.parametrize("cache", ["host", "device"])
 def test_each_clip_is_read_once(selections, cache, monkeypatch):
-    reads, former = [], PreparedDataset.read
+    reads, read = [], PreparedDataset.read
     monkeypatch.setattr(
-        PreparedDataset, "read", lambda self, number: reads.append(number) or former(self, number)
+        PreparedDataset, "read", lambda self, number: reads.append(number) or read(self, number)
     )
-    whole = selections[0].union(selections[1:])
-    fresh = [whole.union([clips]) for clips in selections]
-    feed = Feed(fresh, cache, parallel())
+    union = selections[0].union(selections[1:])
+    uncached = [union.union([clips]) for clips in selections]
+    feed = Feed(uncached, cache, parallel())
     assert not reads
     for epoch in range(2):
-        with feed.batches(list(feed.rows(fresh[0], BATCH, shuffle_key=1, epoch=epoch))) as batches:
-            assert sum(float(batch["weight"].sum()) for batch in batches) == len(whole)
-    assert len(reads) == len(set(reads)) == len(whole)
+        with feed.batches(
+            list(feed.rows(uncached[0], BATCH, shuffle_key=1, epoch=epoch))
+        ) as batches:
+            assert sum(float(batch["weight"].sum()) for batch in batches) == len(union)
+    assert len(reads) == len(set(reads)) == len(union)
 
 
-def test_the_size_is_known_beforehand(selections):
+def test_nbytes_is_the_size_of_the_columns(selections):
     for clips in selections:
         assert clips.nbytes == sum(column.nbytes for column in clips.columns.values())
 
@@ -122,44 +123,44 @@ def test_the_size_is_known_beforehand(selections):
         ("none", 300, 400, "none"),
     ],
 )
-def test_the_first_place_with_room_is_taken(cache, device, host, expected):
+def test_auto_chooses_the_first_cache_with_room(cache, device, host, expected):
     assert choose_cache(cache, 100, device, host) == expected
 
 
 @pytest.mark.parametrize(
     ("cache", "device", "host"), [("device", 99, 400), ("host", 300, 99), ("gpu", 300, 400)]
 )
-def test_a_place_without_room_or_of_no_name_is_refused(cache, device, host):
+def test_cache_without_room_or_unknown_is_refused(cache, device, host):
     message = "unknown config.data.cache 'gpu'" if cache == "gpu" else f"cache='{cache}' needs"
     with pytest.raises(InputError, match=message):
         choose_cache(cache, 100, device, host)
 
 
-def test_reading_ahead_keeps_order_and_passes_errors_on():
-    made = []
+def test_read_ahead_keeps_order_and_passes_errors_on():
+    produced = []
 
     def items():
         for number in range(5):
-            made.append(number)
+            produced.append(number)
             yield number
         raise ValueError("spoilt")
 
-    with ReadAhead(items(), depth=2) as ahead:
-        reader = iter(ahead)
-        assert [next(reader) for _ in range(5)] == made == list(range(5))
+    with ReadAhead(items(), depth=2) as read_ahead:
+        reader = iter(read_ahead)
+        assert [next(reader) for _ in range(5)] == produced == list(range(5))
         with pytest.raises(ValueError, match="spoilt"):
             next(reader)
-    assert ahead.waited > 0
+    assert read_ahead.waited > 0
 
 
-def test_reading_ahead_ends_with_its_reader():
-    made = []
+def test_read_ahead_stops_with_its_reader():
+    produced = []
 
     def items():
         for number in range(100):
-            made.append(number)
+            produced.append(number)
             yield number
 
-    with ReadAhead(items(), depth=3) as ahead:
-        assert next(iter(ahead)) == 0
-    assert len(made) <= 4
+    with ReadAhead(items(), depth=3) as read_ahead:
+        assert next(iter(read_ahead)) == 0
+    assert len(produced) <= 4

@@ -1,8 +1,8 @@
-"""The audio-visual network and modality dropout in stock Flax, written as the paper reads.
+"""The audio-visual network and modality dropout in stock Flax, as in the paper.
 
-This is the equation that every fast form in avjax must equal. Parameters have avjax's names, so
-the variables of one network serve the other by way of `from_avjax`. Axes are ``b n h w c`` for
-clips, ``b h w c`` for images and ``b t c`` for sequences.
+All optimised code in avjax must equal this. Parameters have avjax's names; `from_avjax` converts
+avjax's variables. Axes are ``b n h w c`` for clips, ``b h w c`` for images and ``b t c`` for
+sequences.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ depthwise_conv = partial(nn.Conv, kernel_size=(3, 3), padding=1, use_bias=False)
 
 
 class BatchNorm(nn.Module):
-    """PyTorch's batch normalisation; stock Flax would keep the biased variance."""
+    """PyTorch's BatchNorm; stock Flax stores the biased running variance."""
 
     train: bool
 
@@ -46,7 +46,7 @@ def channel_shuffle(x):
 
 
 class InvertedResidual(nn.Module):
-    """ShuffleNetV2 unit: with stride 2 each branch reads all channels, with stride 1 one half."""
+    """ShuffleNetV2 unit; each branch reads all channels with stride 2, half with stride 1."""
 
     features: int
     stride: int
@@ -101,7 +101,7 @@ class Modulator(nn.Module):
 
 
 class LocalFeatures(nn.Module):
-    """Depthwise features of the four quarters of a map, each with its own kernels and padding."""
+    """Depthwise features of the four quarters of a map, with separate kernels and padding."""
 
     @nn.compact
     def __call__(self, x, train):
@@ -136,7 +136,7 @@ class ConvBlock(nn.Module):
 
 
 class EfficientFace(nn.Module):
-    """1024 features of every frame, then convolutions over time in two stages."""
+    """1024 features per frame, then two stages of convolutions over time."""
 
     stage_repeats: Sequence[int]
 
@@ -171,7 +171,7 @@ class EfficientFace(nn.Module):
 
 
 class AudioCNN(nn.Module):
-    """Convolutions over the MFCCs of a clip in two stages."""
+    """Two stages of convolutions over the MFCCs of a clip."""
 
     def setup(self):
         self.conv1d = [ConvBlock(features, pool=True) for features in (64, 128, 256, 128)]
@@ -200,7 +200,7 @@ class Attention(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Transformer block whose attention has no residual connection."""
+    """Transformer block without a residual connection around its attention."""
 
     features: int
     num_heads: int
@@ -214,7 +214,7 @@ class AttentionBlock(nn.Module):
 
 
 class AudioVisualNet(nn.Module):
-    """Logits of clips; `ia` and `it` fuse the streams between their stages, `lt` after both."""
+    """Logits of clips; `ia` and `it` fuse the streams between the stages, `lt` after both."""
 
     num_classes: int = 8
     fusion: str = "ia"
@@ -229,7 +229,7 @@ class AudioVisualNet(nn.Module):
         block = partial(AttentionBlock, num_heads=self.num_heads)
 
         audio, video = audio_model.stage1(mfcc, train), visual_model.stage1(frames, train)
-        if self.fusion == "ia":  # the weights alone: values and output projection go unused
+        if self.fusion == "ia":  # uses only the attention weights, not values and output projection
             _, av = attention(128, name="av1")(audio, video)
             _, va = attention(64, name="va1")(video, audio)
             audio *= va.mean(1).sum(1)[..., None]
@@ -246,44 +246,44 @@ class AudioVisualNet(nn.Module):
 
 
 def enlarge(mask, draws, audio, video, label, has_audio, has_video):
-    """The enlarged batch (paper section 3.3): audio, video and label of every pair.
+    """Returns the enlarged batch (paper section 3.3): audio, video and label of every pair.
 
-    A clip that lacks a stream has zeros there, and no copy without the other stream.
+    The missing stream of a clip is zeros; the clip gets no copy without its other stream.
     """
     every = jnp.ones_like(has_audio)
     if mask == "softhard":
         (c,) = draws
         soft = c[:, None, None] * audio, (1 - c)[:, None, None, None, None] * video
         pairs = [(audio, video), soft, (0 * audio, video), (audio, 0 * video)]
-        kept = [every, every, has_video, has_audio]
+        valid = [every, every, has_video, has_audio]
     elif mask == "noise":
         audio_noise, video_noise = draws
         pairs = [(audio, video), (audio_noise, video), (audio, video_noise)]
-        kept = [every, has_video, has_audio]
+        valid = [every, has_video, has_audio]
     elif mask == "nodropout":
-        pairs, kept = [(audio, video)], [every]
+        pairs, valid = [(audio, video)], [every]
     label = jnp.tile(label, len(pairs))
-    audio, video, kept = map(jnp.concatenate, (*zip(*pairs, strict=True), kept))
-    return audio[kept], video[kept], label[kept]
+    audio, video, valid = map(jnp.concatenate, (*zip(*pairs, strict=True), valid))
+    return audio[valid], video[valid], label[valid]
 
 
 def loss_gradients(net, variables, audio, video, label):
-    """Mean cross entropy, its gradients and the new running statistics."""
+    """Returns the mean cross entropy, its gradients and the new running statistics."""
 
-    def mean_loss(params):
+    def loss_fn(params):
         logits, updated = net.apply(
             {**variables, "params": params}, audio, video, train=True, mutable="batch_stats"
         )
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
         return loss, updated["batch_stats"]
 
-    gradient = jax.value_and_grad(mean_loss, has_aux=True)
-    (loss, batch_stats), gradients = gradient(variables["params"])
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    (loss, batch_stats), gradients = grad_fn(variables["params"])
     return loss, gradients, batch_stats
 
 
 def from_avjax(tree):
-    """Gives depthwise kernels the axis of one input per group that stock Flax wants."""
+    """Adds the axis of inputs per group that stock Flax expects to depthwise kernels."""
 
     def with_axis(x):
         return x[:, :, None] if x.ndim == 3 and x.shape[:2] == (3, 3) else x

@@ -1,4 +1,4 @@
-"""Shapes, parameter counts and refusals of the audio-visual network."""
+"""Shapes, parameter counts, gradients and errors of the audio-visual network."""
 
 import itertools
 
@@ -29,7 +29,7 @@ def count(tree):
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("num_heads", [1, 4])
-def test_parameter_counts_are_the_references(fusion, num_heads):
+def test_parameter_counts_match_the_reference(fusion, num_heads):
     params = abstract_init(AudioVisualNet(fusion=fusion, num_heads=num_heads))["params"]
     assert count(params) == COUNTS[fusion]
     visual = params["visual_model"]
@@ -47,7 +47,7 @@ def test_parameter_counts_are_the_references(fusion, num_heads):
         )
     ],
 )
-def test_any_length_frame_count_and_size(fusion, size):
+def test_any_number_of_steps_frames_and_pixels(fusion, size):
     net = AudioVisualNet(num_classes=5, fusion=fusion)
     variables = abstract_init(net)
     steps, frames, pixels = size
@@ -56,7 +56,7 @@ def test_any_length_frame_count_and_size(fusion, size):
     assert count(abstract_init(net, *size)) == count(variables)
 
 
-def test_dimmed_and_black_clips_equal_those_spelled_out():
+def test_dimmed_and_black_clips_equal_explicit_ones():
     net = AudioVisualNet(**SMALL)
     rng = np.random.default_rng(0)
     frames = jnp.asarray(rng.random((2, 3, 64, 64, 3)), jnp.float32)
@@ -71,19 +71,19 @@ def test_dimmed_and_black_clips_equal_those_spelled_out():
 
         return net.apply(variables, clips, method=stream, mutable="batch_stats")
 
-    soft = frames * factor[:, None, None, None, None]
-    spelled_out = jnp.concatenate([frames, soft, jnp.zeros_like(frames[:1])])
+    dimmed_frames = frames * factor[:, None, None, None, None]
+    explicit = jnp.concatenate([frames, dimmed_frames, jnp.zeros_like(frames[:1])])
     dimmed = Dimmed(jnp.stack([jnp.ones(2), factor]))
-    once = encode(Map(frames, rows=rows, dimmed=dimmed))
-    expected = encode(Map(spelled_out, rows=rows))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-3, 1e-4), once, expected)
+    actual = encode(Map(frames, rows=rows, dimmed=dimmed))
+    expected = encode(Map(explicit, rows=rows))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-3, 1e-4), actual, expected)
 
 
 @pytest.mark.parametrize(
-    "fusion",  # the figures of tests/golden tell of the others that the same are trained
+    "fusion",  # tests/golden covers the other fusions
     ["ia", *(pytest.param(name, marks=pytest.mark.slow) for name in FUSIONS if name != "ia")],
 )
-def test_exactly_the_marked_parameters_get_no_gradient(fusion):
+def test_exactly_the_trained_parameters_get_gradients(fusion):
     net = AudioVisualNet(fusion=fusion, **SMALL)
     rng = np.random.default_rng(1)
     mfcc = jnp.asarray(rng.standard_normal((3, 16, 10)), jnp.float32)
@@ -91,7 +91,7 @@ def test_exactly_the_marked_parameters_get_no_gradient(fusion):
     variables = init_variables(net, jax.random.key(1))
 
     @jax.jit
-    def gradient(params):
+    def compute_gradients(params):
         def loss(params):
             logits, _ = net.apply(
                 {**variables, "params": params}, mfcc, frames, True, mutable="batch_stats"
@@ -100,17 +100,17 @@ def test_exactly_the_marked_parameters_get_no_gradient(fusion):
 
         return jax.grad(loss)(params)
 
-    gradients = flatten_dict(gradient(variables["params"]))
+    gradients = flatten_dict(compute_gradients(variables["params"]))
     trained = flatten_dict(net.trained(variables["params"]))
-    reached = {path: bool(jnp.any(g != 0)) for path, g in gradients.items()}
-    # The next batch normalisation takes a constant away: a gradient, but one of zero.
-    taken_away = {path for path in reached if _constant_before_a_norm(path)}
-    assert not any(reached[path] for path in taken_away)
-    assert reached | dict.fromkeys(taken_away, True) == trained
+    nonzero = {path: bool(jnp.any(g != 0)) for path, g in gradients.items()}
+    # The next batch normalisation removes these constants: their gradient is zero.
+    removed = {path for path in nonzero if _is_removed_by_a_norm(path)}
+    assert not any(nonzero[path] for path in removed)
+    assert nonzero | dict.fromkeys(removed, True) == trained
 
 
-def _constant_before_a_norm(path):
-    """Biases of convolutions, and of norms without ReLU, that a batch normalisation follows."""
+def _is_removed_by_a_norm(path):
+    """Whether it is the bias of a convolution, or of a norm without ReLU, before a BatchNorm."""
     *_, module, name = path
     before = ("branch1_dw_bn", "branch2_dw_bn", "conv", "channel_fc_0", "spatial_reduce")
     return name == "bias" and (module in before or module.startswith("spatial_dilated"))
@@ -120,6 +120,6 @@ def _constant_before_a_norm(path):
     ("steps", "size", "message"),
     [(12, 64, "12 MFCC steps are too few"), (13, 60, "60x60 pixels"), (13, 32, "32x32 pixels")],
 )
-def test_inputs_that_do_not_fit_are_named(steps, size, message):
+def test_inputs_that_do_not_fit_are_refused(steps, size, message):
     with pytest.raises(InputError, match=message):
         abstract_init(AudioVisualNet(**SMALL), steps=steps, size=size)

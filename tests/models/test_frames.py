@@ -1,4 +1,4 @@
-"""Frames normalised where they are read, and a CPU's form of inference."""
+"""Normalisation of stored frames, and the CPU form of inference."""
 
 import jax
 import jax.numpy as jnp
@@ -26,18 +26,18 @@ NET = EfficientFace(num_classes=3, stage_repeats=(2, 1, 1))
 @pytest.fixture(scope="module")
 def variables():
     fresh = jax.jit(NET.init)(jax.random.key(0), Map(jnp.zeros((1, 1, 64, 64, 3))))
-    rng = np.random.default_rng(1)  # fresh statistics and scales would hide a wrong one
+    rng = np.random.default_rng(1)  # initial values would hide swapped statistics or scales
     return jax.tree.map(lambda x: x * rng.uniform(0.5, 1.5, x.shape).astype(x.dtype), fresh)
 
 
 @pytest.mark.parametrize("profile", ["reference", "fixed"])
-def test_a_clip_that_is_not_there_is_seen_as_zeros(profile):
-    seen = StoredFrames(PIXELS, np.array([True, False]), profile).seen()
-    np.testing.assert_array_equal(seen[0], normalise(PIXELS[0], profile))
-    assert not seen[1].any()
+def test_missing_video_is_zeros_after_normalisation(profile):
+    frames = StoredFrames(PIXELS, np.array([True, False]), profile).seen()
+    np.testing.assert_array_equal(frames[0], normalise(PIXELS[0], profile))
+    assert not frames[1].any()
 
 
-def test_unknown_profile():
+def test_unknown_profile_is_refused():
     with pytest.raises(InputError, match="unknown profile 'fixd'"):
         StoredFrames(PIXELS, np.ones(2, bool), "fixd").seen()
 
@@ -49,9 +49,9 @@ def features(variables, frames):
     return NET.apply(variables, frames, method=clip_features)
 
 
-@pytest.mark.parametrize("clips", [1, 2])  # fewer images than are taken at once, and more
-def test_a_cpus_form_of_inference_has_the_features_of_the_other(variables, clips):
-    """Images in parts, the first layers fused, local features of all quarters at once."""
+@pytest.mark.parametrize("clips", [1, 2])  # fewer and more images than one part
+def test_cpu_form_of_inference_equals_the_other_form(variables, clips):
+    """The CPU form splits images into parts, fuses the first layers and merges the quarters."""
     stored = StoredFrames(PIXELS[:clips], np.array([True, False])[:clips], "fixed")
     with forms("other"):
         expected = features(variables, stored.seen())
@@ -60,8 +60,8 @@ def test_a_cpus_form_of_inference_has_the_features_of_the_other(variables, clips
             np.testing.assert_allclose(features(variables, frames), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_inference_is_training_with_the_running_statistics(variables):
-    """The decorated methods equal what they stand for: the plain layers one after the other."""
+def test_fused_inference_equals_the_single_layers(variables):
+    """Methods decorated for inference equal their layers applied one by one."""
     frames = StoredFrames(PIXELS, np.ones(2, bool), "fixed").seen()
     x = NET.apply(variables, frames, method=lambda net, f: _first_layers(net, as_images(f)))
     local = NET.apply(variables, x, method=lambda net, x: values(net.local(Map(x))))
@@ -84,7 +84,7 @@ def _quarter(variables, number, x):
     return x
 
 
-def test_images_in_parts_with_one_to_spare(variables):
+def test_last_part_may_hold_a_single_image(variables):
     frames = StoredFrames(PIXELS, np.ones(2, bool), "fixed").seen().reshape(1, 8, 64, 64, 3)[:, :7]
-    whole, single = features(variables, frames), features(variables, frames[:, 6:])
-    np.testing.assert_allclose(whole[:, 6:], single, rtol=1e-4, atol=1e-5)
+    all_frames, last_frame = features(variables, frames), features(variables, frames[:, 6:])
+    np.testing.assert_allclose(all_frames[:, 6:], last_frame, rtol=1e-4, atol=1e-5)

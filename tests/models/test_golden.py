@@ -1,4 +1,4 @@
-"""Equality with more of the reference's float64 figures, on machines that have them."""
+"""Equality with more float64 figures of the reference, on machines that have them."""
 
 import itertools
 from pathlib import Path
@@ -29,7 +29,7 @@ def _double_precision():
 
 
 def golden_inputs(seed, count, steps=156):
-    """The inputs that the figures were computed from, in this project's layout."""
+    """Returns the figures' inputs in avjax's layout."""
     rng = np.random.default_rng(seed)
     frames = rng.integers(0, 256, (count, 15, 224, 224, 3), dtype=np.uint8)
     mfcc = (rng.standard_normal((count, 10, steps)) * 20).astype(np.float32)
@@ -55,7 +55,7 @@ DEFAULT_EVALUATIONS = {("ia", 1, 156), ("it", 4, 40), ("lt", 4, 300)}
         for case in EVALUATIONS
     ],
 )
-def test_logits(shared_dir, fusion, num_heads, steps):
+def test_logits_equal_the_reference(shared_dir, fusion, num_heads, steps):
     figures = np.load(shared_dir / "golden/logits.npz")
     net, variables = golden_network(shared_dir / f"golden/{fusion}.pth", fusion, num_heads)
     seed, count, suffix = (0, 3, "") if steps == 156 else (7, 1, f"_T{steps}")
@@ -65,18 +65,17 @@ def test_logits(shared_dir, fusion, num_heads, steps):
     check(f"logits {fusion}, {num_heads} heads, {steps} steps", logits, expected, 1e-12)
 
 
-def test_features(shared_dir):
+def test_features_equal_the_reference(shared_dir):
     figures = np.load(shared_dir / "golden/logits.npz")
     net, variables = golden_network(shared_dir / "golden/ia.pth", "ia")
     mfcc, frames, _ = golden_inputs(0, 3)
-    found = features(net, variables, mfcc, frames)
-    for name, x in found.items():
+    for name, x in features(net, variables, mfcc, frames).items():
         check(name, x, figures[f"ia/{name}"], 1e-12)
 
 
 @pytest.mark.slow  # other figures of the same are checked in test_golden_figures.py
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_training_forward_and_gradient(shared_dir, fusion):
+def test_training_loss_and_gradients_equal_the_reference(shared_dir, fusion):
     figures = np.load(shared_dir / "golden/logits.npz")
     net, variables = golden_network(shared_dir / f"golden/{fusion}.pth", fusion)
     mfcc, frames, labels = golden_inputs(0, 3)
@@ -95,17 +94,17 @@ def test_training_forward_and_gradient(shared_dir, fusion):
     key = f"{fusion}1"
     check(f"{key} training logits", logits, figures[f"{key}/train_logits"], 1e-10)
     check(f"{key} training loss", loss, figures[f"{key}/train_loss"], 1e-10)
-    ours = to_torch({"params": gradients, "batch_stats": stats}, audio_visual_layers(fusion))
-    for what, names, norms in (
+    tensors = to_torch({"params": gradients, "batch_stats": stats}, audio_visual_layers(fusion))
+    for kind, names, norms in (
         ("gradients", "param_names", "grad_norms"),
         ("statistics", "stat_names", "stat_norms"),
     ):
         expected = dict(zip(figures[f"{key}/{names}"], figures[f"{key}/{norms}"], strict=True))
-        check_norms(f"{key} {what}", ours, expected, 1e-10)
+        check_norms(f"{key} {kind}", tensors, expected, 1e-10)
 
 
 def _draw(mask, seed):
-    """What the masks of the trajectories were made from."""
+    """Returns the random draws of the reference's training runs."""
     rng = np.random.default_rng(seed)
     if mask == "softhard":
         return (rng.integers(0, 100, (2,)) / 100,)
@@ -121,7 +120,9 @@ def _draw(mask, seed):
         ("lt", "noise", 4, [2e-10] * 5, 1e-9),
     ],
 )
-def test_trajectory(shared_dir, fusion, mask, seed, loss_bounds, state_bound):
+def test_losses_and_final_state_equal_the_reference(
+    shared_dir, fusion, mask, seed, loss_bounds, state_bound
+):
     name = f"golden/trajectory_{fusion}_{mask}"
     figures = np.load(shared_dir / f"{name}.npz")
     net, variables = golden_network(shared_dir / f"{name}.pth", fusion)

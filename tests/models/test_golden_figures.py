@@ -1,4 +1,4 @@
-"""Equality with the reference, which tools/make_golden.py ran in float64 on seeded weights."""
+"""Equality with figures of the reference in float64, computed by tools/make_golden.py."""
 
 import functools
 import itertools
@@ -19,7 +19,7 @@ from avjax.weights.rules import COUNTER, to_flax, to_torch
 from tests.golden_checks import check, check_norms, features
 
 SEED = 0
-# Every fusion with every number of heads, and both with every length but one; the rest is slow.
+# Covers every fusion with every number of heads; the other cases are slow.
 DEFAULT_EVALUATIONS = {
     ("ia", 1, 156),
     ("ia", 4, 300),
@@ -56,7 +56,7 @@ def figures():
 
 @functools.cache
 def network(fusion, num_heads=1):
-    """The network and weights that the reference was given, made without it."""
+    """Returns the network with the weights that the reference had."""
     net = AudioVisualNet(fusion=fusion, num_heads=num_heads)
     shapes = variable_shapes(net)
     layers = audio_visual_layers(fusion)
@@ -66,7 +66,7 @@ def network(fusion, num_heads=1):
     return net, variables
 
 
-def test_there_are_figures_of_every_fusion_and_mask():
+def test_golden_cases_cover_every_fusion_and_mask():
     assert set(golden.TRAININGS) == set(itertools.product(FUSIONS, MASKS))
     assert {fusion for fusion, *_ in golden.EVALUATIONS} == set(FUSIONS)
 
@@ -78,7 +78,7 @@ def test_there_are_figures_of_every_fusion_and_mask():
         for case in golden.EVALUATIONS
     ],
 )
-def test_logits(figures, fusion, num_heads, steps):
+def test_logits_equal_the_reference(figures, fusion, num_heads, steps):
     net, variables = network(fusion, num_heads)
     batch = golden.inputs(steps, 2 if steps == 156 else 1, steps)
     logits = jax.jit(net.apply)(variables, *golden.to_network(batch))
@@ -90,7 +90,7 @@ def test_logits(figures, fusion, num_heads, steps):
     "fusion",
     [golden.FUSIONS[0], *(pytest.param(x, marks=pytest.mark.slow) for x in golden.FUSIONS[1:])],
 )
-def test_logits_in_single_precision(figures, fusion):
+def test_float32_logits_are_close_to_the_reference(figures, fusion):
     net, variables = network(fusion)
     single = jax.tree.map(np.float32, (variables, *golden.to_network(golden.inputs(156, 2, 156))))
     logits = jax.jit(net.apply)(*single)
@@ -98,11 +98,10 @@ def test_logits_in_single_precision(figures, fusion):
     check(f"float32 logits {fusion}", logits, figures[f"eval/{fusion}/1/156/logits"], 1e-4)
 
 
-def test_features(figures):
+def test_features_equal_the_reference(figures):
     net, variables = network("ia")
     mfcc, frames = golden.to_network(golden.inputs(40, 1, 40))
-    found = features(net, variables, mfcc, frames)
-    for name, x in found.items():
+    for name, x in features(net, variables, mfcc, frames).items():
         check(name, x, figures[f"eval/ia/1/40/{name}"], 1e-12)
 
 
@@ -113,8 +112,8 @@ def test_features(figures):
         for case in golden.TRAININGS
     ],
 )
-def test_training(figures, fusion, mask):
-    """Loss, gradients and statistics of a step; losses and state of a few."""
+def test_training_equals_the_reference(figures, fusion, mask):
+    """Compares loss, gradients and statistics of a step, then losses and state of several."""
     net, variables = network(fusion)
     layers = audio_visual_layers(fusion)
     trained = net.trained(variables["params"])
@@ -128,30 +127,32 @@ def test_training(figures, fusion, mask):
         return loss, gradients, update(state, gradients, batch_stats, optimizer)
 
     def named(norms, variables, kind):
-        """Tensors of a kind by their PyTorch names, and the reference's norms of them."""
+        """Returns tensors of a kind by PyTorch name, and the reference's norms."""
         tensors = {n: x for n, x in to_torch(variables, layers).items() if kind(n)}
         return tensors, dict(zip(sorted(tensors), norms, strict=True))
 
-    found = {key.rpartition("/")[2]: figures[key] for key in figures if f"{fusion}/{mask}/" in key}
+    prefix = f"train/{fusion}/{mask}/"
+    expected = {key.removeprefix(prefix): figures[key] for key in figures if key.startswith(prefix)}
     state = create_state(jax.tree.map(jnp.asarray, variables), optimizer)
     losses = []
     for number in range(golden.STEPS):
         batch, draws = golden.training_inputs(mask, number)
-        given = golden.swap_layout(mask, draws)
-        loss, gradients, state = step(state, *golden.to_network(batch), batch.labels, given)
+        draws = golden.swap_layout(mask, draws)
+        loss, gradients, state = step(state, *golden.to_network(batch), batch.labels, draws)
         losses.append(float(loss))
         if number == 0:
-            what = f"{fusion} {mask}, first step"
-            check(f"{what}: loss", loss, found["losses"][0], 1e-10)
+            case = f"{fusion} {mask}, first step"
+            check(f"{case}: loss", loss, expected["losses"][0], 1e-10)
             tensors = {"params": gradients, "batch_stats": state.batch_stats}
-            orders = [named(norms, tensors, is_parameter) for norms in found["gradient_norms"]]
-            nearer = min(orders, key=lambda pair: golden.norm_deviation(*pair))
-            check_norms(f"{what}: gradients", *nearer, 1e-10)
-            compared = named(found["statistics_norms"], tensors, is_statistic)
-            check_norms(f"{what}: statistics", *compared, 1e-10)
-    own = np.maximum(found["own_loss_deviation"], 1e-13)  # the reference's, to itself
-    for number, (loss, expected) in enumerate(zip(losses, found["losses"], strict=True)):
-        check(f"{fusion} {mask}, loss {number}", loss, expected, 100 * own[number])
-    bound = 100 * max(float(found["own_state_deviation"]), 1e-13)
-    compared = named(found["state_norms"], state.variables, is_stored)
+            orders = [named(norms, tensors, is_parameter) for norms in expected["gradient_norms"]]
+            closest = min(orders, key=lambda pair: golden.norm_deviation(*pair))
+            check_norms(f"{case}: gradients", *closest, 1e-10)
+            compared = named(expected["statistics_norms"], tensors, is_statistic)
+            check_norms(f"{case}: statistics", *compared, 1e-10)
+    deviation = np.maximum(expected["own_loss_deviation"], 1e-13)  # of the reference from itself
+    for number, loss in enumerate(losses):
+        bound = 100 * deviation[number]
+        check(f"{fusion} {mask}, loss {number}", loss, expected["losses"][number], bound)
+    bound = 100 * max(float(expected["own_state_deviation"]), 1e-13)
+    compared = named(expected["state_norms"], state.variables, is_stored)
     check_norms(f"{fusion} {mask}, state after {golden.STEPS} steps", *compared, bound)

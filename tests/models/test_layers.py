@@ -1,4 +1,4 @@
-"""Layers: PyTorch's default initialisers; equality with PyTorch's, gradients included."""
+"""Layers: equality with PyTorch, including gradients and default initialisers."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import pytest
 from avjax.models import ops
 from avjax.models.ops import Map, Rows, layers
 
-# name: (our module, its options; PyTorch's class, its arguments; shape of the input)
+# name: (avjax's module, its options, PyTorch's class, its arguments, input shape)
 CONVOLUTIONS = {
     "first": (layers.Conv2d, dict(features=6, kernel_size=3, stride=2, padding=1, use_bias=False),
               "Conv2d", (3, 6, 3, 2, 1), dict(bias=False), (2, 9, 12, 3)),
@@ -34,8 +34,8 @@ def rng():
     return np.random.default_rng(0)
 
 
-def given(module, x):
-    """What a layer takes: an array, or a map with its rows in training."""
+def layer_input(module, x):
+    """Returns the layer's input: an array, or a map with rows as in training."""
     x = jnp.asarray(x)
     return x if isinstance(module, layers.Dense) else Map(x, rows=Rows(jnp.ones(len(x))))
 
@@ -48,13 +48,13 @@ def channels_first(x):
     return np.ascontiguousarray(np.moveaxis(x, -1, 1))
 
 
-def close(ours, theirs, **tolerance):
-    theirs = theirs.detach().numpy()
-    np.testing.assert_allclose(ours, theirs, **{"rtol": 2e-5, "atol": 2e-5, **tolerance})
+def assert_close(actual, expected, **tolerance):
+    expected = expected.detach().numpy()
+    np.testing.assert_allclose(actual, expected, **{"rtol": 2e-5, "atol": 2e-5, **tolerance})
 
 
 def torch_kernel(kernel, pointwise=False):
-    """Our kernel in PyTorch's order: outputs, inputs, window."""
+    """Returns an avjax kernel in PyTorch's order: outputs, inputs, window."""
     if kernel.ndim == 2:
         return kernel.T[:, :, None, None] if pointwise else kernel.T
     if kernel.ndim == 3 and kernel.shape[:2] == (3, 3):  # depthwise
@@ -64,53 +64,57 @@ def torch_kernel(kernel, pointwise=False):
 
 @pytest.mark.torch
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_convolutions_and_their_gradients_equal_torchs(name, rng, torch):
-    ours, options, kind, arguments, keywords, shape = CONVOLUTIONS[name]
-    module, theirs = ours(**options), getattr(torch.nn, kind)(*arguments, **keywords)
+def test_convolutions_and_their_gradients_equal_pytorch(name, rng, torch):
+    layer, options, kind, arguments, keywords, shape = CONVOLUTIONS[name]
+    module, reference = layer(**options), getattr(torch.nn, kind)(*arguments, **keywords)
     order = (lambda x: x) if kind == "Linear" else channels_first
-    pointwise = ours is layers.Conv1x1
+    pointwise = layer is layers.Conv1x1
 
     def apply(params, x):
-        return arrays(module.apply({"params": params}, given(module, x)))
+        return arrays(module.apply({"params": params}, layer_input(module, x)))
 
     x = rng.standard_normal(shape).astype(np.float32)
-    params = jax.tree.map(np.asarray, module.init(jax.random.key(1), given(module, x))["params"])
+    params = jax.tree.map(
+        np.asarray, module.init(jax.random.key(1), layer_input(module, x))["params"]
+    )
     with torch.no_grad():
-        theirs.weight.copy_(torch.tensor(torch_kernel(params["kernel"], pointwise)))
+        reference.weight.copy_(torch.tensor(torch_kernel(params["kernel"], pointwise)))
         if "bias" in params:
-            theirs.bias.copy_(torch.tensor(params["bias"]))
-    seen = torch.tensor(order(x), requires_grad=True)
-    expected = theirs(seen)
-    y, pull = jax.vjp(apply, params, x)
-    close(order(np.asarray(y)), expected)
+            reference.bias.copy_(torch.tensor(params["bias"]))
+    x_torch = torch.tensor(order(x), requires_grad=True)
+    expected = reference(x_torch)
+    y, vjp_fn = jax.vjp(apply, params, x)
+    assert_close(order(np.asarray(y)), expected)
 
     dy = rng.standard_normal(y.shape).astype(np.float32)
     expected.backward(torch.tensor(order(dy)))
-    gradients, dx = pull(jnp.asarray(dy))
-    close(order(np.asarray(dx)), seen.grad, atol=1e-4)
-    close(torch_kernel(np.asarray(gradients["kernel"]), pointwise), theirs.weight.grad, atol=1e-4)
+    gradients, dx = vjp_fn(jnp.asarray(dy))
+    assert_close(order(np.asarray(dx)), x_torch.grad, atol=1e-4)
+    assert_close(
+        torch_kernel(np.asarray(gradients["kernel"]), pointwise), reference.weight.grad, atol=1e-4
+    )
     if "bias" in params:
-        close(gradients["bias"], theirs.bias.grad, atol=1e-4)
+        assert_close(gradients["bias"], reference.bias.grad, atol=1e-4)
 
 
 @pytest.mark.torch
 @pytest.mark.parametrize("relu", [False, True])
-def test_batch_norm_equals_torchs(relu, rng, torch):
-    """Two training steps, the running statistics they leave, and inference with those."""
-    module, theirs = layers.BatchNorm(), torch.nn.BatchNorm2d(4)
+def test_batch_norm_equals_pytorch(relu, rng, torch):
+    """Two training steps, their running statistics, and inference."""
+    module, reference = layers.BatchNorm(), torch.nn.BatchNorm2d(4)
     activate = torch.relu if relu else (lambda y: y)
     variables = module.init(jax.random.key(0), Map(np.zeros((1, 1, 1, 4), np.float32)))
     params = jax.tree.map(lambda x: rng.uniform(0.5, 2, x.shape).astype("f4"), variables["params"])
     with torch.no_grad():
-        theirs.weight.copy_(torch.tensor(params["scale"]))
-        theirs.bias.copy_(torch.tensor(params["bias"]))
+        reference.weight.copy_(torch.tensor(params["scale"]))
+        reference.bias.copy_(torch.tensor(params["bias"]))
     stats = variables["batch_stats"]
     for _ in range(2):
         x = (3 + 2 * rng.standard_normal((3, 5, 6, 4))).astype(np.float32)
         dy = rng.standard_normal(x.shape).astype(np.float32)
-        seen = torch.tensor(channels_first(x), requires_grad=True)
-        expected = activate(theirs(seen))
-        theirs.zero_grad()
+        x_torch = torch.tensor(channels_first(x), requires_grad=True)
+        expected = activate(reference(x_torch))
+        reference.zero_grad()
         expected.backward(torch.tensor(channels_first(dy)))
 
         def apply(params, x, stats=stats):
@@ -119,52 +123,54 @@ def test_batch_norm_equals_torchs(relu, rng, torch):
             y, updated = module.apply(variables, m, mutable="batch_stats")
             return ops.values(ops.relu(y) if relu else y), updated
 
-        y, pull, updated = jax.vjp(apply, params, x, has_aux=True)
-        gradients, dx = pull(jnp.asarray(dy))
+        y, vjp_fn, updated = jax.vjp(apply, params, x, has_aux=True)
+        gradients, dx = vjp_fn(jnp.asarray(dy))
         stats = updated["batch_stats"]
-        close(channels_first(np.asarray(y)), expected)
-        close(channels_first(np.asarray(dx)), seen.grad)
-        close(gradients["scale"], theirs.weight.grad, atol=1e-4)
-        close(gradients["bias"], theirs.bias.grad, atol=1e-4)
-    close(stats["mean"], theirs.running_mean)
-    close(stats["var"], theirs.running_var)
+        assert_close(channels_first(np.asarray(y)), expected)
+        assert_close(channels_first(np.asarray(dx)), x_torch.grad)
+        assert_close(gradients["scale"], reference.weight.grad, atol=1e-4)
+        assert_close(gradients["bias"], reference.bias.grad, atol=1e-4)
+    assert_close(stats["mean"], reference.running_mean)
+    assert_close(stats["var"], reference.running_var)
     y = module.apply({"params": params, "batch_stats": stats}, Map(jnp.asarray(x)))
     y = ops.values(ops.relu(y) if relu else y)
-    close(channels_first(np.asarray(y)), activate(theirs.eval()(torch.tensor(channels_first(x)))))
+    assert_close(
+        channels_first(np.asarray(y)), activate(reference.eval()(torch.tensor(channels_first(x))))
+    )
 
 
 @pytest.mark.torch
 @pytest.mark.parametrize("name", ["image", "time"])
-def test_max_pooling_and_its_gradient_equal_torchs(name, rng, torch):
-    """Rounded values have ties, of which PyTorch gives the gradient to the first."""
+def test_max_pooling_and_its_gradient_equal_pytorch(name, rng, torch):
+    """Rounded values have ties: PyTorch gives the gradient to the first maximum."""
     if name == "image":
-        ours, theirs, shape = ops.max_pool, torch.nn.MaxPool2d(3, 2, 1), (2, 8, 10, 3)
+        pool, reference, shape = ops.max_pool, torch.nn.MaxPool2d(3, 2, 1), (2, 8, 10, 3)
     else:
-        ours, theirs, shape = ops.max_pool_time, torch.nn.MaxPool1d(2, 1), (2, 9, 3)
+        pool, reference, shape = ops.max_pool_time, torch.nn.MaxPool1d(2, 1), (2, 9, 3)
     x = rng.integers(0, 4, shape).astype(np.float32)
-    y, pull = jax.vjp(lambda x: ops.values(ours(x)), jnp.asarray(x))
+    y, vjp_fn = jax.vjp(lambda x: ops.values(pool(x)), jnp.asarray(x))
     dy = rng.standard_normal(y.shape).astype(np.float32)
-    seen = torch.tensor(channels_first(x), requires_grad=True)
-    expected = theirs(seen)
+    x_torch = torch.tensor(channels_first(x), requires_grad=True)
+    expected = reference(x_torch)
     expected.backward(torch.tensor(channels_first(dy)))
-    close(channels_first(np.asarray(y)), expected, rtol=0, atol=0)
-    close(channels_first(np.asarray(pull(jnp.asarray(dy))[0])), seen.grad, atol=1e-6)
+    assert_close(channels_first(np.asarray(y)), expected, rtol=0, atol=0)
+    assert_close(channels_first(np.asarray(vjp_fn(jnp.asarray(dy))[0])), x_torch.grad, atol=1e-6)
 
 
 @pytest.mark.torch
-def test_layer_norm_and_gelu_equal_torchs(rng, torch):
+def test_layer_norm_and_gelu_equal_pytorch(rng, torch):
     x = (5 + rng.standard_normal((2, 7, 16))).astype(np.float32)
     y = layers.layer_norm().init_with_output(jax.random.key(0), x)[0]
-    close(y, torch.nn.LayerNorm(16)(torch.tensor(x)))
-    close(jax.nn.gelu(x, approximate=False), torch.nn.functional.gelu(torch.tensor(x)))
+    assert_close(y, torch.nn.LayerNorm(16)(torch.tensor(x)))
+    assert_close(jax.nn.gelu(x, approximate=False), torch.nn.functional.gelu(torch.tensor(x)))
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_initial_weights_are_uniform_within_pytorchs_bound(name):
+def test_initial_weights_are_uniform_within_pytorch_bounds(name):
     module, options, _, _, _, shape = CONVOLUTIONS[name]
     options = {**options, "features": 400} if "features" in options else options
     x = jnp.zeros((*shape[:-1], 64))
-    params = module(**options).init(jax.random.key(0), given(module(**options), x))["params"]
+    params = module(**options).init(jax.random.key(0), layer_input(module(**options), x))["params"]
     kernel = params["kernel"]
     depthwise = module is layers.DepthwiseConv
     bound = (9 if depthwise else kernel.size / kernel.shape[-1]) ** -0.5
@@ -174,7 +180,7 @@ def test_initial_weights_are_uniform_within_pytorchs_bound(name):
         assert abs(np.mean(weights)) < 0.2 * bound
 
 
-def test_the_running_variance_is_left_alone_where_statistics_are_of_one_value():
+def test_running_variance_ignores_statistics_of_a_single_value():
     module = layers.BatchNorm()
     variables = module.init(jax.random.key(0), Map(jnp.zeros((1, 3))))
     m = Map(jnp.ones((2, 3)), rows=Rows(jnp.array([1.0, 0.0])))

@@ -1,4 +1,4 @@
-"""The voting networks of MFCCs."""
+"""The ensemble of MFCC networks."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def train_logits(variables, spectra, weight=None):
     return NET.apply(variables, spectra, frames, True, **arguments)[0]
 
 
-def test_the_strong_recipe_is_at_most_three_times_the_reference():
+def test_strong_recipe_has_at_most_three_times_the_parameters_of_the_reference():
     def size(config):
         net = build_network(ModelConfig(**config.model).describe(8))
         return sum(x.size for x in jax.tree.leaves(variable_shapes(net)["params"]))
@@ -46,17 +46,17 @@ def test_the_strong_recipe_is_at_most_three_times_the_reference():
 
 
 @pytest.mark.parametrize("coefficients", [(), (10, 0), (10, 7)])
-def test_members_that_the_bands_cannot_give_are_refused(coefficients):
+def test_members_with_a_wrong_number_of_mfccs_are_refused(coefficients):
     described = {"kind": "log_mel", "num_mels": 6, "num_classes": 5}
     with pytest.raises(InputError, match="a number of MFCCs from 1 to 6 for every member"):
         build_network(described | {"coefficients": coefficients})
 
 
-def test_a_member_sees_its_own_mfccs_only(variables, monkeypatch):
-    """As librosa's: the DCT of the spectrum, the first so many of it; pitch set aside."""
+def test_member_reads_only_its_mfccs(variables, monkeypatch):
+    """MFCCs as librosa computes them: the first coefficients of the DCT. Pitch is disabled."""
     monkeypatch.setattr(mel_net, "pitch", lambda x: jnp.zeros((*x.shape[:2], 2), x.dtype))
     mfcc = librosa.feature.mfcc(S=np.asarray(SPECTRA).swapaxes(1, 2), n_mfcc=6).swapaxes(1, 2)
-    mfcc[..., 2:] += 1  # what the first member does not read
+    mfcc[..., 2:] += 1  # not read by the first member
     changed = jnp.asarray(scipy.fft.idct(mfcc, norm="ortho"))
     before, after = (NET.apply(variables, x, method="encode_audio") for x in (SPECTRA, changed))
     np.testing.assert_allclose(after[:, 0], before[:, 0], atol=1e-5)
@@ -64,12 +64,12 @@ def test_a_member_sees_its_own_mfccs_only(variables, monkeypatch):
 
 
 @pytest.mark.parametrize("bands", [2, 64, 128])
-def test_band_centres_are_those_of_the_spectra(bands):
+def test_band_centres_match_librosa(bands):
     expected = librosa.mel_frequencies(bands + 2, fmin=0, fmax=SAMPLE_RATE / 2)[1:-1]
     np.testing.assert_allclose(mel_net.band_centres(bands), expected, rtol=1e-12)
 
 
-def test_pitch_follows_a_voice_and_is_silent_without_one():
+def test_pitch_follows_a_voice_and_is_zero_without_one():
     rate, seconds = SAMPLE_RATE, 2.0
     time = np.arange(int(rate * seconds)) / rate
     octave = time / seconds  # from 120 Hz up to 240 Hz
@@ -77,19 +77,19 @@ def test_pitch_follows_a_voice_and_is_silent_without_one():
     voice = sum(np.sin(n * phase) / n for n in range(1, 20)).astype(np.float32) / 4
     noise = np.random.default_rng(0).normal(0, 0.01, len(time)).astype(np.float32)
     spectra = jnp.stack([media.log_mel(x, 128) for x in (voice, voice / 10, noise, 0 * noise)])
-    pitch = np.asarray(mel_net.pitch(spectra))[:, 4:-4]  # frames that the window fills
+    pitch = np.asarray(mel_net.pitch(spectra))[:, 4:-4]  # steps with a full window
     expected = np.linspace(0, 1, spectra.shape[1])[4:-4] - 0.5
-    for heard in pitch[:2]:
-        assert heard[:, 1].min() > 0.9
-        np.testing.assert_allclose(heard[:, 0], expected, atol=0.12)
+    for voiced in pitch[:2]:
+        assert voiced[:, 1].min() > 0.9
+        np.testing.assert_allclose(voiced[:, 0], expected, atol=0.12)
     assert pitch[2:, :, 1].mean(1).max() < 0.1
     assert np.isfinite(mel_net.harmonic_combs(2)).all()
 
 
-def test_the_answer_is_the_members_mean_log_probability(variables):
+def test_output_is_the_mean_log_probability_of_the_members(variables):
     members = NET.apply(variables, SPECTRA, method="encode_audio")
     assert members.shape == (4, 3, 5)
-    assert np.ptp(np.asarray(members), axis=1).min() > 0  # no two members alike
+    assert np.ptp(np.asarray(members), axis=1).min() > 0  # the members differ
     expected = np.log(np.exp(members) / np.exp(members).sum(-1, keepdims=True)).mean(1)
     np.testing.assert_allclose(NET.apply(variables, SPECTRA, FRAMES), expected, rtol=1e-4)
     video = NET.apply(variables, FRAMES, method="encode_video")
@@ -97,7 +97,7 @@ def test_the_answer_is_the_members_mean_log_probability(variables):
     np.testing.assert_allclose(fused, expected, rtol=1e-4)
 
 
-def test_padding_leaves_the_other_rows_alone(variables):
+def test_padding_does_not_change_other_rows(variables):
     weight = jnp.array([1.0, 1.0, 1.0, 0.0])
     padded = train_logits(variables, SPECTRA, weight=weight)
     np.testing.assert_allclose(
@@ -105,7 +105,7 @@ def test_padding_leaves_the_other_rows_alone(variables):
     )
 
 
-def test_too_short_a_sound_is_refused(variables):
+def test_sound_that_is_too_short_is_refused(variables):
     NET.apply(variables, SPECTRA[:, :8], FRAMES)
     with pytest.raises(InputError, match="7 steps of sound are too few"):
         NET.apply(variables, SPECTRA[:, :7], FRAMES)

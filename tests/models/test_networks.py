@@ -1,4 +1,4 @@
-"""Choosing a network by its description; the networks of one stream."""
+"""Networks built from descriptions, and networks of a single stream."""
 
 import json
 
@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 MFCC = jnp.asarray(RNG.standard_normal((3, 16, 10)), jnp.float32)
 FRAMES = jnp.asarray(RNG.random((3, 2, 64, 64, 3)), jnp.float32)
 NETS = {kind: small_network(kind, 5) for kind in NETWORKS}
-BRANCHES = ("audio", "video")  # of the audio-visual network, each a network of its own
+BRANCHES = ("audio", "video")  # branches of the audio-visual network, and networks
 
 
 @pytest.mark.parametrize(
@@ -40,12 +40,12 @@ def test_build_network_refuses(network, message):
         build_network({"num_classes": 8, **network})
 
 
-def test_build_network_takes_every_divisor_of_the_width():
+def test_build_network_accepts_any_divisor_of_the_width():
     assert build_network({"fusion": "lt", "num_heads": 128, "num_classes": 3}).num_classes == 3
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_a_config_describes_its_network(kind):
+def test_config_describes_its_network(kind):
     config = ModelConfig(kind=kind)
     description = config.describe(8)
     assert set(description) == {"kind", "num_classes", *NETWORKS[kind][1]}
@@ -59,14 +59,14 @@ def test_a_config_describes_its_network(kind):
     )
 
 
-def test_a_card_with_fields_that_are_gone_still_builds():
+def test_description_with_removed_fields_still_builds():
     old = {"kind": "log_mel", "num_mels": 16, "coefficients": [4], "dropout": 0.0}
     assert build_network({**old, "num_classes": 2}).coefficients == (4,)
 
 
 @pytest.mark.parametrize("kind", BRANCHES)
 @pytest.mark.parametrize("train", [False, True])
-def test_one_stream_alone_is_its_branch_with_its_classifier(kind, train):
+def test_single_stream_network_equals_its_branch(kind, train):
     net = NETS[kind]
     variables = init_variables(net, jax.random.key(0))
     ((name, params),) = variables["params"].items()
@@ -75,22 +75,22 @@ def test_one_stream_alone_is_its_branch_with_its_classifier(kind, train):
         "video": (EfficientFace(5, (1, 1, 1)), FRAMES),
     }[kind]
     assert name == {"audio": "audio_model", "video": "visual_model"}[kind]
-    inner = {"params": params, "batch_stats": variables["batch_stats"][name]}
+    branch_variables = {"params": params, "batch_stats": variables["batch_stats"][name]}
 
     @jax.jit
-    def outer_logits(other):
-        given = (x, other) if kind == "audio" else (other, x)
-        return net.apply(variables, *given, train, mutable="batch_stats")[0]
+    def logits(unused):
+        inputs = (x, unused) if kind == "audio" else (unused, x)
+        return net.apply(variables, *inputs, train, mutable="batch_stats")[0]
 
     m = Map(x, rows=Rows(jnp.ones(3)) if train else None)
-    expected = jax.jit(lambda m: branch.apply(inner, m, mutable="batch_stats")[0])(m)
-    other = FRAMES if kind == "audio" else MFCC
-    np.testing.assert_allclose(outer_logits(other), expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(outer_logits(other), outer_logits(0 * other))
+    expected = jax.jit(lambda m: branch.apply(branch_variables, m, mutable="batch_stats")[0])(m)
+    unused = FRAMES if kind == "audio" else MFCC
+    np.testing.assert_allclose(logits(unused), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(logits(unused), logits(0 * unused))
 
 
 @pytest.mark.parametrize("kind", NETS)
-def test_encoding_and_fusing_is_the_whole(kind):
+def test_encoding_and_fusing_equals_a_call(kind):
     net = NETS[kind]
     variables = init_variables(net, jax.random.key(0))
     sound = MFCC[..., : net.inputs.audio_width]
@@ -100,17 +100,17 @@ def test_encoding_and_fusing_is_the_whole(kind):
         video = net.apply(variables, FRAMES, method="encode_video")
         return net.apply(variables, audio, video, method="fuse")
 
-    whole = jax.jit(net.apply)(variables, sound, FRAMES)
-    np.testing.assert_allclose(jax.jit(parts)(variables), whole, rtol=1e-4, atol=1e-5)
+    expected = jax.jit(net.apply)(variables, sound, FRAMES)
+    np.testing.assert_allclose(jax.jit(parts)(variables), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in NETS if len(NETS[kind].inputs.streams) == 1])
-def test_all_of_a_single_networks_parameters_learn(kind):
+def test_all_parameters_of_a_single_stream_network_are_trained(kind):
     params = variable_shapes(NETS[kind])["params"]
     assert all(jax.tree.leaves(NETS[kind].trained(params)))
 
 
-def test_the_audio_networks_size():
+def test_parameter_count_of_the_audio_network():
     params = variable_shapes(AudioNet(8))["params"]
     blocks = sum(3 * i * o + 3 * o for i, o in ((10, 64), (64, 128), (128, 256), (256, 128)))
     assert sum(x.size for x in jax.tree.leaves(params)) == blocks + 128 * 8 + 8

@@ -1,4 +1,4 @@
-"""Operations equal XLA's own on spelled-out maps, derivatives included, in every form."""
+"""Operations and their gradients equal XLA's on explicit maps, in every form."""
 
 import jax
 import jax.numpy as jnp
@@ -17,19 +17,19 @@ def normal(*shape):
     return jnp.asarray(RNG.standard_normal(shape), jnp.float32)
 
 
-def assert_same_function(ours, theirs, *arguments):
-    """Values and gradients of a random projection agree."""
-    projection = normal(*jax.eval_shape(ours, *arguments).shape)
-    assert jax.eval_shape(theirs, *arguments).shape == projection.shape
+def assert_same_function(actual, expected, *arguments):
+    """Compares the functions' values, and the gradients of a random projection."""
+    projection = normal(*jax.eval_shape(actual, *arguments).shape)
+    assert jax.eval_shape(expected, *arguments).shape == projection.shape
 
     def loss(function):
         return lambda *a: (function(*a) * projection).sum()
 
     positions = tuple(range(len(arguments)))
-    np.testing.assert_allclose(ours(*arguments), theirs(*arguments), rtol=1e-4, atol=1e-4)
-    mine = jax.jit(jax.grad(loss(ours), positions))(*arguments)
-    reference = jax.jit(jax.grad(loss(theirs), positions))(*arguments)
-    for a, b in zip(mine, reference, strict=True):
+    np.testing.assert_allclose(actual(*arguments), expected(*arguments), rtol=1e-4, atol=1e-4)
+    actual_gradients = jax.jit(jax.grad(loss(actual), positions))(*arguments)
+    expected_gradients = jax.jit(jax.grad(loss(expected), positions))(*arguments)
+    for a, b in zip(actual_gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
 
 
@@ -61,7 +61,7 @@ def xla_pool(x):
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
 
 
-# name: ours on a map and a kernel, the same on an array, shapes of both
+# name: (operation on a map and a kernel, the same on an array, shape of the map, of the kernel)
 READERS = {
     "conv1x1": (ops.conv1x1, lambda y, k: y @ k, (3, 6, 5, 3), (3, 4)),
     "conv2d": (
@@ -116,41 +116,41 @@ PENDING = {
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("pending", PENDING)
 @pytest.mark.parametrize("reader", READERS)
-def test_readers_do_what_is_left_to_be_done(reader, pending, relu, form):
-    ours, theirs, shape, kernel = READERS[reader]
+def test_readers_apply_pending_operations(reader, pending, relu, form):
+    operation, xla_operation, shape, kernel = READERS[reader]
     channels = shape[-1]
 
     def read(x, mean, scale, bias, kernel):
         m, _ = PENDING[pending](x, mean, scale, bias)
-        return ops.values(ours(ops.relu(m) if relu else m, kernel))
+        return ops.values(operation(ops.relu(m) if relu else m, kernel))
 
-    def spelled_out(x, mean, scale, bias, kernel):
+    def explicit(x, mean, scale, bias, kernel):
         _, y = PENDING[pending](x, mean, scale, bias)
-        return theirs(jax.nn.relu(y) if relu else y, kernel)
+        return xla_operation(jax.nn.relu(y) if relu else y, kernel)
 
     arguments = normal(*shape), *(normal(channels) for _ in range(3)), normal(*kernel)
     with ops.forms(form):
-        assert_same_function(read, spelled_out, *arguments)
+        assert_same_function(read, explicit, *arguments)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_kernel_gradient_of_bfloat16_maps_is_summed_in_float32(form):
+def test_kernel_gradient_of_bfloat16_maps_is_summed_in_float32(form):
     x, dz, kernel = normal(5, 16, 16, 3), normal(5, 16, 16, 4), normal(3, 4)
     x, dz = x.astype(jnp.bfloat16), dz.astype(jnp.bfloat16)
     with ops.forms(form):
-        pull = jax.vjp(lambda kernel: ops.conv1x1(x, kernel).x, kernel)[1]
-        gradient = pull(dz)[0]
-    exact = np.einsum("bhwi,bhwo->io", *(np.asarray(a, np.float64) for a in (x, dz)))
-    np.testing.assert_allclose(gradient, exact, rtol=1e-4, atol=1e-4)
+        vjp_fn = jax.vjp(lambda kernel: ops.conv1x1(x, kernel).x, kernel)[1]
+        gradient = vjp_fn(dz)[0]
+    expected = np.einsum("bhwi,bhwo->io", *(np.asarray(a, np.float64) for a in (x, dz)))
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_max_pool_gives_a_tie_to_the_first_value_as_torch_does():
+def test_max_pool_gives_the_gradient_of_a_tie_to_the_first_value():
     gradient = jax.grad(lambda x: ops.max_pool(x).x.sum())(jnp.ones((1, 4, 4, 1)))
     expected = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
     np.testing.assert_array_equal(gradient[0, :, :, 0], expected)
 
 
-def test_max_pool_time_gives_a_tie_to_the_first_step():
+def test_max_pool_time_gives_the_gradient_of_a_tie_to_the_first_step():
     gradient = jax.grad(lambda x: ops.max_pool_time(x).x.sum())(jnp.ones((1, 3, 1)))
     np.testing.assert_array_equal(gradient[0, :, 0], [1, 1, 0])
 
@@ -165,7 +165,7 @@ def plain_batch_norm(x, gamma, beta):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("constant", [False, True])
-def test_batch_norm_of_weighted_rows_is_that_of_repeated_rows(constant, form):
+def test_batch_norm_of_weighted_rows_equals_that_of_repeated_rows(constant, form):
     x, gamma, beta, shift = normal(4, 5, 5, 3), normal(3), normal(3), normal(3)
     repeats = np.array([2, 0, 1, 3])
     rows = np.repeat(np.arange(4), repeats)
@@ -182,21 +182,21 @@ def test_batch_norm_of_weighted_rows_is_that_of_repeated_rows(constant, form):
         assert_same_function(weighted, repeated, x, gamma, beta)
         m = Map(x, bias=shift if constant else None, rows=Rows(weight))
         _, moments = ops.batch_norm(m, gamma, beta)
-    spread = x[rows] + (shift if constant else 0)
-    np.testing.assert_allclose(moments.mean, spread.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(moments.variance, spread.var((0, 1, 2)), rtol=1e-4)
+    values = x[rows] + (shift if constant else 0)
+    np.testing.assert_allclose(moments.mean, values.mean((0, 1, 2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(moments.variance, values.var((0, 1, 2)), rtol=1e-4)
     assert moments.count == repeats.sum() * 25
 
 
-def test_batch_norm_behind_a_rectified_map():
+def test_batch_norm_after_relu():
     x, gamma, beta = normal(4, 6, 3), normal(3), normal(3)
 
-    def ours(x, gamma, beta):
+    def relu_norm(x, gamma, beta):
         m = ops.relu(Map(x, rows=Rows(jnp.ones(4))))
         return ops.values(ops.batch_norm(m, gamma, beta)[0])
 
     assert_same_function(
-        ours, lambda x, g, b: plain_batch_norm(jax.nn.relu(x), g, b), x, gamma, beta
+        relu_norm, lambda x, g, b: plain_batch_norm(jax.nn.relu(x), g, b), x, gamma, beta
     )
 
 
@@ -216,26 +216,26 @@ def test_batch_norm_statistics_are_summed_over_devices():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_dimmed_rows_are_those_spelled_out(form):
-    """A first layer's map of images, their dimmed copies and a black one, pooled once."""
+def test_dimmed_rows_equal_explicit_rows(form):
+    """Pools a map of images together with their dimmed copies and a black image."""
     images, gamma, beta = normal(3, 8, 6, 4) + 3, jnp.array([1.0, -2, 0.5, -0.1]), normal(4)
     brightness = jnp.array([[1.0, 1, 1], [0.3, 0, 0.9]])
     weight = jnp.asarray(RNG.integers(0, 4, 7), jnp.float32)
 
-    def once(x, gamma, beta):
+    def dimmed(x, gamma, beta):
         m = Map(x, rows=Rows(weight), dimmed=Dimmed(brightness))
         return ops.values(ops.max_pool(ops.relu(ops.batch_norm(m, gamma, beta)[0])))
 
-    def spelled_out(x, gamma, beta):
+    def explicit(x, gamma, beta):
         rows = [b[:, None, None, None] * x for b in brightness] + [0 * x[:1]]
         m = Map(jnp.concatenate(rows), rows=Rows(weight))
         return xla_pool(ops.values(ops.relu(ops.batch_norm(m, gamma, beta)[0])))
 
     with ops.forms(form):
-        assert_same_function(once, spelled_out, images, gamma, beta)
+        assert_same_function(dimmed, explicit, images, gamma, beta)
 
 
-def test_dimmed_rows_over_devices_are_those_of_one():
+def test_dimmed_rows_over_devices_equal_those_of_one_device():
     x, gamma, beta = normal(4, 8, 6, 3), normal(3), normal(3)
     brightness = jnp.array([[1.0, 1, 1, 1], [0.3, 0.1, 0.9, 0.5]])
     weight = jnp.array([[1.0, 2, 1, 0], [1, 0, 3, 1]])
@@ -256,7 +256,7 @@ def test_dimmed_rows_over_devices_are_those_of_one():
 
 @pytest.mark.parametrize("shape", [(3, 14, 10, 29), (2, 11, 7), (4, 5), (2, 7, 7, 1500)])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_statistics_in_both_forms_agree(shape, dtype):
+def test_statistics_of_both_forms_agree(shape, dtype):
     m = Map(normal(*shape).astype(dtype), rows=Rows(jnp.ones(shape[0])))
     ones = jnp.ones(shape[-1])
     results = []
@@ -276,8 +276,8 @@ def plain_shuffle(x):
 
 
 @pytest.mark.parametrize("units", [1, 2, 5])
-def test_units_that_shuffle_move_the_right_channels(units):
-    """A stage of units that map the second half of their channels, each by a kernel of its own."""
+def test_shuffling_units_keep_the_order_of_channels(units):
+    """A stage of units, each of which maps the second half of its channels."""
     kernels = [normal(8, 8) for _ in range(units)]
     last, mean, scale, bias = normal(16, 5), normal(8), normal(8), normal(8)
 
@@ -285,22 +285,22 @@ def test_units_that_shuffle_move_the_right_channels(units):
         first = Map(a, mean, scale, bias, relu=True)
         x = ops.shuffle(ops.concat(first, b))
         for kernel in kernels:
-            kept, y = ops.split(x)
-            x = ops.shuffle(ops.concat(kept, ops.relu(ops.conv1x1(y, kernel))))
+            shortcut, y = ops.split(x)
+            x = ops.shuffle(ops.concat(shortcut, ops.relu(ops.conv1x1(y, kernel))))
         in_order = ops.in_order(x).x
         return jnp.concatenate([in_order, ops.values(ops.conv1x1(x, last))], axis=-1)
 
-    def spelled_out(a, b):
+    def explicit(a, b):
         x = plain_shuffle(jnp.concatenate([jax.nn.relu((a - mean) * scale + bias), b], -1))
         for kernel in kernels:
-            kept, y = jnp.split(x, 2, axis=-1)
-            x = plain_shuffle(jnp.concatenate([kept, jax.nn.relu(y @ kernel)], -1))
+            shortcut, y = jnp.split(x, 2, axis=-1)
+            x = plain_shuffle(jnp.concatenate([shortcut, jax.nn.relu(y @ kernel)], -1))
         return jnp.concatenate([x, x @ last], axis=-1)
 
-    assert_same_function(stage, spelled_out, normal(2, 3, 4, 8), normal(2, 3, 4, 8))
+    assert_same_function(stage, explicit, normal(2, 3, 4, 8), normal(2, 3, 4, 8))
 
 
-def test_quarters_come_together_again():
+def test_join_quarters_inverts_quarters():
     m = Map(normal(2, 4, 6, 3))
     parts = ops.quarters(m)
     np.testing.assert_array_equal(parts[1].x, m.x[:, 2:, :3])
@@ -309,22 +309,22 @@ def test_quarters_come_together_again():
 
 
 @pytest.mark.parametrize("length", [1, 3])
-def test_clips_become_images_and_come_back(length):
-    """With dimmed copies and a black clip, which is one image."""
+def test_as_clips_inverts_as_images(length):
+    """With dimmed copies and a black clip, stored as one image."""
     clips, factor = normal(2, length, 4, 4, 3), jnp.array([0.5, 0.25])
     weight = jnp.array([2.0, 1, 1, 0, 3])
     dimmed = Dimmed(jnp.stack([jnp.ones(2), factor]))
     images = ops.as_images(Map(clips, rows=Rows(weight, "d"), dimmed=dimmed))
     assert images.shape == (2 * length, 4, 4, 3)
     features = normal(4 * length + 1, 7)
-    back = ops.as_clips(Map(features, rows=images.rows), length)
-    assert back.rows.axis_name == "d"
-    np.testing.assert_allclose(back.rows.weight, weight)
-    np.testing.assert_array_equal(back.x[:-1].reshape(-1, 7), features[:-1])
-    np.testing.assert_array_equal(back.x[-1], np.broadcast_to(features[-1], (length, 7)))
+    restored = ops.as_clips(Map(features, rows=images.rows), length)
+    assert restored.rows.axis_name == "d"
+    np.testing.assert_allclose(restored.rows.weight, weight)
+    np.testing.assert_array_equal(restored.x[:-1].reshape(-1, 7), features[:-1])
+    np.testing.assert_array_equal(restored.x[-1], np.broadcast_to(features[-1], (length, 7)))
 
 
-def test_arithmetic_is_that_of_values():
+def test_arithmetic_on_maps_uses_their_values():
     a, b, vector = normal(2, 3, 4, 5), normal(2, 3, 4, 5), normal(2, 5)
     ones = jnp.ones(5)
     m = ops.relu(Map(a, ones, ones, ones))  # (a - 1) * 1 + 1

@@ -1,4 +1,4 @@
-"""avjax computes what the plain network computes, in float64."""
+"""avjax equals the plain network in float64."""
 
 import itertools
 
@@ -36,7 +36,7 @@ def networks(**settings):
 
 
 def random_variables(net):
-    """Random scales, biases and statistics too: 1 or 0 would hide which of them is used."""
+    """Returns random variables; scales and statistics of 1 or 0 would hide mistakes."""
     rng = np.random.default_rng(0)
 
     def values(path, x):
@@ -51,7 +51,7 @@ def random_variables(net):
 
 
 def random_clips(count, steps=20, length=2, size=64):
-    """MFCCs, frames, labels, `has_audio`, `has_video`: clip 0 has no sound, clip 1 no face."""
+    """Returns MFCCs, frames, labels, `has_audio`, `has_video`; clip 0 lacks sound, clip 1 video."""
     rng = np.random.default_rng(1)
     has_audio, has_video = np.arange(count) != 0, np.arange(count) != 1
     mfcc = rng.standard_normal((count, steps, 10)) * has_audio[:, None, None]
@@ -60,19 +60,21 @@ def random_clips(count, steps=20, length=2, size=64):
     return tuple(jnp.asarray(x) for x in (mfcc, frames, label, has_audio, has_video))
 
 
-def assert_close(ours, theirs, tolerance, floor=0.0):
+def assert_close(actual, expected, tolerance, floor=0.0):
     """Bounds each tensor's deviation by ``tolerance * |tensor| + floor * |largest tensor|``."""
-    ours, theirs = (flatten_dict(jax.device_get(x)) for x in (plain.from_avjax(ours), theirs))
-    assert ours.keys() == theirs.keys()
-    norms = {path: np.linalg.norm(x) for path, x in theirs.items()}
+    actual, expected = (
+        flatten_dict(jax.device_get(x)) for x in (plain.from_avjax(actual), expected)
+    )
+    assert actual.keys() == expected.keys()
+    norms = {path: np.linalg.norm(x) for path, x in expected.items()}
     for path, norm in norms.items():
-        deviation = np.linalg.norm(ours[path] - theirs[path])
+        deviation = np.linalg.norm(actual[path] - expected[path])
         bound = tolerance * norm + floor * max(norms.values())
         assert deviation <= bound, f"{'/'.join(path)}: {deviation:.1e} above {bound:.1e}"
 
 
 def check_training(settings, mask, *clips):
-    """Loss, gradients and running statistics of a batch whose last row is padding."""
+    """Compares loss, gradients and running statistics; the batch's last row is padding."""
     net, plain_net = networks(**settings)
     variables = random_variables(net)
     mfcc, frames, label, has_audio, has_video = clips
@@ -85,33 +87,34 @@ def check_training(settings, mask, *clips):
         gradients, batch_stats, sums = loss_gradients(state, enlarged, label, net=net)
         return sums.loss / sums.count, gradients, batch_stats
 
-    ours = jax.jit(step)(variables, draws, mfcc, frames)
-    loss, gradients, batch_stats = ours
+    loss, gradients, batch_stats = jax.jit(step)(variables, draws, mfcc, frames)
     draws, clips = jax.tree.map(lambda x: x[:-1], (draws, clips))
     expected_loss, expected_gradients, expected_stats = plain_gradients(
         plain_net, plain.from_avjax(variables), *plain.enlarge(mask, draws, *clips)
     )
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-9)
-    # The floor is for biases that the next BatchNorm removes: their gradient is rounding.
+    # The floor is for biases that the next BatchNorm removes: their gradient is only rounding.
     assert_close(gradients, expected_gradients, 1e-9, floor=1e-14)
     assert_close(batch_stats, expected_stats, 1e-9)
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_parameters_have_the_same_names_and_shapes(fusion):
-    """The branches' own classifiers apart, which the audio-visual network does not use."""
+    """Except the branches' classifiers, which the audio-visual network does not use."""
     net, plain_net = networks(fusion=fusion)
-    ours = jax.eval_shape(plain.from_avjax, variable_shapes(net))
-    del ours["params"]["audio_model"]["classifier_1"]
-    del ours["params"]["visual_model"]["classifier_1"]
+    actual = jax.eval_shape(plain.from_avjax, variable_shapes(net))
+    del actual["params"]["audio_model"]["classifier_1"]
+    del actual["params"]["visual_model"]["classifier_1"]
     inputs = jnp.zeros((1, 20, 10)), jnp.zeros((1, 1, 64, 64, 3))
-    theirs = jax.eval_shape(plain_net.init, jax.random.key(0), *inputs)
-    shapes, expected = ({p: x.shape for p, x in flatten_dict(v).items()} for v in (ours, theirs))
-    assert shapes == expected
+    expected = jax.eval_shape(plain_net.init, jax.random.key(0), *inputs)
+    actual, expected = (
+        {path: x.shape for path, x in flatten_dict(tree).items()} for tree in (actual, expected)
+    )
+    assert actual == expected
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_logits(fusion):
+def test_logits_equal_the_plain_network(fusion):
     net, plain_net = networks(**{**SMALL, "fusion": fusion, "num_heads": 1})
     variables = random_variables(net)
     mfcc, frames, *_ = random_clips(3)
@@ -130,10 +133,10 @@ def test_logits(fusion):
         for case in itertools.product(FUSIONS, MASKS)
     ],
 )
-def test_training(fusion, mask):
+def test_training_step_equals_the_plain_network(fusion, mask):
     check_training({**SMALL, "fusion": fusion}, mask, *random_clips(CLIPS[mask] + 1))
 
 
 @pytest.mark.slow
-def test_training_at_the_published_size():
+def test_training_step_at_the_published_size():
     check_training({}, "softhard", *random_clips(4, steps=156, size=224))

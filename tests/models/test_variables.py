@@ -1,4 +1,4 @@
-"""Fresh variables: PyTorch's distributions, by paths, the same from `net.init`."""
+"""Initial variables: PyTorch's distributions, drawn by path, the same as from `net.init`."""
 
 import flax.linen as nn
 import jax
@@ -16,21 +16,21 @@ INPUTS = np.zeros((1, 20, 10), np.float32), np.zeros((1, 1, 64, 64, 3), np.float
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_init_gives_the_same(kind):
+def test_init_variables_equals_init(kind):
     net = NETWORKS[kind][0]()
     fresh = init_variables(net, jax.random.key(5))
     assert set(fresh) == {"params", "batch_stats"}
     jax.tree.map(np.testing.assert_array_equal, fresh, net.init(jax.random.key(5), *INPUTS))
     rngs = {"params": jax.random.key(5)}
     jax.tree.map(np.testing.assert_array_equal, fresh, net.init(rngs, *INPUTS))
-    same = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), fresh)
-    assert same == variable_shapes(net)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), fresh)
+    assert shapes == variable_shapes(net)
 
 
-def test_kernels_and_their_biases_are_pytorchs_and_norms_the_identity():
+def test_kernels_and_biases_follow_pytorch_and_norms_are_the_identity():
     net = AudioVisualNet(8, "it")
     params = flatten_dict(init_variables(net, jax.random.key(0))["params"])
-    drawn = 0
+    large = 0
     for path, x in params.items():
         kernel = params.get((*path[:-1], "kernel"))
         if kernel is None:
@@ -39,13 +39,13 @@ def test_kernels_and_their_biases_are_pytorchs_and_norms_the_identity():
             bound = np.prod(kernel.shape[:-1]) ** -0.5
             assert np.abs(x).max() <= bound, path
             if x.size > 1000:
-                drawn += 1
+                large += 1
                 assert np.abs(x).max() > 0.95 * bound, path
                 assert np.std(x) == pytest.approx(bound / 3**0.5, rel=0.1), path
-    assert drawn > 50
+    assert large > 50
 
 
-def test_a_parameters_draws_depend_on_its_path_and_the_key_alone():
+def test_parameters_depend_only_on_path_and_key():
     def kernel(net, seed):
         params = init_variables(net, jax.random.key(seed))["params"]
         return np.asarray(params["audio_model"]["conv1d_0"]["conv"]["kernel"])
@@ -55,7 +55,7 @@ def test_a_parameters_draws_depend_on_its_path_and_the_key_alone():
     assert not np.array_equal(audio, kernel(AudioNet(3), 1))
 
 
-def test_parameters_of_other_names_keep_their_own_initialisers():
+def test_other_parameters_use_their_initialisers():
     class Gated(Network):
         num_classes: int = 2
 
@@ -72,7 +72,7 @@ def test_parameters_of_other_names_keep_their_own_initialisers():
     np.testing.assert_array_equal(params["gate"], np.full(10, 0.25, np.float32))
 
 
-def test_keys_of_another_implementation_draw_within_the_bound():
+def test_rbg_keys_draw_within_the_bound():
     fresh = init_variables(AudioNet(3), jax.random.key(5, impl="rbg"))
     kernel = fresh["params"]["audio_model"]["conv1d_0"]["conv"]["kernel"]
     bound = (3 * 10) ** -0.5

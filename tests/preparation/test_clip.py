@@ -1,4 +1,4 @@
-"""From files to the network's inputs: windows and frames of both profiles."""
+"""Preparation of a clip: windows and frames of both profiles."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def prepare(video, audio, profile="fixed", num_frames=6, detector=None):
     )
 
 
-def test_reference_frames_are_the_middles_of_fifteen_parts():
+def test_reference_frames_are_the_centres_of_equal_parts():
     assert reference_indices(15) == [i * 108 // 15 + 3 for i in range(15)]
     assert reference_indices(6) == [9, 27, 45, 63, 81, 99]
 
@@ -35,23 +35,23 @@ def test_even_frames_lie_in_the_centre_window():
     assert even_indices(times, 6, start=0.0) == [9, 27, 45, 63, 81, 99]
 
 
-def test_short_clips_are_spread_over_what_they_have():
+def test_frames_of_short_clips_are_repeated():
     assert even_indices(np.arange(30) / 30, 3) == [5, 15, 25]
     assert even_indices(np.arange(2) / 30, 4) == [0, 0, 1, 1]
     assert even_indices(np.zeros(1), 3) == [0, 0, 0]
 
 
-def test_a_window_past_the_video_takes_the_nearest_frame():
+def test_window_past_the_end_uses_the_last_frame():
     assert even_indices(np.arange(10) / 30, 2, start=2.0) == [9, 9]
 
 
-def test_variable_frame_rate_follows_the_clock():
+def test_frames_of_a_variable_frame_rate_are_chosen_by_time():
     times = np.concatenate([np.arange(60) / 30, 2 + np.arange(12) / 6])
     indices = even_indices(times, 1, start=2.0)
     assert times[indices[0]] == pytest.approx(3.0)
 
 
-def test_reference_profile_starts_at_zero_and_ends_in_black(tmp_path):
+def test_reference_profile_starts_at_zero_and_pads_with_black(tmp_path):
     video = write_video(tmp_path / "clip.mp4", 70)
     clip = prepare(video, None, "reference")
     assert clip.frames.shape == (6, SIZE, SIZE, 3)
@@ -60,7 +60,7 @@ def test_reference_profile_starts_at_zero_and_ends_in_black(tmp_path):
     assert not clip.frames[4:].any()
 
 
-def test_channel_orders(tmp_path):
+def test_fixed_profile_is_rgb_and_reference_profile_bgr(tmp_path):
     blue = np.zeros((64, 96, 3), np.uint8)
     blue[..., 2] = 200
     video = write_video(tmp_path / "blue.mp4", [blue] * 110)
@@ -68,8 +68,8 @@ def test_channel_orders(tmp_path):
     assert prepare(video, None, "reference").frames[0].mean((0, 1)).argmax() == 0
 
 
-def test_fixed_profile_cuts_sound_and_frames_to_one_window(tmp_path):
-    """4.6 s of sound: its centre begins at 0.5 s, and so do the frames."""
+def test_fixed_profile_crops_sound_and_frames_to_one_window(tmp_path):
+    """The centre window of 4.6 s of sound, and so of the frames, starts at 0.5 s."""
     samples = tone(4.6)
     samples[: int(0.5 * 48000)] = 0
     sound = write_sound(tmp_path / "sound.wav", samples)
@@ -105,13 +105,13 @@ def test_missing_face_is_zeros(tmp_path, profile):
     assert clip.faceless == (6 if profile == "fixed" else 2)
 
 
-def test_sound_alone(tmp_path):
+def test_clip_without_video(tmp_path):
     clip = prepare(None, write_sound(tmp_path / "sound.flac", tone(2)))
     assert (clip.has_audio, clip.has_video) == (True, False)
     assert clip.mfcc.any()
 
 
-def test_too_few_frames_for_the_reference_profile(tmp_path):
+def test_too_few_frames_for_the_reference_profile_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"clip\.mp4 has only 2 frames"):
         prepare(write_video(tmp_path / "clip.mp4", 2), None, "reference")
 

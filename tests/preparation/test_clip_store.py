@@ -1,4 +1,4 @@
-"""Finished clips on disk: durable, in one process's hands, kept apart by settings."""
+"""Prepared clips on disk: locked by one process, with fixed settings."""
 
 import errno
 import os
@@ -20,37 +20,37 @@ def clip(has_video: bool = True) -> PreparedClip:
     return PreparedClip(frames, np.ones((4, 10), np.float32), True, has_video, 1)
 
 
-def test_a_clip_comes_back(tmp_path):
+def test_clip_is_restored(tmp_path):
     with open_clip_store(tmp_path / "new" / "stage", SETTINGS) as store:
         assert not store.has(NAME)
         store.save(NAME, clip())
         assert store.has(NAME)
-        back = load_clip(store.path(NAME))
-    np.testing.assert_array_equal(back.frames, clip().frames)
-    np.testing.assert_array_equal(back.mfcc, clip().mfcc)
-    assert back[2:] == (True, True, 1, None)
+        restored = load_clip(store.path(NAME))
+    np.testing.assert_array_equal(restored.frames, clip().frames)
+    np.testing.assert_array_equal(restored.mfcc, clip().mfcc)
+    assert restored[2:] == (True, True, 1, None)
     assert load_facts(store.path(NAME)) == {"has_audio": True, "has_video": True, "faceless": 1}
 
 
-def test_without_a_face_no_frames_are_kept(tmp_path):
+def test_clip_without_a_face_has_no_frames(tmp_path):
     with open_clip_store(tmp_path, SETTINGS) as store:
         store.save(NAME, clip(has_video=False))
         assert load_clip(store.path(NAME)).frames.shape == (0, 8, 8, 3)
 
 
-def test_one_process_at_a_time(tmp_path):
+def test_folder_is_locked_by_one_process(tmp_path):
     with (
         open_clip_store(tmp_path, SETTINGS),
         pytest.raises(InputError, match="another process prepares clips into"),
         open_clip_store(tmp_path, SETTINGS),
     ):
-        pytest.fail("the folder was taken twice")
-    with open_clip_store(tmp_path, SETTINGS) as store:  # given back
+        pytest.fail("the folder was locked twice")
+    with open_clip_store(tmp_path, SETTINGS) as store:  # unlocked
         store.remove()
     assert not tmp_path.exists()
 
 
-def test_a_lock_file_alone_locks_nothing(tmp_path):
+def test_stale_lock_file_does_not_lock(tmp_path):
     (tmp_path / "lock").touch()
     with open_clip_store(tmp_path, SETTINGS) as store:
         assert store.directory == tmp_path
@@ -64,20 +64,20 @@ def test_other_settings_are_refused(tmp_path):
         pytest.raises(InputError, match="image_size is 8 there and 16 here"),
         open_clip_store(tmp_path, other),
     ):
-        pytest.fail("other settings were taken")
+        pytest.fail("other settings were accepted")
 
 
-def test_a_folder_below_a_file_is_told(tmp_path):
+def test_folder_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with (
         pytest.raises(InputError, match=r"stage cannot be written \(Not a directory\); choose"),
         open_clip_store(tmp_path / "file" / "stage", SETTINGS),
     ):
-        pytest.fail("the folder was made")
+        pytest.fail("the folder was created")
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS])
-def test_a_read_only_folder_is_told(tmp_path, monkeypatch, code):
+def test_read_only_folder_is_refused(tmp_path, monkeypatch, code):
     def refuse(path, *_, **__):
         raise OSError(code, os.strerror(code), str(path))
 

@@ -1,4 +1,4 @@
-"""MTCNN's networks and weights: shapes, PyTorch's pooling and flatten order, figures of facenet."""
+"""MTCNN's networks and weights: shapes, PyTorch's pooling and flatten order, facenet's outputs."""
 
 import importlib.util
 import sys
@@ -24,7 +24,7 @@ def variables():
 
 
 def image(height: int, width: int) -> np.ndarray:
-    """A picture given by a formula, 0..255."""
+    """Returns a deterministic image in 0..255."""
     y, x = np.mgrid[:height, :width]
     channels = [(x * 7 + y * 3) % 256, (x * x + y * 5) % 256, (x * y) % 256]
     return np.stack(channels, axis=-1)[None].astype(np.float32)
@@ -52,7 +52,7 @@ def test_pnet_has_a_cell_every_second_pixel(height, width):
 
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("length", [7, 8])
-def test_max_pool_overhangs(size, length):
+def test_max_pool_rounds_up_and_pads(size, length):
     x = np.random.default_rng(0).standard_normal((1, length, length + 1, 2)).astype(np.float32)
     pooled = np.asarray(networks.max_pool(x, size))
     assert pooled.shape[1:3] == tuple(-(-(n - size) // 2) + 1 for n in x.shape[1:3])
@@ -64,7 +64,7 @@ def test_max_pool_overhangs(size, length):
 
 @pytest.mark.parametrize("kernel_size", [2, 3])
 @pytest.mark.parametrize("width", [9, 10, 11, 12])
-def test_grouped_columns_are_a_plain_convolution(kernel_size, width):
+def test_grouped_conv_equals_a_plain_convolution(kernel_size, width):
     x = jax.random.normal(jax.random.key(0), (2, 8, width, 3))
     conv = networks.GroupedConv(5, kernel_size, group=4)
     y, variables = conv.init_with_output(jax.random.key(1), x)
@@ -75,20 +75,20 @@ def test_grouped_columns_are_a_plain_convolution(kernel_size, width):
     np.testing.assert_allclose(y, expected, atol=2e-6)
 
 
-def test_prelu_slopes_the_negative_side():
+def test_prelu_scales_negative_values():
     x = jnp.array([[-2.0, 3.0], [4.0, -8.0]])
     variables = {"params": {"slope": jnp.array([0.5, 0.25])}}
     np.testing.assert_array_equal(networks.PReLU().apply(variables, x), [[-1, 3], [4, -2]])
 
 
-def test_flatten_puts_columns_first():
+def test_flatten_is_column_major():
     x = np.arange(12).reshape(1, 2, 3, 2)  # rows, columns, channels
     expected = [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]
     np.testing.assert_array_equal(networks.flatten(jnp.asarray(x))[0], expected)
 
 
 def test_pnet_equals_facenet(variables):
-    """Figures from facenet-pytorch 2.5.3 (torch 2.13, CPU, float32)."""
+    """Expected values from facenet-pytorch 2.5.3 (torch 2.13, CPU, float32)."""
     face, box = networks.PNet().apply(variables.pnet, networks.normalise(image(31, 44)))
     expected = [0.00684856, 0.004084464, 0.000649141]
     np.testing.assert_allclose(face[0, [0, 3, -1], [0, 5, -1]], expected, atol=1e-6)
@@ -119,17 +119,17 @@ def test_onet_equals_facenet(variables):
     )
 
 
-def test_loading_imports_no_torch(variables):
+def test_loading_weights_does_not_import_torch(variables):
     assert variables.pnet["params"]["conv1"]["conv"]["kernel"].shape == (3, 3, 3, 10)
     assert weights.PACKAGE not in sys.modules
 
 
-def test_absent_package_names_the_remedy(monkeypatch):
+def test_missing_package_is_an_error_with_a_remedy(monkeypatch):
     monkeypatch.setattr(weights, "PACKAGE", "avjax_no_such_package")
     with pytest.raises(InputError, match="pip install --no-deps facenet-pytorch"):
         weights.load_mtcnn()
 
 
-def test_absent_file_is_named(tmp_path):
+def test_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"pnet\.pt does not exist"):
         weights.load_mtcnn(tmp_path)

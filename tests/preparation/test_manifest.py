@@ -1,4 +1,4 @@
-"""Own clips from a CSV file."""
+"""Clips from a CSV manifest."""
 
 import pytest
 
@@ -15,11 +15,11 @@ def write(folder, text, *files):
     return path
 
 
-def known(clip):
+def facts(clip):
     return clip.record.clip_id, clip.record.label, clip.record.group, clip.record.subset
 
 
-def test_all_columns(tmp_path):
+def test_all_columns_are_read(tmp_path):
     path = write(
         tmp_path,
         "\ufeffvideo,audio,label,group,start,end,split,id\n"
@@ -30,30 +30,30 @@ def test_all_columns(tmp_path):
         "b/x.mp4",
         "a b.wav",
     )
-    found, skipped, classes = read_manifest(path)
+    clips, skipped, classes = read_manifest(path)
     assert (skipped, classes) == ({}, ("anger", "joy"))
-    whole, cut, sound = found
-    assert known(whole) == ("b/x", 1, "Zoë", "train")
-    assert (whole.video, whole.audio) == (tmp_path / "b/x.mp4",) * 2
-    assert (whole.start, whole.end) == (0.0, None)
-    assert known(cut) == ("b/x@1.5-4", 0, "Zoë", "test")
-    assert (cut.audio, cut.start, cut.end) == (tmp_path / "a b.wav", 1.5, 4.0)
-    assert known(sound) == ("own", 1, "Max", "")
-    assert {clip.record.split for clip in found} == {"group_zo_", "group_max"}
-    assert len({clip.key for clip in found}) == 3
+    full, segment, sound = clips
+    assert facts(full) == ("b/x", 1, "Zoë", "train")
+    assert (full.video, full.audio) == (tmp_path / "b/x.mp4",) * 2
+    assert (full.start, full.end) == (0.0, None)
+    assert facts(segment) == ("b/x@1.5-4", 0, "Zoë", "test")
+    assert (segment.audio, segment.start, segment.end) == (tmp_path / "a b.wav", 1.5, 4.0)
+    assert facts(sound) == ("own", 1, "Max", "")
+    assert {clip.record.split for clip in clips} == {"group_zo_", "group_max"}
+    assert len({clip.key for clip in clips}) == 3
     assert (sound.video, sound.end) == (None, 2.0)
 
 
-def test_classes_keep_the_order_they_are_given_in(tmp_path):
+def test_classes_keep_the_given_order(tmp_path):
     path = write(tmp_path, "video,label\nx.mp4,joy\n", "x.mp4")
     (clip,), _, classes = read_manifest(path, ["sorrow", "joy", "anger"])
     assert (clip.record.label, classes) == (1, ("sorrow", "joy", "anger"))
 
 
-def test_absent_files_are_skipped_with_their_line(tmp_path):
+def test_clips_with_missing_files_are_skipped_with_their_line(tmp_path):
     path = write(tmp_path, "video,audio,label\nx.mp4,,a\ny.mp4,y.wav,a\n", "x.mp4", "y.mp4")
-    found, skipped, _ = read_manifest(path)
-    assert [clip.record.clip_id for clip in found] == ["x"]
+    clips, skipped, _ = read_manifest(path)
+    assert [clip.record.clip_id for clip in clips] == ["x"]
     assert skipped == {"y": f"{path} line 3: there is no file {tmp_path / 'y.wav'}"}
 
 
@@ -75,12 +75,12 @@ def test_absent_files_are_skipped_with_their_line(tmp_path):
         ("video,label,split\nx.mp4,a,dev\n", "line 2: unknown split 'dev'; write train"),
     ],
 )
-def test_faults_are_named_with_their_line(tmp_path, text, message):
+def test_errors_name_the_line(tmp_path, text, message):
     with pytest.raises(InputError, match=message):
         read_manifest(write(tmp_path, text, "x.mp4"))
 
 
-def test_labels_outside_the_named_classes(tmp_path):
+def test_unknown_labels_and_repeated_classes_are_refused(tmp_path):
     path = write(tmp_path, "video,label\nx.mp4,joy\n", "x.mp4")
     with pytest.raises(InputError, match=r"line 2: label 'joy' is none of the classes a, b"):
         read_manifest(path, ["a", "b"])
@@ -88,7 +88,7 @@ def test_labels_outside_the_named_classes(tmp_path):
         read_manifest(path, ["joy", "joy"])
 
 
-def test_what_is_no_csv(tmp_path):
+def test_unreadable_file_is_refused(tmp_path):
     path = tmp_path / "clips.csv"
     with pytest.raises(InputError, match=r"clips\.csv cannot be read"):
         read_manifest(path)

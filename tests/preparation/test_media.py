@@ -1,4 +1,4 @@
-"""Reading clips: sound against the reference's figures, frames, broken files."""
+"""Reading clips: sound, frames, broken files; MFCCs equal the reference's."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ from avjax.errors import InputError
 from avjax.preparation import media
 from tests.clips import frame, tone, write_sound, write_video
 
-# MFCCs by librosa 0.8.1 with resampy 0.2.2 as the reference computes them (load at 22050 Hz,
-# `extract_audios.py`, load, mfcc) of 48 kHz noise of so many samples; rows by time step.
+# MFCCs of 48 kHz noise, by number of samples and time step, from librosa 0.8.1 with resampy 0.2.2
+# as in the reference (load at 22050 Hz, `extract_audios.py`, load, mfcc).
 GOLDEN = {
     150001: {
         0: [-34.0051, -3.5077, -10.6344, -2.6257, -11.001, 0.6789, 2.5827, 3.9914, -0.2098, 0.5236],
@@ -47,7 +47,7 @@ def test_mfcc_equals_the_reference(tmp_path, count):
 @pytest.mark.parametrize(
     ("name", "row"),
     [
-        # librosa 0.8.1 as above, step 77: a quiet clip, and a stereo one.
+        # librosa 0.8.1 as above, step 77: a quiet clip and a stereo clip.
         (
             "Actor_05/03-01-02-01-02-02-05",
             [
@@ -75,21 +75,21 @@ def test_mfcc_of_real_clips_equals_the_reference(shared_dir, name, row):
     np.testing.assert_allclose(features[77], row, atol=1e-3)
 
 
-def test_sound_is_cut_in_the_middle_or_filled_at_the_end():
+def test_sound_is_cropped_to_the_middle_or_padded_at_the_end():
     ramp = (np.arange(100) / 128).astype(np.float32)
     np.testing.assert_array_equal(media.fit_audio(ramp, 40), ramp[30:70])
     np.testing.assert_array_equal(media.fit_audio(ramp, 101), [*ramp, 0])
     np.testing.assert_array_equal(media.fit_audio(ramp, 100), ramp)
 
 
-def test_samples_keep_sixteen_bits_rounded_down():
+def test_samples_are_rounded_down_to_sixteen_bits():
     samples = np.array([1.6, 1.4, -1.4, 0, 1e-12, -1e-12, 4e4, -4e4], np.float32) / 32768
     stored = media.fit_audio(samples, len(samples)) * 32768
     np.testing.assert_array_equal(stored, [1, 1, -2, 0, 0, 0, 32767, -32768])
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100])
-def test_any_rate_becomes_22050_hertz(tmp_path, rate):
+def test_any_rate_is_resampled_to_22050_hertz(tmp_path, rate):
     samples = media.read_audio(write_sound(tmp_path / "tone.flac", tone(1, rate), rate))
     assert samples.shape == (22050,)
     spectrum = np.abs(np.fft.rfft(samples))
@@ -103,13 +103,13 @@ def test_channels_are_averaged(tmp_path):
     np.testing.assert_allclose(samples, stereo[:, 0] / 2, atol=1e-4)
 
 
-def test_silence_lies_below_minus_80_decibels():
+def test_sound_below_minus_80_decibels_is_silent():
     assert media.is_silent(np.zeros(10, np.float32))
     assert media.is_silent(np.full(10, 0.99e-4, np.float32))
     assert not media.is_silent(np.array([0, -1.01e-4], np.float32))
 
 
-def test_sound_track_of_a_video(tmp_path):
+def test_sound_track_of_a_video_is_read(tmp_path):
     samples = media.read_audio(write_video(tmp_path / "clip.mp4", sound=tone(1)))
     assert len(samples) / records.SAMPLE_RATE == pytest.approx(1, abs=0.1)
     assert np.argmax(np.abs(np.fft.rfft(samples[:22050]))) == pytest.approx(440, abs=2)
@@ -117,14 +117,14 @@ def test_sound_track_of_a_video(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp4"])
-def test_text_is_no_sound(tmp_path, suffix):
+def test_text_file_is_not_sound(tmp_path, suffix):
     path = tmp_path / f"notes{suffix}"
     path.write_text("not a recording")
     with pytest.raises(InputError, match=f"notes{suffix}"):
         media.read_audio(path)
 
 
-def test_a_sound_file_without_samples_is_named(tmp_path):
+def test_sound_file_without_samples_is_refused(tmp_path):
     path = write_sound(tmp_path / "empty.wav", np.zeros(0, np.float32))
     with pytest.raises(InputError, match=r"empty\.wav holds no sound samples"):
         media.read_audio(path)
@@ -138,7 +138,7 @@ def video(tmp_path_factory):
     return write_video(tmp_path_factory.mktemp("video") / "clip.mp4", 60, faststart=True)
 
 
-def test_chosen_frames_in_order(video):
+def test_selected_frames_are_read_in_order(video):
     images = media.read_frames(video, [0, 7, 59])
     assert images.shape == (3, 64, 96, 3)
     assert images.dtype == np.uint8
@@ -150,9 +150,9 @@ def test_times_start_at_zero(video):
     np.testing.assert_allclose(media.frame_times(video), np.arange(60) / 30, atol=1e-3)
 
 
-def test_decoding_stops_at_the_last_chosen_frame(video, monkeypatch):
+def test_decoding_stops_at_the_last_selected_frame(video, monkeypatch):
     decoded = []
-    opened = media.av.open
+    open_container = media.av.open
 
     class Counting:
         def __init__(self, container):
@@ -172,12 +172,12 @@ def test_decoding_stops_at_the_last_chosen_frame(video, monkeypatch):
                 decoded.append(image)
                 yield image
 
-    monkeypatch.setattr(media.av, "open", lambda path: Counting(opened(path)))
+    monkeypatch.setattr(media.av, "open", lambda path: Counting(open_container(path)))
     media.read_frames(video, [2, 5])
     assert len(decoded) == 6
 
 
-def test_a_cut_off_video_is_told(video, tmp_path):
+def test_truncated_video_is_refused(video, tmp_path):
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
     with pytest.raises(InputError, match=r"cut\.mp4 breaks off after 0\.. of 2\.0 seconds"):
@@ -186,19 +186,19 @@ def test_a_cut_off_video_is_told(video, tmp_path):
         media.read_frames(cut, [59])
 
 
-def test_a_video_cut_off_before_its_index_cannot_be_read(tmp_path):
+def test_video_without_its_index_is_refused(tmp_path):
     path = write_video(tmp_path / "clip.mp4", 20)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(InputError, match=r"clip\.mp4 cannot be read as video"):
         media.frame_times(path)
 
 
-def test_frames_past_the_end_are_an_error(video):
+def test_frame_past_the_end_is_an_error(video):
     with pytest.raises(InputError, match="breaks off after 60 frames"):
         media.read_frames(video, [0, 60])
 
 
-def test_a_video_that_changes_its_size_is_told(tmp_path):
+def test_video_that_changes_its_size_is_refused(tmp_path):
     parts = [
         write_video(tmp_path / f"{width}.h264", [frame(0, width, 64)] * 3) for width in (96, 128)
     ]
@@ -208,18 +208,18 @@ def test_a_video_that_changes_its_size_is_told(tmp_path):
         media.read_frames(path, [0, 4])
 
 
-def test_sound_alone_is_no_video(tmp_path):
+def test_sound_file_is_not_video(tmp_path):
     path = write_sound(tmp_path / "tone.wav", tone(0.2))
     with pytest.raises(InputError, match=r"tone\.wav has no video track"):
         media.frame_times(path)
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"gone\.mp4"):
         media.frame_times(tmp_path / "gone.mp4")
 
 
-def test_log_mel_shows_the_tone_and_silence_as_zero():
+def test_log_mel_of_a_tone_and_of_silence():
     spectrum = media.log_mel(tone(1.0, rate=records.SAMPLE_RATE, hertz=2000.0), 64)
     assert spectrum.shape == (44, 64)
     assert spectrum.dtype == np.float32
@@ -229,47 +229,49 @@ def test_log_mel_shows_the_tone_and_silence_as_zero():
     assert not media.log_mel(np.zeros(22050, np.float32), 64).any()
 
 
-# --------------------------------------------------------------------------- parts of long files
+# ------------------------------------------------------------------------- segments of long files
 
 
 def sweep(seconds, rate=48000):
-    """A tone that rises, so that every place sounds different."""
+    """A rising tone, which sounds different at every time."""
     t = np.arange(int(seconds * rate)) / rate
     return (0.4 * np.sin(2 * np.pi * (200 + 100 * t) * t)).astype(np.float32)
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac"])
-def test_a_part_of_a_sound_file(tmp_path, suffix):
+def test_segment_of_a_sound_file(tmp_path, suffix):
     path = write_sound(tmp_path / f"long.{suffix}", sweep(6, 22050), 22050)
-    whole = media.read_audio(path)
-    np.testing.assert_array_equal(media.read_audio(path, start=2.5, end=4), whole[55125:88200])
-    np.testing.assert_array_equal(media.read_audio(path, start=5.9), whole[130095:])
+    samples = media.read_audio(path)
+    np.testing.assert_array_equal(media.read_audio(path, start=2.5, end=4), samples[55125:88200])
+    np.testing.assert_array_equal(media.read_audio(path, start=5.9), samples[130095:])
     with pytest.raises(InputError, match="no sound samples from 7 s on; correct the clip's start"):
         media.read_audio(path, start=7)
 
 
-def test_a_part_of_a_sound_track(tmp_path):
+def test_segment_of_a_sound_track(tmp_path):
     path = write_video(tmp_path / "long.mp4", 30, sound=sweep(6))
-    whole = media.read_audio(path, 48000)
+    samples = media.read_audio(path, 48000)
     for start, end in ((0.0, 1.0), (0.3, 2.0), (2.5, 4.0), (5.0, None)):
-        part = media.read_audio(path, 48000, start, end)
-        expected = whole[int(start * 48000) : None if end is None else int(end * 48000)]
-        assert abs(len(part) - len(expected)) <= 1
-        # The first blocks after a jump and the last of a file may differ; the rest may not.
+        segment = media.read_audio(path, 48000, start, end)
+        expected = samples[int(start * 48000) : None if end is None else int(end * 48000)]
+        assert abs(len(segment) - len(expected)) <= 1
+        # The first blocks after a seek and the last of a file may differ.
         middle = slice(4800, len(expected) - 4800)
-        np.testing.assert_allclose(part[middle], expected[middle], atol=1e-3)
+        np.testing.assert_allclose(segment[middle], expected[middle], atol=1e-3)
 
 
-def test_a_part_of_a_video(tmp_path):
+def test_segment_of_a_video(tmp_path):
     path = write_video(tmp_path / "long.mp4", 110)
-    whole = media.frame_times(path)
+    frame_times = media.frame_times(path)
     for start, end in ((1.5, 2.5), (3.2, None), (0.0, 0.5), (2.01, 2.2)):
         times = media.frame_times(path, start, end)
-        inside = whole[(whole > start - 1e-6) & (whole < (np.inf if end is None else end))]
+        inside = frame_times[
+            (frame_times > start - 1e-6) & (frame_times < (np.inf if end is None else end))
+        ]
         np.testing.assert_allclose(times, inside - start, atol=1e-6)
-        first = int(np.flatnonzero(whole > start - 1e-6)[0])
-        ours = media.read_frames(path, [0, 3, len(times) - 1], start=start)
+        first = int(np.flatnonzero(frame_times > start - 1e-6)[0])
+        actual = media.read_frames(path, [0, 3, len(times) - 1], start=start)
         expected = media.read_frames(path, [first, first + 3, first + len(times) - 1])
-        np.testing.assert_array_equal(ours, expected)
+        np.testing.assert_array_equal(actual, expected)
     with pytest.raises(InputError, match="no frame from 4 s on"):
         media.frame_times(path, 4.0)

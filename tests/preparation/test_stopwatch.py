@@ -1,4 +1,4 @@
-"""Times of phases."""
+"""The stopwatch of preparation phases."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,7 +23,7 @@ def test_phases_add_up_over_threads(monkeypatch):
     assert watch.seconds() == {"decode": 3, "crop": 1}
 
 
-def test_a_stage_that_fails_took_its_time_too(monkeypatch):
+def test_failed_phase_is_counted(monkeypatch):
     monkeypatch.setattr(stopwatch.time, "perf_counter", iter(range(100)).__next__)
     watch = Stopwatch()
     with pytest.raises(KeyError), watch.phase("decode"):

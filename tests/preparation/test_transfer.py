@@ -1,4 +1,4 @@
-"""Transfers: resumed, checked, and what a bad server or line makes of them."""
+"""Downloads: resuming, checksums, and faults of server or connection."""
 
 import hashlib
 import itertools
@@ -22,7 +22,7 @@ def server():
 
 
 class Download:
-    """A file on a server and the folder it comes into."""
+    """A file on a server and its destination folder."""
 
     def __init__(self, server, folder):
         self.server, self.folder = server, folder
@@ -32,7 +32,7 @@ class Download:
         self.count = self.counts.append
         self.stopping = threading.Event()
 
-    def meets(self, *faults):
+    def set_faults(self, *faults):
         self.server.faults["clips.zip"] = iter(faults)
 
     def run(self):
@@ -56,105 +56,105 @@ def download(server, tmp_path, monkeypatch):
     return Download(server, tmp_path)
 
 
-def test_a_file_comes_in_one_request(download):
+def test_file_is_fetched_in_one_request(download):
     assert download.run() == [None]
 
 
-def test_a_whole_file_is_checked_and_not_fetched_again(download):
+def test_complete_file_is_checked_and_not_fetched_again(download):
     download.run()
     download.counts.clear()
     assert download.run() == [None]
 
 
-def test_cut_connections_go_on_where_they_were(download):
-    download.meets(web.CUT, web.CUT, web.CUT, web.CUT)  # more often than one is patient
-    first, *others = download.run()
-    positions = [int(wanted.removeprefix("bytes=").removesuffix("-")) for wanted in others]
+def test_cut_connections_are_resumed(download):
+    download.set_faults(web.CUT, web.CUT, web.CUT, web.CUT)  # more often than the allowed attempts
+    first, *resumed = download.run()
+    positions = [int(value.removeprefix("bytes=").removesuffix("-")) for value in resumed]
     assert first is None
     assert positions == sorted(set(positions))
     assert positions[0] >= 900_000
 
 
-def test_an_earlier_part_is_completed(download):
+def test_partial_file_is_completed(download):
     download.part.write_bytes(CONTENT[:1234])
     assert bytes_held(download.file, download.folder) == 1234
     assert download.run() == ["bytes=1234-"]
 
 
-def test_a_complete_part_needs_no_request(download):
+def test_complete_part_needs_no_request(download):
     download.part.write_bytes(CONTENT)
     assert download.run() == []
 
 
-def test_a_part_that_is_too_long_is_thrown_away(download):
+def test_part_that_is_too_long_is_discarded(download):
     download.part.write_bytes(CONTENT + b"more")
     assert bytes_held(download.file, download.folder) == 0
     assert download.run() == [None]
 
 
-def test_a_server_without_ranges_begins_anew(download):
-    download.part.write_bytes(b"x" * 1234)  # would spoil the file, were it kept
-    download.meets(web.NO_RANGE)
+def test_server_without_ranges_restarts_the_file(download):
+    download.part.write_bytes(b"x" * 1234)  # would corrupt the file
+    download.set_faults(web.NO_RANGE)
     assert download.run() == ["bytes=1234-"]
 
 
 @pytest.mark.parametrize("status", [404, 429, 500, 503])
-def test_refusals_may_pass(download, status):
-    download.meets(status, status)
+def test_refused_requests_are_retried(download, status):
+    download.set_faults(status, status)
     assert download.run() == [None, None, None]
 
 
 @pytest.mark.parametrize("fault", [web.SHORT, web.QUIET_SHORT])
-def test_an_answer_that_is_too_short_is_completed(download, fault):
-    download.meets(fault)
+def test_short_response_is_completed(download, fault):
+    download.set_faults(fault)
     assert len(download.run()) == 2
 
 
-def test_an_announced_wrong_length_writes_nothing(download):
+def test_wrong_announced_length_writes_nothing(download):
     download.part.write_bytes(CONTENT[:1234])
-    download.meets(*[web.SHORT] * web.QUICK.attempts)
+    download.set_faults(*[web.SHORT] * web.QUICK.attempts)
     with pytest.raises(InputError, match="offers 999383 bytes, expected 1998766"):
         download.run()
     assert download.part.read_bytes() == CONTENT[:1234]
 
 
-def test_what_comes_after_the_end_is_ignored(download):
-    download.meets(web.LONG)
+def test_bytes_after_the_end_are_ignored(download):
+    download.set_faults(web.LONG)
     assert download.run() == [None]
 
 
-def test_another_part_than_asked_for_is_refused(download):
+def test_wrong_range_is_refused(download):
     download.part.write_bytes(CONTENT[:1234])
-    download.meets(web.MISPLACED)
+    download.set_faults(web.MISPLACED)
     assert download.run() == ["bytes=1234-"] * 2
 
 
-def test_a_part_that_the_server_cannot_continue_is_thrown_away(download):
+def test_part_that_the_server_cannot_resume_is_discarded(download):
     download.part.write_bytes(b"x" * 1234)
-    download.meets(416)
+    download.set_faults(416)
     assert download.run() == ["bytes=1234-", None]
 
 
-def test_wrong_bytes_are_fetched_once_more(download):
-    download.meets(web.WRONG)
+def test_wrong_bytes_are_fetched_again(download):
+    download.set_faults(web.WRONG)
     assert download.run() == [None, None]
 
 
-def test_a_spoilt_part_is_fetched_from_the_beginning(download):
+def test_corrupt_part_is_fetched_from_the_beginning(download):
     download.part.write_bytes(b"x" * 1234)
     assert download.run() == ["bytes=1234-", None]
 
 
-def test_a_spoilt_file_is_replaced(download):
+def test_corrupt_file_is_replaced(download):
     (download.folder / "clips.zip").write_bytes(bytes(len(CONTENT)))
     assert download.run() == [None]
 
 
-def test_wrong_bytes_again_are_an_error(download):
-    download.meets(web.WRONG, web.WRONG)
-    with pytest.raises(InputError, match="wrong bytes") as caught:
+def test_wrong_bytes_twice_are_an_error(download):
+    download.set_faults(web.WRONG, web.WRONG)
+    with pytest.raises(InputError, match="wrong bytes") as error:
         download.run()
-    message = str(caught.value)
+    message = str(error.value)
     assert hashlib.md5(bytes(len(CONTENT))).hexdigest() in message
     assert download.file.md5 in message
     assert download.file.url in message
@@ -166,27 +166,26 @@ def test_wrong_bytes_again_are_an_error(download):
     ("fault", "reason"),
     [(404, "404 Not Found"), (503, "503"), (web.SHORT, "1000000 bytes, expected 2000000")],
 )
-def test_lasting_refusals_name_the_reason_and_the_address(download, fault, reason):
+def test_permanent_refusal_names_reason_and_url(download, fault, reason):
     download.server.faults["clips.zip"] = itertools.repeat(fault)
-    with pytest.raises(InputError, match=reason) as caught:
+    with pytest.raises(InputError, match=reason) as error:
         download.run()
-    assert download.file.url in str(caught.value)
-    assert not isinstance(caught.value, UnreachableError)
+    assert download.file.url in str(error.value)
+    assert not isinstance(error.value, UnreachableError)
     assert len(download.server.requests) == web.QUICK.attempts
 
 
-def test_a_line_that_always_breaks_at_one_place_is_given_up(download):
-    """Without ranges every attempt brings bytes, but none that were not there before."""
-
+def test_download_without_progress_is_given_up(download):
+    """Without ranges every attempt repeats the same bytes."""
     download.server.faults["clips.zip"] = itertools.repeat(web.CUT_NO_RANGE)
     with pytest.raises(UnreachableError, match="1000000 more expected"):
         download.run()
     assert len(download.server.requests) == web.QUICK.attempts
-    held = download.part.read_bytes()
-    assert held == CONTENT[: len(held)]
+    content = download.part.read_bytes()
+    assert content == CONTENT[: len(content)]
 
 
-def test_nothing_listening(download):
+def test_unreachable_server_keeps_the_part(download):
     file = download.file._replace(url="http://127.0.0.1:9/clips.zip")
     download.part.write_bytes(CONTENT[:1234])
     download.file = file
@@ -208,10 +207,10 @@ def test_stopping_keeps_the_part(download):
     download.count = stop_after_some
     with pytest.raises(CancelledError):
         download.run()
-    held = len(download.part.read_bytes())
-    assert 500_000 < held < 600_000
-    assert download.part.read_bytes() == CONTENT[:held]
+    size = len(download.part.read_bytes())
+    assert 500_000 < size < 600_000
+    assert download.part.read_bytes() == CONTENT[:size]
     download.stopping.clear()
     download.counts.clear()
     download.count = count
-    assert download.run()[1:] == [f"bytes={held}-"]
+    assert download.run()[1:] == [f"bytes={size}-"]

@@ -1,4 +1,4 @@
-"""Training states on disk: exact and atomic."""
+"""Checkpoints of the training state: exact and atomic."""
 
 import errno
 import shutil
@@ -24,7 +24,7 @@ class Progress:
 
 
 def progress(seed: int) -> Progress:
-    """As in training: device arrays of several types, and host sums in float64."""
+    """Returns a state as in training: device arrays of several dtypes, and float64 host sums."""
     key = jax.random.key(seed)
     state = {
         "step": jnp.asarray(seed, jnp.int32),
@@ -35,21 +35,21 @@ def progress(seed: int) -> Progress:
     return Progress(state, (np.float64(rng.random()), np.asarray(1 / 3), rng.random((2, 2))))
 
 
-def test_state_comes_back_exactly(tmp_path):
+def test_state_is_restored_exactly(tmp_path):
     saved = progress(3)
     with RunCheckpoints(tmp_path) as run:
         run.save(7, saved)
     with RunCheckpoints(tmp_path) as run:
         restored = run.restore(progress(0))
     assert jax.tree.structure(restored) == jax.tree.structure(saved)
-    for got, want in zip(jax.tree.leaves(restored), jax.tree.leaves(saved), strict=True):
-        assert got.dtype == want.dtype
-        np.testing.assert_array_equal(got, want)
+    for actual, expected in zip(jax.tree.leaves(restored), jax.tree.leaves(saved), strict=True):
+        assert actual.dtype == expected.dtype
+        np.testing.assert_array_equal(actual, expected)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(restored.state))
     assert not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(restored.sums))
 
 
-def test_state_takes_the_devices_of_what_it_is_restored_like(tmp_path):
+def test_state_is_restored_to_the_devices_of_the_target(tmp_path):
     device = jax.devices()[-1]
     with RunCheckpoints(tmp_path) as run:
         run.save(1, {"x": jnp.arange(3.0)})
@@ -57,7 +57,7 @@ def test_state_takes_the_devices_of_what_it_is_restored_like(tmp_path):
     assert restored["x"].devices() == {device}
 
 
-def test_run_without_checkpoint_restores_nothing(tmp_path):
+def test_run_without_checkpoint_restores_none(tmp_path):
     with RunCheckpoints(tmp_path) as run:
         assert run.restore(progress(0)) is None
 
@@ -70,12 +70,12 @@ def test_only_the_newest_state_is_kept(tmp_path):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["10"]
 
 
-@pytest.mark.parametrize("again", [5, 3])
-def test_saving_an_update_again_replaces_it(tmp_path, again):
+@pytest.mark.parametrize("step", [5, 3])
+def test_saving_the_same_or_an_earlier_step_replaces_the_checkpoint(tmp_path, step):
     with RunCheckpoints(tmp_path) as run:
         run.save(5, {"x": jnp.asarray(1)})
     with RunCheckpoints(tmp_path) as run:
-        run.save(again, {"x": jnp.asarray(2)})
+        run.save(step, {"x": jnp.asarray(2)})
     with RunCheckpoints(tmp_path) as run:
         assert int(run.restore({"x": jnp.asarray(0)})["x"]) == 2
 
@@ -91,24 +91,24 @@ with RunCheckpoints(Path(sys.argv[1])) as run:
 """
 
 
-def test_killed_while_saving_keeps_a_complete_state(tmp_path, root_dir):
+def test_kill_while_saving_keeps_a_complete_state(tmp_path, root_dir):
     command = [sys.executable, "-c", SAVE_FOREVER, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root_dir) as process:
-        done = [int(process.stdout.readline()) for _ in range(3)]
+        saved = [int(process.stdout.readline()) for _ in range(3)]
         deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:  # strike while a save is under way
+        while time.monotonic() < deadline:  # kill during a save
             if any("tmp" in path.name for path in (tmp_path / "checkpoints").iterdir()):
                 break
         process.kill()
-        done += [int(line) for line in process.stdout]
+        saved += [int(line) for line in process.stdout]
     with RunCheckpoints(tmp_path) as run:
         restored = np.asarray(run.restore({"x": jnp.zeros((1000, 1000), jnp.int32)})["x"])
-        assert restored.min() == restored.max() >= max(done)
+        assert restored.min() == restored.max() >= max(saved)
         run.save(10**6, {"x": jnp.zeros((2,))})
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [str(10**6)]
 
 
-def test_too_little_room_is_noticed_before_saving(tmp_path, monkeypatch):
+def test_full_disk_is_detected_before_saving(tmp_path, monkeypatch):
     with RunCheckpoints(tmp_path) as run:
         run.save(1, {"x": jnp.asarray(1)})
         usage = shutil.disk_usage(tmp_path)._replace(free=1000)
@@ -121,7 +121,7 @@ def test_too_little_room_is_noticed_before_saving(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "error", [OSError(errno.ENOSPC, "full"), ValueError("UNKNOWN: No space left on device [x]")]
 )
-def test_disk_that_fills_while_saving_is_an_input_error(tmp_path, monkeypatch, error):
+def test_disk_that_fills_up_while_saving_is_an_input_error(tmp_path, monkeypatch, error):
     with RunCheckpoints(tmp_path) as run:
 
         def fail(*_, **__):
@@ -132,7 +132,7 @@ def test_disk_that_fills_while_saving_is_an_input_error(tmp_path, monkeypatch, e
             run.save(2, {"x": jnp.asarray(2)})
 
 
-def test_other_errors_of_saving_are_not_hidden(tmp_path, monkeypatch):
+def test_other_errors_while_saving_are_not_hidden(tmp_path, monkeypatch):
     with RunCheckpoints(tmp_path) as run:
 
         def fail(*_, **__):
@@ -143,7 +143,7 @@ def test_other_errors_of_saving_are_not_hidden(tmp_path, monkeypatch):
             run.save(2, {"x": jnp.asarray(2)})
 
 
-def test_nothing_is_printed(tmp_path, capfd):
+def test_saving_and_restoring_print_nothing(tmp_path, capfd):
     with RunCheckpoints(tmp_path) as run:
         run.save(1, progress(1))
         run.restore(progress(0))

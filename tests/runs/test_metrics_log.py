@@ -1,4 +1,4 @@
-"""A run's live view: without PyTorch, which TensorBoard's writer would load."""
+"""MetricsLog does not import PyTorch, as TensorBoard's writer would."""
 
 import os
 import subprocess
@@ -14,11 +14,11 @@ assert "torch" not in sys.modules
 with MetricsLog(Path("run"), 1, total_clips=8, done_clips=0, bar=False) as log:
     log.end_epoch({"epoch": 1, "split": "train", "step": 1, "loss": 0.5})
 assert "torch" not in sys.modules
-import torch  # which can still be loaded afterwards
+import torch  # still possible afterwards
 """
 
 
-def test_torch_is_not_loaded_where_it_is_installed(root_dir, tmp_path):
+def test_installed_torch_is_not_imported(root_dir, tmp_path):
     package = tmp_path / "packages" / "torch"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("print('torch was imported')\n")
@@ -32,5 +32,5 @@ def test_torch_is_not_loaded_where_it_is_installed(root_dir, tmp_path):
         capture_output=True,
         text=True,
     )
-    assert result.stdout == "torch was imported\n"  # by the last line alone
+    assert result.stdout == "torch was imported\n"  # only by the last line
     assert list((tmp_path / "run").glob("events.out.tfevents.*"))

@@ -1,4 +1,4 @@
-"""Starting from a checkpoint: of the whole network, or of the face backbone alone."""
+"""Initial variables from a checkpoint of the whole network or of the face backbone."""
 
 import jax
 import numpy as np
@@ -15,54 +15,54 @@ BACKBONE = ("conv1", "stage", "local", "modulator", "conv5")
 
 
 @pytest.fixture(scope="module")
-def other():
-    """Variables that training from seed 1 would not draw."""
+def pretrained():
+    """Variables that differ from initial ones."""
     return jax.tree.map(lambda x: np.asarray(x) + 1, initial_variables(NET, seed=0))
 
 
-def saved(directory, variables, kind):
+def save(directory, variables, kind):
     card = ModelCard({"kind": kind}, ["a", "b", "c"], "fixed", 2, 64, 16)
     save_model(directory, variables, card)
     return str(directory)
 
 
-def test_a_whole_network_is_taken_over(tmp_path, other):
-    path = saved(tmp_path / "model", other, "audio_visual")
-    jax.tree.map(np.testing.assert_array_equal, initial_variables(NET, 1, path), other)
+def test_whole_network_is_loaded(tmp_path, pretrained):
+    path = save(tmp_path / "model", pretrained, "audio_visual")
+    jax.tree.map(np.testing.assert_array_equal, initial_variables(NET, 1, path), pretrained)
 
 
-def test_a_backbone_fills_its_part_and_leaves_the_rest_fresh(tmp_path, other):
-    fresh = initial_variables(NET, 1)
+def test_backbone_replaces_only_its_variables(tmp_path, pretrained):
+    initial = initial_variables(NET, 1)
     backbone = {
         collection: {
             name: tree
-            for name, tree in other[collection]["visual_model"].items()
+            for name, tree in pretrained[collection]["visual_model"].items()
             if name.startswith(BACKBONE)
         }
-        for collection in other
+        for collection in pretrained
     }
-    path = saved(tmp_path / "backbone", backbone, BACKBONE_KIND)
+    path = save(tmp_path / "backbone", backbone, BACKBONE_KIND)
     merged = initial_variables(NET, 1, path)
     for collection, tree in merged.items():
         for name, part in tree["visual_model"].items():
-            source = other if name.startswith(BACKBONE) else fresh
+            source = pretrained if name.startswith(BACKBONE) else initial
             expected = source[collection]["visual_model"][name]
             jax.tree.map(np.testing.assert_array_equal, part, expected)
-        audio = fresh[collection]["audio_model"]
+        audio = initial[collection]["audio_model"]
         jax.tree.map(np.testing.assert_array_equal, tree["audio_model"], audio)
 
 
-def test_what_does_not_fit_is_listed(tmp_path, other):
-    path = saved(tmp_path / "model", other, "audio_visual")
+def test_variables_that_do_not_fit_are_listed(tmp_path, pretrained):
+    path = save(tmp_path / "model", pretrained, "audio_visual")
     net = AudioVisualNet(num_classes=4, fusion="lt", stage_repeats=(1, 1, 1))
-    with pytest.raises(InputError, match="does not fit") as caught:
+    with pytest.raises(InputError, match="does not fit") as error:
         initial_variables(net, 1, path)
-    assert "unexpected params/av1" in str(caught.value)
-    assert "params/classifier_1/kernel has shape (256, 3) instead of (256, 4)" in str(caught.value)
+    assert "unexpected params/av1" in str(error.value)
+    assert "params/classifier_1/kernel has shape (256, 3) instead of (256, 4)" in str(error.value)
 
 
-def test_another_profile_is_refused(tmp_path, other):
-    path = saved(tmp_path / "model", other, "audio_visual")
+def test_another_profile_is_refused(tmp_path, pretrained):
+    path = save(tmp_path / "model", pretrained, "audio_visual")
     initial_variables(NET, 1, path, "fixed")
     with pytest.raises(InputError, match=r"expects clips of profile 'fixed'.* is 'reference'"):
         initial_variables(NET, 1, path, "reference")

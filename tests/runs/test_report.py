@@ -1,4 +1,4 @@
-"""The report: every figure, at every stage of a run, readable without anything else."""
+"""The report: its figures at every stage of a run, in one self-contained page."""
 
 import io
 import json
@@ -54,7 +54,7 @@ def workdir(tmp_path):
 
 
 class Page(HTMLParser):
-    """Text of a page outside its figures, ids, tables, and whether its elements nest."""
+    """Parses a page's text outside figures, ids and tables; checks that elements nest."""
 
     VOID = ("meta", "br")
 
@@ -86,26 +86,26 @@ class Page(HTMLParser):
                 self.rows[-1].append(data)
 
 
-def page_of(workdir):
+def read_page(workdir):
     return Page(report.write_report(workdir).read_text(encoding="utf-8"))
 
 
-def test_a_finished_run(workdir):
-    page = page_of(workdir)
+def test_report_of_a_finished_run(workdir):
+    page = read_page(workdir)
     assert ["audiovisual", "61.5%", "0.444", "1.250"] in page.rows
     assert ["audio_only/zeros", "12.5%", "0.444", "1.250"] in page.rows
     assert ["optimizer.milestones", "[4, 6]"] in page.rows
     assert ["mask", "noise"] in page.rows
     summary = dict(zip(page.texts, page.texts[1:], strict=False))
     assert summary["epochs"] == "4 of 9"
-    assert summary["best epoch"] == "2"  # the earliest of two equally good
+    assert summary["best epoch"] == "2"  # the earlier of two equal ones
     assert summary["validation accuracy"] == "75.0%"
     assert summary["test accuracy (26 clips)"] == "61.5%"
     assert summary["training"] == "2 h 0 min"
     assert summary["clips per second"] == "12.2"
 
 
-def test_it_needs_no_other_file(workdir):
+def test_report_needs_no_other_file(workdir):
     text = report.write_report(workdir).read_text(encoding="utf-8")
     assert text.count("<svg") == 3
     links = [value for tag, name, value in Page(text).attributes if name in ("href", "src")]
@@ -115,28 +115,28 @@ def test_it_needs_no_other_file(workdir):
 
 
 def test_text_is_escaped(workdir):
-    page = page_of(workdir)
+    page = read_page(workdir)
     assert NAME in page.texts
     assert "b" not in {tag for tag, *_ in page.attributes}
 
 
 def test_ids_of_the_figures_do_not_collide(workdir):
-    page = page_of(workdir)
+    page = read_page(workdir)
     assert len(page.ids) == len(set(page.ids)) > 100
     used = [value[1:] for _, name, value in page.attributes if name.endswith("href")]
     assert set(used) <= set(page.ids)
 
 
-def test_figures_follow_the_readers_colours(workdir):
+def test_figures_use_the_colours_of_the_page(workdir):
     text = report.write_report(workdir).read_text(encoding="utf-8")
     for svg in re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL):
         ET.fromstring(svg)
-        # What remains of matplotlib's own colours would vanish on a dark page.
+        # Remaining matplotlib colours would be invisible on a dark page.
         assert not re.search(r"(fill|stroke): ?(#|black|white)", svg)
         assert "var(--ink)" in svg
 
 
-def test_before_the_test_split_is_scored(workdir):
+def test_report_before_the_evaluation(workdir):
     (workdir / "evaluation.json").unlink()
     text = report.write_report(workdir).read_text(encoding="utf-8")
     assert text.count("<svg") == 1
@@ -144,22 +144,22 @@ def test_before_the_test_split_is_scored(workdir):
     assert "Confusion" not in text
 
 
-def test_before_the_first_epoch(workdir):
+def test_report_before_the_first_epoch(workdir):
     (workdir / "evaluation.json").unlink()
     (workdir / "metrics.jsonl").unlink()
-    assert "No epoch is complete yet." in page_of(workdir).texts
+    assert "No epoch is complete yet." in read_page(workdir).texts
 
 
-def test_an_epoch_that_is_not_validated_yet(workdir):
+def test_report_before_the_first_validation(workdir):
     path = workdir / "metrics.jsonl"
     path.write_text(path.read_text().splitlines()[0] + '\n{"epoch": 1, "sp')
     (workdir / "evaluation.json").unlink()
-    page = page_of(workdir)
+    page = read_page(workdir)
     assert "1 of 9" in page.texts
     assert "best epoch" not in page.texts
 
 
-def test_a_folder_that_is_no_run(tmp_path):
+def test_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="is not a run"):
         report.write_report(tmp_path)
 
@@ -173,14 +173,14 @@ def test_curves_show_both_splits_and_the_best_epoch():
     assert tuple(loss.lines[0].get_ydata()) == (2, 1, 2 / 3, 0.5)
 
 
-def test_bars_are_the_accuracies_with_chance_marked():
+def test_bars_show_accuracies_and_chance():
     (axes,) = report.conditions_figure(evaluation()).axes
     assert [bar.get_width() for bar in axes.patches] == [0.615, 0.125, 1.0]
     assert list(axes.lines[0].get_xdata()) == [1 / 3, 1 / 3]
     assert [text.get_text() for text in axes.texts] == ["61.5%", "12.5%", "100.0%"]
 
 
-def test_confusion_shades_each_row_by_its_part():
+def test_confusion_cells_are_shaded_by_their_share_of_the_row():
     (axes,) = report.confusion_figure(evaluation(((6, 2, 0), (0, 0, 0), (0, 0, 5)))).axes
     assert [text.get_text() for text in axes.texts] == list("620000005")
     shades = [patch.get_alpha() for patch in axes.patches]
@@ -197,7 +197,7 @@ def figures():
 
 
 def pixels(figure):
-    """RGB of the figure as a caller would save it."""
+    """Returns the RGB pixels of a saved figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     buffer.seek(0)
@@ -205,7 +205,7 @@ def pixels(figure):
 
 
 def luminance(rgb):
-    """Relative luminance by WCAG."""
+    """Returns the relative luminance defined by WCAG."""
     rgb = np.asarray(rgb)
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     return linear @ np.array([0.2126, 0.7152, 0.0722])
@@ -217,7 +217,7 @@ def contrast(first, second):
 
 
 @pytest.mark.parametrize("name", ["curves", "conditions", "confusion"])
-def test_a_figure_alone_looks_right_on_white(name):
+def test_saved_figure_is_legible_on_white(name):
     image = pixels(figures()[name])
     assert (image[0, 0] == 1).all()
     assert 0.001 < (luminance(image) < 0.1).mean() < 0.1  # text, and no black shapes
@@ -227,7 +227,7 @@ def test_a_figure_alone_looks_right_on_white(name):
 
 
 @pytest.mark.parametrize("name", ["curves", "conditions", "confusion"])
-def test_all_text_of_a_figure_alone_can_be_read(name):
+def test_all_text_of_a_saved_figure_has_contrast(name):
     figure = figures()[name]
     figure.draw_without_rendering()
     texts = [text for text in figure.findobj(Text) if text.get_text()]

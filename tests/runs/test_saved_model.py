@@ -1,4 +1,4 @@
-"""Models on disk: variables with their card, and clear about what is no model."""
+"""Saved models: variables and card; errors for anything that is not a model."""
 
 import json
 
@@ -38,18 +38,18 @@ def value_of(model: dict) -> float:
     return float(model["params"]["layer"]["kernel"][0, 0])
 
 
-def test_model_comes_back_with_its_card(tmp_path):
+def test_model_and_card_are_restored(tmp_path):
     save_model(tmp_path / "out", variables(2.5), card())
-    model, read = load_model(tmp_path / "out")
-    assert read == card()
+    model, loaded_card = load_model(tmp_path / "out")
+    assert loaded_card == card()
     assert jax.tree.structure(model) == jax.tree.structure(variables(0))
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(model))
-    for got, want in zip(jax.tree.leaves(model), jax.tree.leaves(variables(2.5)), strict=True):
-        assert got.dtype == want.dtype
-        np.testing.assert_array_equal(got, want)
+    for a, b in zip(jax.tree.leaves(model), jax.tree.leaves(variables(2.5)), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)
 
 
-def test_model_of_several_devices_loads_on_one(tmp_path):
+def test_model_of_several_devices_is_loaded_to_one(tmp_path):
     mesh = jax.sharding.Mesh(jax.devices(), "b")
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     save_model(tmp_path, jax.device_put(variables(1.5), sharding), card())
@@ -58,47 +58,47 @@ def test_model_of_several_devices_loads_on_one(tmp_path):
     assert {len(leaf.devices()) for leaf in jax.tree.leaves(model)} == {1}
 
 
-def test_same_epoch_again_replaces_the_model(tmp_path):
+def test_saving_the_same_epoch_replaces_the_model(tmp_path):
     for value in (1.0, 2.0, 3.0):
         save_model(tmp_path / "best", variables(value), card(epoch=4))
     assert value_of(load_model(tmp_path)[0]) == 3.0
     assert len(list((tmp_path / "best").iterdir())) == 1
 
 
-def test_workdir_stands_for_its_best_epoch(tmp_path):
+def test_workdir_loads_the_best_epoch(tmp_path):
     write_config(tmp_path, {"seed": 1})
     save_model(tmp_path / "best", variables(2.0), card(epoch=9))
     assert load_model(str(tmp_path))[1].epoch == 9
 
 
-def test_loading_leaves_the_directory_as_it_was(tmp_path):
+def test_loading_does_not_change_the_directory(tmp_path):
     save_model(tmp_path, variables(1.0), card())
-    (tmp_path / "1.orbax-checkpoint-tmp").mkdir()  # another process may be saving this
+    (tmp_path / "1.orbax-checkpoint-tmp").mkdir()  # as if another process were saving
     before = sorted(tmp_path.rglob("*"))
     load_model(tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_backbone_alone_is_read_but_not_loaded(tmp_path):
+def test_backbone_can_be_read_but_not_loaded(tmp_path):
     save_model(tmp_path, variables(1.0), card(kind="efficientface"))
     assert read_model(tmp_path)[1].network["kind"] == "efficientface"
     with pytest.raises(InputError, match=r"backbone alone.*--config\.model\.pretrained"):
         load_model(tmp_path)
 
 
-def test_nothing_is_printed(tmp_path, capfd):
+def test_saving_and_loading_print_nothing(tmp_path, capfd):
     save_model(tmp_path, variables(1.0), card())
     load_model(tmp_path)
     assert capfd.readouterr() == ("", "")
 
 
-def test_missing_path(tmp_path):
+def test_missing_path_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"no checkpoint at .*nowhere"):
         load_model(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("name", ["0", "notes.txt", "0/variables/_METADATA"])
-def test_foreign_directory(tmp_path, name):
+def test_directory_without_a_model_is_refused(tmp_path, name):
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("something else")
@@ -106,7 +106,7 @@ def test_foreign_directory(tmp_path, name):
         load_model(tmp_path)
 
 
-def test_file_instead_of_directory(tmp_path):
+def test_file_is_refused(tmp_path):
     path = tmp_path / "weights.pth"
     path.write_bytes(b"PK")
     with pytest.raises(InputError, match=r"is a file; name a"):
@@ -114,15 +114,15 @@ def test_file_instead_of_directory(tmp_path):
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_run_without_best_epoch(tmp_path, interrupted):
+def test_run_without_best_epoch_is_refused(tmp_path, interrupted):
     write_config(tmp_path, {"seed": 1})
-    if interrupted:  # killed in the first save of a model
+    if interrupted:  # killed while saving the first model
         (tmp_path / "best" / "0.orbax-checkpoint-tmp").mkdir(parents=True)
     with pytest.raises(InputError, match="no best epoch yet"):
         load_model(tmp_path)
 
 
-def test_card_of_another_version(tmp_path):
+def test_card_of_another_version_is_refused(tmp_path):
     save_model(tmp_path, variables(1.0), card())
     path = tmp_path / "0" / "card" / "metadata"
     content = json.loads(path.read_text())

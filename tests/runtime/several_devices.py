@@ -1,9 +1,9 @@
-"""Trains a few steps on chosen numbers of devices and writes what came of it, for test_parallel.
+"""Trains a few steps on several numbers of devices and writes the results, for test_devices.
 
-Run as a process of its own, for it needs more devices than the other tests:
-``python several_devices.py OUT.npz NETWORK MASK DTYPE jit:1 jit:8 pmap:2 ...``; the number of
-devices of this process, or ``all`` of all processes. One of several processes has three more
-arguments after ``--``: the coordinator, their number and its own.
+Runs as a separate process, since it needs more devices than other tests:
+``python several_devices.py OUT.npz NETWORK MASK DTYPE jit:1 jit:8 pmap:2 ...``, with the number of
+this process's devices, or ``all`` for those of all processes. With several processes, three more
+arguments follow ``--``: the coordinator, the number of processes and the process's index.
 """
 
 import functools
@@ -23,7 +23,7 @@ BATCH_SIZE, PADDING, STEPS, RATE = 8, 3, 3, 0.1
 
 
 def batch_of_eight(number, dtype):
-    """Clips that have both streams, or one of them, and padding in the last batch of the three."""
+    """Returns clips with both streams or one of them; batch 2 has padding."""
     rng = np.random.default_rng(number)
     weight = np.ones(BATCH_SIZE, dtype)
     if number == 2:
@@ -40,9 +40,7 @@ def batch_of_eight(number, dtype):
 
 @functools.cache
 def job(network, mask, dtype):
-    """A network's variables, the step and the optimizer: plain descent, so that the first change of
-    a parameter is its gradient.
-    """
+    """Returns variables, optimizer and step; plain SGD, so the first update is the gradient."""
     small = AudioVisualNet(3, "ia", 1, (1, 1, 1))
     net = small if network == "audio_visual" else build_network({"kind": network, "num_classes": 3})
     variables = init_variables(net, jax.random.key(0))
@@ -57,7 +55,7 @@ def job(network, mask, dtype):
 
 
 def results(mode, devices, network, mask, dtype):
-    """Losses of all steps; gradients and statistics of the first."""
+    """Returns losses of all steps; gradients and statistics of the first."""
     variables, optimizer, step = job(network, mask, dtype)
     parallel = spread(mode, BATCH_SIZE, devices)
     step = parallel.compile_train_step(step)
@@ -80,7 +78,7 @@ def results(mode, devices, network, mask, dtype):
 
 
 def share(parallel, batch):
-    """The rows that this process would read."""
+    """Returns the rows that this process would read."""
     index, count = parallel.share.values()
     rows = BATCH_SIZE // count
     return {name: column[index * rows : (index + 1) * rows] for name, column in batch.items()}
@@ -102,8 +100,8 @@ def main(arguments):
         for case in cases:
             mode, _, number = case.partition(":")
             devices = None if number == "all" else jax.local_devices()[: int(number)]
-            found = results(mode, devices, network, mask, np.dtype(dtype))
-            content |= {f"{case}/{name}": value for name, value in found.items()}
+            values = results(mode, devices, network, mask, np.dtype(dtype))
+            content |= {f"{case}/{name}": value for name, value in values.items()}
     if jax.process_index() == 0:
         np.savez(out, **content)
 

@@ -1,4 +1,4 @@
-"""What commands set up on the compilation."""
+"""Compilation settings of commands."""
 
 import os
 
@@ -10,17 +10,15 @@ from avjax.runtime import compilation
 
 @pytest.fixture
 def cache_settings():
-    """Puts JAX's settings back that a test lets commands change."""
+    """Restores JAX's cache settings after the test."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    yield before
-    for name, value in before.items():
+    settings = {name: getattr(jax.config, name) for name in names}
+    yield settings
+    for name, value in settings.items():
         jax.config.update(name, value)
 
 
-def test_the_cache_of_programs_has_a_place_that_the_user_may_choose(
-    monkeypatch, tmp_path, cache_settings
-):
+def test_compilation_cache_has_a_default_directory(monkeypatch, tmp_path, cache_settings):
     compilation.keep_compiled_programs()
     assert jax.config.jax_compilation_cache_dir == cache_settings["jax_compilation_cache_dir"]
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
@@ -30,7 +28,7 @@ def test_the_cache_of_programs_has_a_place_that_the_user_may_choose(
 
 
 @pytest.mark.usefixtures("cache_settings")
-def test_programs_that_compile_fast_are_kept_too_unless_the_user_says_when(monkeypatch):
+def test_all_programs_are_cached_unless_the_user_sets_a_minimum_time(monkeypatch):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 3.0)
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "3")
     compilation.keep_compiled_programs()

@@ -1,4 +1,4 @@
-"""Several devices, in one process or two, train as one does: same masks, statistics, gradients."""
+"""Training on several devices, in one process or two, equals training on one."""
 
 import functools
 import os
@@ -30,9 +30,9 @@ Device = namedtuple("Device", ["process_index"])
 
 
 def start(root_dir, arguments, devices, optimized=False):
-    """Starts the script with so many devices of its own."""
-    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    flags = f"--xla_force_host_platform_device_count={devices} {'' if optimized else quick}"
+    """Starts the script with a number of CPU devices."""
+    fast_compile = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    flags = f"--xla_force_host_platform_device_count={devices} {'' if optimized else fast_compile}"
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), *map(str, arguments)],
         env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(root_dir)},
@@ -47,23 +47,25 @@ def finish(*processes):
         assert process.returncode == 0, error
 
 
-def check_alike(content, cases, loss=1e-8, first=1e-9):
-    """All cases against the first one: losses of all steps, the rest of the first step alone."""
-    of_one = {name: content[f"{cases[0]}/{name}"] for name in ("losses", "count")}
-    assert of_one["count"] > 0
-    assert np.isfinite(of_one["losses"]).all()
+def check_equal(content, cases, loss=1e-8, first=1e-9):
+    """Compares all cases with the first: losses of all steps, gradients of the first."""
+    reference = {name: content[f"{cases[0]}/{name}"] for name in ("losses", "count")}
+    assert reference["count"] > 0
+    assert np.isfinite(reference["losses"]).all()
     for case in cases:
-        np.testing.assert_array_equal(content[f"{case}/count"], of_one["count"])
+        np.testing.assert_array_equal(content[f"{case}/count"], reference["count"])
         for name, tolerance in (("losses", loss), ("gradients", first), ("statistics", first)):
-            one, many = content[f"{cases[0]}/{name}"], content[f"{case}/{name}"]
-            assert np.abs(one).max() > 0.01
-            np.testing.assert_allclose(many, one, rtol=tolerance, atol=tolerance, err_msg=case)
+            expected, actual = content[f"{cases[0]}/{name}"], content[f"{case}/{name}"]
+            assert np.abs(expected).max() > 0.01
+            np.testing.assert_allclose(
+                actual, expected, rtol=tolerance, atol=tolerance, err_msg=case
+            )
 
 
 @pytest.mark.parametrize(
     ("network", "mask", "cases"),
     [
-        # Compiled in a fraction of the time; both streams on two devices: further down.
+        # Compiles quickly; a test below covers both streams on two devices.
         ("audio", "softhard", ["jit:1", *(f"{mode}:8" for mode in MODES)]),
         ("audio", "noise", ["jit:1", "jit:4"]),
         *(
@@ -76,10 +78,10 @@ def check_alike(content, cases, loss=1e-8, first=1e-9):
 def test_devices_in_both_modes_train_alike(root_dir, tmp_path, network, mask, cases):
     """Losses of three steps, the last of a padded batch; gradients and statistics of the first."""
     out = tmp_path / "out.npz"
-    # The hurried compiler rounds the same Gaussian draws otherwise in two programs.
+    # Without optimisation two programs round the same Gaussian draws differently.
     optimized = mask == "noise"
     finish(start(root_dir, [out, network, mask, "float64", *cases], 8, optimized))
-    check_alike(np.load(out), cases)
+    check_equal(np.load(out), cases)
 
 
 @pytest.mark.parametrize(
@@ -89,19 +91,19 @@ def test_devices_in_both_modes_train_alike(root_dir, tmp_path, network, mask, ca
         pytest.param("audio_visual", ALL, marks=pytest.mark.slow),
     ],
 )
-def test_devices_train_alike_in_float32(root_dir, tmp_path, network, cases):
-    """The first step alone: rounding grows from step to step."""
+def test_devices_train_equally_in_float32(root_dir, tmp_path, network, cases):
+    """Compares only the first step: rounding grows from step to step."""
     out = tmp_path / "out.npz"
     finish(start(root_dir, [out, network, "softhard", "float32", *cases], 8, True))
     content = dict(np.load(out))
     for case in cases:
         content[f"{case}/losses"] = content[f"{case}/losses"][:1]
-    check_alike(content, cases, 1e-5, 1e-5)
+    check_equal(content, cases, 1e-5, 1e-5)
 
 
 @pytest.mark.parametrize("network", ["audio", pytest.param("audio_visual", marks=pytest.mark.slow)])
-def test_two_processes_train_as_one(root_dir, tmp_path, network):
-    """In both modes, each process with two devices and its share of the clips."""
+def test_two_processes_train_like_one(root_dir, tmp_path, network):
+    """In both modes; each process has two devices and its shard of the clips."""
     one, two = tmp_path / "one.npz", tmp_path / "two.npz"
     job = [network, "softhard", "float64"]
     finish(start(root_dir, [one, *job, "jit:1"], 1))
@@ -110,11 +112,11 @@ def test_two_processes_train_as_one(root_dir, tmp_path, network):
         coordinator = f"127.0.0.1:{free.getsockname()[1]}"
     arguments = [two, *job, "jit:all", "pmap:all", "--", coordinator, 2]
     finish(*(start(root_dir, [*arguments, process], 2) for process in range(2)))
-    check_alike({**np.load(one), **np.load(two)}, ["jit:1", "jit:all", "pmap:all"])
+    check_equal({**np.load(one), **np.load(two)}, ["jit:1", "jit:all", "pmap:all"])
 
 
 def prepared_step(net, dtype=jnp.float32):
-    """A network's variables, an optimizer and a step."""
+    """Returns a network's variables, an optimizer and a step."""
     fresh = init_variables(net, jax.random.key(0))
     variables = jax.tree.map(lambda x: np.asarray(x, dtype), fresh)
     trained = net.trained(variables["params"])
@@ -138,7 +140,7 @@ def batch_of_four():
     }
 
 
-def test_a_padded_batch_on_two_devices_equals_the_smaller_one_on_one_device():
+def test_padded_batch_on_two_devices_equals_the_smaller_one_on_one_device():
     if jax.local_device_count() < 2:
         pytest.skip("needs two devices: XLA_FLAGS=--xla_force_host_platform_device_count=2")
     padded = batch_of_four()
@@ -153,15 +155,15 @@ def test_a_padded_batch_on_two_devices_equals_the_smaller_one_on_one_device():
             key = parallel.replicate(jax.random.key(1))
             state, sums = parallel.single(compiled(state, parallel.split(batch), key))
             results.append((state.params, state.batch_stats, sums))
-    pairs = 3 * 4 - 2  # of the clips that lack a stream, one pair each has none
+    pairs = 3 * 4 - 2  # each clip that lacks a stream has a pair without any
     assert results[0][2].count == results[1][2].count == pairs
-    for one, two in zip(jax.tree.leaves(results[0]), jax.tree.leaves(results[1]), strict=True):
-        np.testing.assert_allclose(two, one, rtol=1e-9, atol=1e-9)
+    for expected, actual in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_a_call_takes_as_many_steps_as_it_is_told(devices):
-    """The same state and sums as of steps one by one; parts behind them are not looked at."""
+def test_call_takes_the_given_number_of_steps(devices):
+    """Equals single steps in state and sums; further parts are ignored."""
     if jax.local_device_count() < devices:
         pytest.skip("needs two devices: XLA_FLAGS=--xla_force_host_platform_device_count=2")
     first = batch_of_four()
@@ -177,25 +179,25 @@ def test_a_call_takes_as_many_steps_as_it_is_told(devices):
             expected.append(parallel.single(sums))
         many = parallel.compile_train_steps(step, lambda resident, part: part)
         parts = jax.tree.map(lambda *x: np.stack(x), first, second, first)
-        fresh = parallel.replicate(create_state(variables, optimizer))
-        found = many(fresh, parallel.split_steps(parts), key, None, np.int32(2))
-        ours, sums = parallel.single(found)
-        for index, one in enumerate(expected):
-            jax.tree.map(lambda a, b, i=index: np.testing.assert_allclose(a[i], b), sums, one)
+        initial = parallel.replicate(create_state(variables, optimizer))
+        results = many(initial, parallel.split_steps(parts), key, None, np.int32(2))
+        actual, sums = parallel.single(results)
+        for index, step_sums in enumerate(expected):
+            jax.tree.map(lambda a, b, i=index: np.testing.assert_allclose(a[i], b), sums, step_sums)
         assert not any(np.any(x[2]) for x in sums)
-        assert int(ours.step) == 2
+        assert int(actual.step) == 2
         state = parallel.single(state)
-    for one, two in zip(jax.tree.leaves(state), jax.tree.leaves(ours), strict=True):
-        np.testing.assert_allclose(two, one, rtol=1e-7, atol=1e-9)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(state), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9)
 
 
-def test_cpus_take_several_steps_a_call():
+def test_cpus_take_several_steps_per_call():
     assert spread("jit", 4).steps_per_call == CPU_STEPS_PER_CALL > 1
     assert spread("pmap", 4, jax.local_devices()[:1]).steps_per_call == 1
 
 
 @pytest.mark.parametrize(("platform", "devices"), [("cuda", 2), ("tpu", 1)])
-def test_the_step_lowers_for_accelerators(platform, devices):
+def test_step_lowers_for_accelerators(platform, devices):
     variables, optimizer, step = prepared_step(BOTH)
     parallel = Parallel(4, jax.local_devices()[:devices])
     batch = {
@@ -210,19 +212,19 @@ def test_the_step_lowers_for_accelerators(platform, devices):
     assert exported.nr_devices == devices
 
 
-def test_a_batch_that_devices_cannot_share_is_refused():
+def test_batch_size_must_be_divisible_by_the_devices():
     devices = [jax.local_devices()[0]] * 3
     for mode in MODES:
         with pytest.raises(InputError, match="batch_size=8 cannot be split over 3 devices"):
             spread(mode, 8, devices)
 
 
-def test_processes_of_unequal_size_are_refused():
+def test_processes_with_unequal_numbers_of_devices_are_refused():
     with pytest.raises(InputError, match=r"the processes have \[1, 3\] devices"):
         Parallel(8, [Device(0), Device(1), Device(1), Device(1)])
 
 
-def test_an_unknown_mode_is_refused():
+def test_unknown_mode_is_refused():
     with pytest.raises(
         InputError, match=r"unknown config\.parallel 'pjit'; choose one of jit, pmap"
     ):
@@ -231,8 +233,8 @@ def test_an_unknown_mode_is_refused():
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("devices", [1, 2])
-def test_rows_may_be_evaluated_apart(mode, devices):
-    """By the cores of a device alone; whatever takes them, they come in order and once."""
+def test_rows_may_be_evaluated_separately(mode, devices):
+    """Rows come in order and once, from a CPU's cores or from several devices."""
     parallel = spread(mode, 4, jax.local_devices()[:devices])
     batch = {name: x for name, x in batch_of_four().items() if name in ("audio", "label")}
     batch["audio"] = batch["audio"].astype(np.float32)
@@ -241,9 +243,9 @@ def test_rows_may_be_evaluated_apart(mode, devices):
         return {"labels": batch["label"] * variables["two"], "sound": batch["audio"].sum()}
 
     variables = parallel.replicate({"two": np.int32(2)})
-    found = parallel.compile_eval_step(step, by_row=True)(variables, parallel.split(batch))
+    results = parallel.compile_eval_step(step, by_row=True)(variables, parallel.split(batch))
     shares = 4 if (mode, devices) == ("jit", 1) else devices
-    assert found["labels"].shape == (shares, 4 // shares)
-    np.testing.assert_array_equal(found["labels"].ravel(), 2 * batch["label"])
+    assert results["labels"].shape == (shares, 4 // shares)
+    np.testing.assert_array_equal(results["labels"].ravel(), 2 * batch["label"])
     sound = batch["audio"].reshape(shares, -1).sum(1)
-    np.testing.assert_allclose(found["sound"], sound, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(results["sound"], sound, rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and locks that end with their process."""
+"""Atomic files and locks."""
 
 import errno
 import fcntl
@@ -12,7 +12,7 @@ from avjax.errors import InputError
 from avjax.runtime import files
 
 
-def test_json_is_replaced_whole_or_not_at_all(tmp_path):
+def test_json_is_replaced_atomically(tmp_path):
     path = tmp_path / "x.json"
     files.write_json(path, {"a": 1})
     with pytest.raises(TypeError):
@@ -27,31 +27,31 @@ def test_lines_are_appended(tmp_path):
     assert (tmp_path / "x.jsonl").read_text() == '{"n": 1}\n{"n": 2}\n'
 
 
-def test_content_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
-    """The order that outlasts a power cut: content, name, folder."""
+def test_content_is_synced_before_the_file_is_renamed(tmp_path, monkeypatch):
+    """The order that survives a power failure: content, name, folder."""
     events = []
     sync, replace = os.fsync, Path.replace
 
-    def noted_sync(descriptor):
+    def record_sync(descriptor):
         events.append(os.readlink(f"/proc/self/fd/{descriptor}"))
         sync(descriptor)
 
-    def noted_replace(path, target):
+    def record_replace(path, target):
         events.append(f"{path.name} becomes {target.name}")
         return replace(path, target)
 
-    monkeypatch.setattr(os, "fsync", noted_sync)
-    monkeypatch.setattr(Path, "replace", noted_replace)
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(Path, "replace", record_replace)
     files.write_text(tmp_path / "x", "content")
-    half = tmp_path / "x.tmp"
-    assert events == [str(half), "x.tmp becomes x", str(tmp_path)]
+    temporary = tmp_path / "x.tmp"
+    assert events == [str(temporary), "x.tmp becomes x", str(tmp_path)]
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
+def test_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "x"
     files.write_text(path, "old")
     with pytest.raises(TypeError), files.atomic_file(path) as file:
-        file.write("text where bytes are due")
+        file.write("text instead of bytes")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -65,7 +65,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         RuntimeError("ENOSPC"),
     ],
 )
-def test_a_full_disk_is_explained(tmp_path, error):
+def test_full_disk_is_explained(tmp_path, error):
     with (
         pytest.raises(InputError, match=r"no space left in .*; free some"),
         files.explain_full_disk(tmp_path, "free some"),
@@ -73,22 +73,22 @@ def test_a_full_disk_is_explained(tmp_path, error):
         raise error
 
 
-def test_other_errors_pass(tmp_path):
+def test_other_errors_are_not_changed(tmp_path):
     with pytest.raises(ValueError, match="a bug"), files.explain_full_disk(tmp_path, "free some"):
         raise ValueError("a bug")
 
 
-def test_a_lock_whose_file_was_removed_meanwhile_is_taken_again(tmp_path, monkeypatch):
-    """The lock of a removed file would keep nobody out."""
-    path, lock, taken = tmp_path / "folder" / "lock", fcntl.flock, []
+def test_lock_of_a_removed_file_is_acquired_again(tmp_path, monkeypatch):
+    """The lock of a removed file would exclude no one."""
+    path, lock, locked = tmp_path / "folder" / "lock", fcntl.flock, []
 
-    def removed_first(descriptor, operation):
-        if not taken:
+    def remove_first(descriptor, operation):
+        if not locked:
             path.unlink()
-        taken.append(descriptor)
+        locked.append(descriptor)
         lock(descriptor, operation)
 
-    monkeypatch.setattr(fcntl, "flock", removed_first)
+    monkeypatch.setattr(fcntl, "flock", remove_first)
     with files.locked(path, "busy"):
-        assert len(taken) == 2
+        assert len(locked) == 2
         assert path.exists()

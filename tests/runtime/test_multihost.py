@@ -1,4 +1,4 @@
-"""Two processes train one model through the command line; what they agree on."""
+"""Two processes train one model through the command line."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from avjax.runtime import multihost
 from tests.sound_dataset import CLIPS, audio_config, write_sounds
 from tests.training_runs import train_run
 
-EPOCHS = 20  # enough to be stopped among them
+EPOCHS = 20  # enough to be stopped in between
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +34,9 @@ def free_port():
 
 
 def start_two(root_dir, sounds, workdirs, *changes):
-    """Two processes of one device each, with a folder each; only the first may use its own."""
-    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    environment = {**os.environ, "PYTHONPATH": str(root_dir), "XLA_FLAGS": quick}
+    """Starts two processes with one device and one folder each; only the first may write."""
+    fast_compile = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    environment = {**os.environ, "PYTHONPATH": str(root_dir), "XLA_FLAGS": fast_compile}
     command = [sys.executable, "-m", "avjax.train", "--config=configs/audio_only.py"]
     command += [f"--config.data.dir={sounds}", "--config.batch_size=4", *changes]
     command += [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]
@@ -54,7 +54,7 @@ def start_two(root_dir, sounds, workdirs, *changes):
 
 
 def finish(processes):
-    """Exit statuses, output and errors of processes that end by themselves."""
+    """Waits for processes; returns their exit statuses, outputs and errors."""
     texts = [process.communicate(timeout=600) for process in processes]
     return [(process.returncode, *text) for process, text in zip(processes, texts, strict=True)]
 
@@ -63,8 +63,8 @@ def lines(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_train_through_the_command_line_as_one_does(root_dir, sounds, tmp_path):
-    """Stopped in the middle, which one process is told, and started once more."""
+def test_two_processes_train_like_one_through_the_command_line(root_dir, sounds, tmp_path):
+    """The run is stopped by a signal to one process, then resumed."""
     epochs = f"--config.num_epochs={EPOCHS}"
     one, two, unused = tmp_path / "one", tmp_path / "two", tmp_path / "unused"
     config = audio_config(sounds)
@@ -76,7 +76,7 @@ def test_two_processes_train_through_the_command_line_as_one_does(root_dir, soun
         time.sleep(0.01)
     processes[1].send_signal(signal.SIGTERM)
     stopped = finish(processes)
-    # The one that the signal reached says so; the other was asked to stop with it.
+    # The process that got the signal reports it; the other one stops with it.
     assert [status for status, *_ in stopped] == [130, 143], stopped
     assert len(lines(two)) < 2 * EPOCHS
 
@@ -85,22 +85,22 @@ def test_two_processes_train_through_the_command_line_as_one_does(root_dir, soun
     assert "test split, 12 clips" in resumed[0][1]
     assert "test split" not in resumed[1][1]
     assert not unused.exists()
-    assert len(list(two.glob("events*"))) == 2  # of the first process's two starts
-    both = list(zip(lines(two), lines(one), strict=True))
-    assert all(ours[key] == theirs[key] for ours, theirs in both for key in ("epoch", "split"))
-    for ours, theirs in both[:6]:  # rounding grows from step to step
-        np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-4)
-    found = json.loads((two / "evaluation.json").read_text())
-    assert found["num_clips"] == 2 * CLIPS
-    assert found["predictions"] == expected["predictions"]
+    assert len(list(two.glob("events*"))) == 2  # from the first process's two starts
+    pairs = list(zip(lines(two), lines(one), strict=True))
+    assert all(a[key] == b[key] for a, b in pairs for key in ("epoch", "split"))
+    for a, b in pairs[:6]:  # rounding grows from step to step
+        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-4)
+    evaluation = json.loads((two / "evaluation.json").read_text())
+    assert evaluation["num_clips"] == 2 * CLIPS
+    assert evaluation["predictions"] == expected["predictions"]
     assert load_model(two)[1].network == load_model(one)[1].network
 
 
-def test_what_stops_one_process_stops_all(root_dir, sounds, tmp_path):
+def test_error_in_one_process_stops_all(root_dir, sounds, tmp_path):
     """Only the first process sees that its folder holds another config."""
     (tmp_path / "config.json").write_text('{"seed": 7}')
-    ended = finish(start_two(root_dir, sounds, (tmp_path, tmp_path / "unused")))
-    for status, _, error in ended:
+    results = finish(start_two(root_dir, sounds, (tmp_path, tmp_path / "unused")))
+    for status, _, error in results:
         assert status == 1
         assert "seed was 7 and is 1" in error.splitlines()[-1]
 
@@ -137,14 +137,14 @@ def test_the_command_line_hands_them_over():
 
 def test_a_cluster_that_is_not_there_is_named(root_dir):
     command = [sys.executable, "-m", "avjax.train", "--config=configs/audio_only.py"]
-    found = subprocess.run(
+    result = subprocess.run(
         [*command, "--distributed"], cwd=root_dir, capture_output=True, text=True, check=False
     )
-    assert found.returncode == 1
-    assert found.stderr.startswith("error: --distributed found no cluster")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: --distributed found no cluster")
 
 
-def test_one_process_does_everything_itself():
+def test_single_process_needs_no_communication():
     with multihost.joined():
         assert multihost.is_first()
     assert multihost.agree(3, True, False) == (True, False)

@@ -1,4 +1,4 @@
-"""The benchmark: what it measures with and what it makes of figures. Nothing here is timed."""
+"""The benchmark's commands and its tables. Nothing here is timed."""
 
 import functools
 import json
@@ -28,32 +28,32 @@ def run(*arguments):
     return benchmark.main(["benchmark", *map(str, arguments)])
 
 
-def test_one_measurement_prepares_twice_and_decodes(tmp_path, monkeypatch, capsys):
+def test_measurement_prepares_twice_and_decodes(tmp_path, monkeypatch, capsys):
     for number in (3, 4):
         path = tmp_path / "Actor_07" / f"01-01-0{number}-01-01-01-07.mp4"
         write_video(path, 4, sound=tone(0.3))
     detector = WholeFrame()
     monkeypatch.setattr(subject.face_detector, "default_detector", lambda: detector)
     assert run("prepare", f"--source={tmp_path}", "--once", "--threads=1") == 0
-    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["what"] for line in told] == ["cold", "warm", "decoding"]
-    assert set(told[1]["phases"]) == {"sound", "decode", "detect", "crop", "write"}
+    results = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [result["what"] for result in results] == ["cold", "warm", "decoding"]
+    assert set(results[1]["phases"]) == {"sound", "decode", "detect", "crop", "write"}
     assert detector.calls == 4  # two clips, cold and warm
 
 
 def test_figures_are_medians_of_rounds(capsys):
-    def found(warm, decoding, cold):
+    def result(warm, decoding, cold):
         return {
             "warm": {"seconds": warm, "cpu": 4.0, "phases": {"decode": 2.0, "crop": 1.0}},
             "decoding": {"seconds": decoding, "cpu": 2.0},
             "cold": {"since_start": cold},
         }
 
-    ours = [found(2.0, 1.0, 8.0), found(90.0, 90.0, 90.0), found(1.0, 0.5, 4.0)]
-    theirs = [{"seconds": s, "cpu": 40.0} for s in (20.0, 12.0, 70.0)]
-    subject.print_figures(8, 2, ours, theirs)
+    results = [result(2.0, 1.0, 8.0), result(90.0, 90.0, 90.0), result(1.0, 0.5, 4.0)]
+    reference_results = [{"seconds": s, "cpu": 40.0} for s in (20.0, 12.0, 70.0)]
+    subject.print_figures(8, 2, results, reference_results)
     text = capsys.readouterr().out
-    assert "avjax       4.000 clips/s (0.089 to 8.000), 0.50 processor seconds a clip" in text
+    assert "avjax       4.000 clips/s (0.089 to 8.000), 0.50 CPU seconds per clip" in text
     assert "1.000 clips/s from a cold start" in text
     assert "avjax takes 2.00 times as long" in text
     assert "decode 0.250, crop 0.125" in text
@@ -76,116 +76,119 @@ def test_figures_are_medians_of_rounds(capsys):
         (["prepare", "--source=gone"], 1, "there is no folder gone"),
     ],
 )
-def test_wrong_arguments(capsys, arguments, status, message):
+def test_wrong_arguments_are_refused(capsys, arguments, status, message):
     assert run(*arguments) == status
     captured = capsys.readouterr()
     assert message in captured.out + captured.err
 
 
-def test_a_step_and_a_forward_pass_are_measured(capsys, monkeypatch):
-    """Of steps, those of one call together have one time."""
-    few = functools.partial(AudioVisualNet, 8, stage_repeats=(1, 1, 1))
-    monkeypatch.setattr(network, "build_network", lambda description: few(description["fusion"]))
-    small = {"size": 64, "frames": 2, "batch": 2, "steps": 6, "mask": "nodropout"}
+def test_measures_steps_and_forward_passes(capsys, monkeypatch):
+    """Steps are timed by call."""
+    small_net = functools.partial(AudioVisualNet, 8, stage_repeats=(1, 1, 1))
+    monkeypatch.setattr(
+        network, "build_network", lambda description: small_net(description["fusion"])
+    )
+    setting = {"size": 64, "frames": 2, "batch": 2, "steps": 6, "mask": "nodropout"}
     for what, times in (("step", -(-6 // CPU_STEPS_PER_CALL)), ("forward", 6)):
-        assert run(what, f"--once={json.dumps({**small, 'what': what})}") == 0
-        told = json.loads(capsys.readouterr().out.splitlines()[-1])
-        assert len(told["seconds"]) == times
-        assert min(told["seconds"]) > 0
-        assert told["memory"] > 1e8
+        assert run(what, f"--once={json.dumps({**setting, 'what': what})}") == 0
+        result = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert len(result["seconds"]) == times
+        assert min(result["seconds"]) > 0
+        assert result["memory"] > 1e8
 
 
-def test_forward_passes_are_measured_with_no_more_than_jax_and_flax():
-    """Not even with avjax installed: `-S` leaves out what an editable install adds to the path."""
-    flax_brings = {"absl-py", "flax", "jax", "numpy", "optax", "orbax-checkpoint"}
+def test_forward_needs_only_jax_and_flax():
+    """`-S` ignores .pth files, so an editable install of avjax is invisible."""
+    flax_requires = {"absl-py", "flax", "jax", "numpy", "optax", "orbax-checkpoint"}
     needed = {re.match(r"[\w.-]+", line)[0] for line in requires("avjax")}
-    modules = [distribution.replace("-", "_") for distribution in needed - flax_brings]
+    modules = [distribution.replace("-", "_") for distribution in needed - flax_requires]
     assert "jaxtyping" in modules
     program = sides.ROOT / "tools" / "benchmark.py"
-    small = json.dumps({"what": "forward", "size": 64, "frames": 2, "batch": 2, "steps": 1})
+    setting = json.dumps({"what": "forward", "size": 64, "frames": 2, "batch": 2, "steps": 1})
     script = f"""
 import runpy, sys
-sys.modules.update(dict.fromkeys({[*modules, "cv2"]}))  # cannot be imported then
+sys.modules.update(dict.fromkeys({[*modules, "cv2"]}))  # blocks their import
 sys.path.insert(0, {str(program.parent)!r})
-sys.argv = [{str(program)!r}, "forward", '--once={small}']
+sys.argv = [{str(program)!r}, "forward", '--once={setting}']
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(jax.__file__).parents[1])}
     command = [sys.executable, "-S", "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["seconds"]
+    process = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout)["seconds"]
 
 
-def test_sides_take_turns_and_a_failing_one_is_left_out(monkeypatch):
-    ours = sides.Side("ours", [sys.executable, "-c", "print('noise'); print('{\"seconds\": [1]}')"])
-    theirs = sides.Side("theirs", [sys.executable, "-c", "raise SystemExit('it broke')"])
+def test_sides_alternate_and_a_failed_one_is_skipped(monkeypatch):
+    program = "print('noise'); print('{\"seconds\": [1]}')"
+    good = sides.Side("good", [sys.executable, "-c", program])
+    bad = sides.Side("bad", [sys.executable, "-c", "raise SystemExit('it broke')"])
     order = []
     measure = sides.measure
     monkeypatch.setattr(sides, "measure", lambda side: order.append(side.name) or measure(side))
-    found = sides.alternate([ours, theirs], 3)
-    assert order == ["ours", "theirs", "ours", "ours"]
-    assert found["ours"] == [{"seconds": [1]}] * 3
-    assert sides.failure(found["theirs"]) == "it broke"
+    results = sides.alternate([good, bad], 3)
+    assert order == ["good", "bad", "good", "good"]
+    assert results["good"] == [{"seconds": [1]}] * 3
+    assert sides.failure(results["bad"]) == "it broke"
     killed = sides.Side("killed", [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"])
     assert sides.measure(killed) == {"failed": "does not fit"}
 
 
 @pytest.fixture
-def other(tmp_path):
-    """A checkout whose benchmark tells how it was run, and one figure."""
+def other_checkout(tmp_path):
+    """A checkout whose benchmark prints how it was run, and one figure."""
     program = tmp_path / "tools" / "benchmark.py"
     program.parent.mkdir()
     program.write_text(
         "import json, os, sys\n"
-        "told = {'seconds': [4.0], 'memory': 8e9, 'asked': sys.argv[1:], 'folder': os.getcwd()}\n"
-        "print(json.dumps({**told, 'path': os.environ['PYTHONPATH']}))"
+        "result = {'seconds': [4.0], 'memory': 8e9, 'argv': sys.argv[1:], 'folder': os.getcwd()}\n"
+        "print(json.dumps({**result, 'path': os.environ['PYTHONPATH']}))"
     )
     return tmp_path
 
 
 @pytest.fixture
-def own_figures(monkeypatch, other):
-    """Makes this checkout tell given figures, unmeasured; returns the order of the sides."""
+def fake_figures(monkeypatch, other_checkout):
+    """A function that fakes this checkout's figures and returns the order of the sides."""
     order, measure = [], sides.measure
     monkeypatch.setattr(sides, "bind", lambda threads: None)
 
     def start(figures):
         figures = iter(figures)
 
-        def tell(side):
+        def fake_measure(side):
             order.append(side.name)
-            return measure(side) if side.root == other else next(figures)
+            return measure(side) if side.root == other_checkout else next(figures)
 
-        monkeypatch.setattr(sides, "measure", tell)
+        monkeypatch.setattr(sides, "measure", fake_measure)
         return order
 
     return start
 
 
-def test_two_checkouts_take_turns_each_by_its_own_benchmark(other, own_figures, capsys):
-    ours = [{"seconds": [s], "memory": 2e9} for s in (2.0, 4.0, 1.0, 2.0, 3.0, 2.0, 2.0)]
-    order = own_figures([*ours, {"operations": 1e9, "bandwidth": 1e9}])
-    kept = other / "figures.json"
-    assert run("forward", f"--against={other}", "--batches=2", f"--json={kept}") == 0
+def test_checkouts_alternate_each_with_its_own_benchmark(other_checkout, fake_figures, capsys):
+    figures = [{"seconds": [s], "memory": 2e9} for s in (2.0, 4.0, 1.0, 2.0, 3.0, 2.0, 2.0)]
+    order = fake_figures([*figures, {"operations": 1e9, "bandwidth": 1e9}])
+    file = other_checkout / "figures.json"
+    assert run("forward", f"--against={other_checkout}", "--batches=2", f"--json={file}") == 0
     assert order[:5] == ["avjax", "other checkout", "other checkout", "avjax", "avjax"]
     assert len(order) == 2 * 7 + 1
-    told = json.loads(kept.read_text())[0]["found"]["other checkout"][0]
-    subject, once = told["asked"]
-    assert subject == "forward"
-    asked = json.loads(once.removeprefix("--once="))
-    assert network.Setting(**asked) == network.Setting("forward", mask="nodropout", batch=2)
-    assert told["folder"] == str(other)
-    assert told["path"].split(os.pathsep)[0] == str(other)
+    result = json.loads(file.read_text())[0]["found"]["other checkout"][0]
+    subject_name, once = result["argv"]
+    assert subject_name == "forward"
+    setting = json.loads(once.removeprefix("--once="))
+    assert network.Setting(**setting) == network.Setting("forward", mask="nodropout", batch=2)
+    assert result["folder"] == str(other_checkout)
+    assert result["path"].split(os.pathsep)[0] == str(other_checkout)
     text = capsys.readouterr().out
     assert re.search(r"^time +0\.500 \(0\.250 to 1\.000\)$", text, re.M)
     assert re.search(r"^peak memory +0\.250 \(0\.250 to 0\.250\)$", text, re.M)
 
 
-def test_a_checkout_that_starts_without_once(other, own_figures, capsys):
-    former = other / "tools" / "benchmarks" / "startup.py"
-    former.parent.mkdir()
-    former.write_text(
+def test_startup_measures_a_checkout_without_the_once_flag(other_checkout, fake_figures, capsys):
+    startup = other_checkout / "tools" / "benchmarks" / "startup.py"
+    startup.parent.mkdir()
+    startup.write_text(
         "from absl import flags\n"
         "def define_flags(values):\n"
         "    for name in ('data', 'config', 'fold', 'batch', 'threads'):\n"
@@ -194,32 +197,32 @@ def test_a_checkout_that_starts_without_once(other, own_figures, capsys):
         "    assert values.data.startswith('/') and scratch.is_dir()\n"
         "    return {'cold': 4.0, 'warm': 2.0}[kind]"
     )
-    own_figures([{"cold": 2.0, "warm": 3.0}])
-    assert run("startup", "--data=data", f"--against={other}", "--rounds=1") == 0
+    fake_figures([{"cold": 2.0, "warm": 3.0}])
+    assert run("startup", "--data=data", f"--against={other_checkout}", "--rounds=1") == 0
     text = capsys.readouterr().out
     assert "other checkout, cold cache: 4.0 s to the end of the first step" in text
     assert re.search(r"^cold +0\.500 .*\nwarm +1\.500 ", text, re.M)
 
 
-def test_a_table_tells_medians_and_ratios():
-    def told(*rounds, memory):
+def test_table_shows_medians_and_ratios():
+    def results(*rounds, memory):
         return [{"seconds": list(seconds), "memory": memory} for seconds in rounds]
 
-    found = {
-        "avjax": told((1.0, 2.0, 9.0), (4.0, 4.0, 4.0), (2.5, 2.5, 2.5), memory=2e9),
-        "reference": told((5.0, 5.0, 5.0), memory=8e9),
+    by_side = {
+        "avjax": results((1.0, 2.0, 9.0), (4.0, 4.0, 4.0), (2.5, 2.5, 2.5), memory=2e9),
+        "reference": results((5.0, 5.0, 5.0), memory=8e9),
         "other": [{"failed": "does not fit"}],
     }
-    lines = sides.table(found, clips=5)
+    lines = sides.table(by_side, clips=5)
     assert lines[1].split() == ["avjax", "2.500", "2.000", "to", "4.000", "2.00", "2.00"]
     assert lines[2].split()[-2:] == ["2.00x", "0.25x"]
     assert lines[3].split(maxsplit=1) == ["other", "does not fit"]
 
 
-def test_the_limit_counts_what_the_network_computes():
-    """Against operations counted by XLA, and weights against the published number."""
+def test_operations_and_weights_of_the_backbone():
+    """Compares operations with XLA's count and weights with the published number."""
     weights = sum(layer.weights for layer in limits.image_layers(224))
-    biases = 116 + 4 * 7 + 1  # the modulator's; the rest has none
+    biases = 116 + 4 * 7 + 1  # only the modulator has biases
     assert weights == 1_268_118 - biases
     net = EfficientFace(8)
     frames = jax.ShapeDtypeStruct((1, 2, 224, 224, 3), np.float32)
@@ -230,12 +233,12 @@ def test_the_limit_counts_what_the_network_computes():
             variables, frames, method=lambda net, frames: values(net.clip_features(Map(frames)))
         )
 
-    counted = jax.jit(features).lower(variables, frames).cost_analysis()["flops"] / 2
-    ours = sum(layer.operations for layer in limits.image_layers(224))
-    assert ours == pytest.approx(counted, rel=0.25)
+    expected = jax.jit(features).lower(variables, frames).cost_analysis()["flops"] / 2
+    actual = sum(layer.operations for layer in limits.image_layers(224))
+    assert actual == pytest.approx(expected, rel=0.25)
 
 
-def test_the_limit_of_a_step_follows_from_its_distinct_inputs():
+def test_operations_of_a_step_follow_from_its_distinct_inputs():
     train, evaluation = (
         limits.step_cost("nodropout", 4, 15, 224, 156, train) for train in (True, False)
     )
@@ -247,12 +250,12 @@ def test_the_limit_of_a_step_follows_from_its_distinct_inputs():
     assert limits.traffic_seconds(100, "bfloat16", ceilings) == 25
 
 
-def test_a_plot_shows_what_varies(tmp_path):
+def test_plot_shows_seconds_per_clip_by_side(tmp_path):
     def figure(batch, seconds):
-        told = {"avjax": [{"seconds": [seconds]}], "reference": [{"failed": "does not fit"}]}
+        results = {"avjax": [{"seconds": [seconds]}], "reference": [{"failed": "does not fit"}]}
         setting = network.Setting(batch=batch)._asdict()
         yardsticks = {"limit": {"seconds": seconds / 4}, "traffic": {"seconds": seconds / 2}}
-        return {"setting": setting, "found": told, **yardsticks}
+        return {"setting": setting, "found": results, **yardsticks}
 
     figures = [figure(2, 1.0), figure(8, 3.2)]
     lines = plot.lines_by_side(figures, "batch")

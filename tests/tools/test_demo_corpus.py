@@ -1,4 +1,4 @@
-"""Synthetic clips: their names and files, determinism, and that they show what they should."""
+"""Synthetic clips: names, files, determinism, faces and voices."""
 
 import importlib.util
 import runpy
@@ -38,7 +38,7 @@ def voice(name: ClipName, seed: int = 0, seconds: float = corpus.SECONDS) -> np.
 # ---------------------------------------------------------------------------------------- names
 
 
-def test_corpus_has_every_emotion_of_every_actor_as_often():
+def test_corpus_is_balanced_over_actors_and_emotions():
     names = corpus.corpus(actors=12, clips_per_emotion=4)
     assert len(set(names)) == len(names) == 12 * 8 * 4
     assert {name.actor for name in names} == {f"{actor:02d}" for actor in range(1, 13)}
@@ -48,14 +48,14 @@ def test_corpus_has_every_emotion_of_every_actor_as_often():
         assert sum(getattr(name, feature) == "01" for name in names) == len(names) // 2
 
 
-def test_whole_corpus_is_ravdess_speech():
+def test_full_corpus_has_as_many_clips_as_ravdess_speech():
     names = corpus.corpus(actors=24, clips_per_emotion=8)
-    assert len(set(names)) == 1440  # as many as RAVDESS has speech trials
+    assert len(set(names)) == 1440  # RAVDESS's speech trials
     assert all(n.intensity == "01" for n in names if EMOTIONS[n.label] == "neutral")
 
 
 @pytest.mark.parametrize(("actors", "clips"), [(0, 4), (25, 4), (12, 0), (12, 9)])
-def test_corpus_refuses_impossible_numbers(actors, clips):
+def test_corpus_refuses_numbers_out_of_range(actors, clips):
     with pytest.raises(InputError, match="choose 1 to"):
         corpus.corpus(actors, clips)
 
@@ -78,13 +78,13 @@ def test_clip_files_have_the_lengths_and_formats_of_ravdess(tmp_path):
     assert (information.frames, information.channels) == (172800, 1)
 
 
-def test_track_of_the_video_is_the_sound_file(tmp_path):
+def test_sound_of_the_video_matches_the_sound_file(tmp_path):
     video, sound = corpus.write_clip(tmp_path, clip_name("angry"), **SMALL)
     from_video, from_file = media.read_audio(video), media.read_audio(sound)
-    assert np.corrcoef(from_video[: len(from_file)], from_file)[0, 1] > 0.98  # no delay either
+    assert np.corrcoef(from_video[: len(from_file)], from_file)[0, 1] > 0.98  # nor is it delayed
 
 
-def test_written_video_shows_the_frames_drawn(tmp_path):
+def test_written_video_shows_the_drawn_frames(tmp_path):
     name = clip_name("sad")
     video, _ = corpus.write_clip(tmp_path, name, **SMALL)
     drawn = film(name, **SMALL)
@@ -93,14 +93,14 @@ def test_written_video_shows_the_frames_drawn(tmp_path):
     assert np.abs(decoded.astype(int) - drawn).mean() < 8  # grey levels; chroma is subsampled
 
 
-def test_corpus_keeps_what_is_written_and_adds_what_is_missing(tmp_path):
+def test_corpus_keeps_existing_clips_and_adds_missing_ones(tmp_path):
     names = [clip_name("calm"), clip_name("fearful", actor=4)]
     folder = tmp_path / "Actor_03"
     folder.mkdir()
     video, sound = corpus.write_clip(folder, names[0], **SMALL)
-    before = video.stat().st_mtime_ns, sound.stat().st_mtime_ns
+    times = video.stat().st_mtime_ns, sound.stat().st_mtime_ns
     assert corpus.write_corpus(tmp_path, names, processes=1) == 1
-    assert (video.stat().st_mtime_ns, sound.stat().st_mtime_ns) == before
+    assert (video.stat().st_mtime_ns, sound.stat().st_mtime_ns) == times
     assert (tmp_path / "Actor_04" / f"{names[1].clip_id}.mp4").exists()
     assert corpus.write_corpus(tmp_path, names, processes=1) == 0
     with pytest.raises(InputError, match="other settings"):
@@ -125,7 +125,7 @@ def test_command_completes_a_corpus(command, tmp_path, capsys):
     assert len(list(folder.glob("*.mp4"))) == len(list(folder.glob("*.wav"))) == 8
 
 
-def test_command_says_in_a_line_what_is_wrong(command, tmp_path, capsys):
+def test_command_reports_errors_in_one_line(command, tmp_path, capsys):
     file = tmp_path / "file"
     file.touch()
     for options, message in (
@@ -142,12 +142,12 @@ def test_command_says_in_a_line_what_is_wrong(command, tmp_path, capsys):
 # ---------------------------------------------------------------------------------- determinism
 
 
-def test_a_clip_depends_on_its_seed_and_name_alone(tmp_path):
+def test_clip_depends_only_on_seed_and_name(tmp_path):
     name = clip_name("surprised")
     first = [path.read_bytes() for path in corpus.write_clip(tmp_path, name, **SMALL)]
     film(clip_name("sad", actor=8), **SMALL)
-    again = [path.read_bytes() for path in corpus.write_clip(tmp_path, name, **SMALL)]
-    assert first == again
+    second = [path.read_bytes() for path in corpus.write_clip(tmp_path, name, **SMALL)]
+    assert first == second
     assert not np.array_equal(film(name, **SMALL), film(name, seed=1, **SMALL))
     assert not np.array_equal(voice(name, seconds=1), voice(name, seed=1, seconds=1))
 
@@ -162,7 +162,7 @@ def test_all_emotions_have_a_face_and_a_voice(emotion):
         (manners, voices.MANNERS, voices.JITTER),
     ):
         error = np.abs(np.mean(drawn, 0) - table[emotion]) / jitter
-        assert error.max() < 0.5  # limits shift some means a little
+        assert error.max() < 0.5  # clipping shifts some means
 
 
 # ---------------------------------------------------------------------------------------- faces
@@ -175,7 +175,7 @@ def detector() -> FaceDetector:
     return FaceDetector(coarse_min_face_size=COARSE_MIN_FACE_SIZE)
 
 
-def test_detector_finds_every_face_where_it_is(detector):
+def test_detector_finds_every_face_in_its_place(detector):
     frames, expected = [], []
     for index, emotion in enumerate(EMOTIONS):
         for actor in (1 + index, 9 + index):
@@ -193,8 +193,8 @@ def test_detector_finds_every_face_where_it_is(detector):
     assert sides.max() < 0.8 * corpus.SIZE
 
 
-def test_faces_are_drawn_in_mirror_image():
-    """Flipping in training must not change the emotion: a front-lit face is symmetric."""
+def test_faces_are_symmetric():
+    """Flipping in training must not change the emotion; light from the front."""
     look = faces.draw_look(np.random.default_rng(0), 1)._replace(light=(0.0, -0.5))
     artist = faces.FaceArtist(look, 128)
     for expression in faces.FACES.values():
@@ -202,7 +202,7 @@ def test_faces_are_drawn_in_mirror_image():
         assert np.abs(frame - frame[:, ::-1]).mean() < 3
 
 
-def test_open_eyes_show_their_whites_and_closed_ones_do_not():
+def test_only_open_eyes_show_their_whites():
     look = faces.draw_look(np.random.default_rng(0), 5)  # dark skin
     artist = faces.FaceArtist(look, 224)
 
@@ -261,7 +261,7 @@ def test_anger_is_louder_than_sadness():
 
 
 @pytest.mark.parametrize("pitch", [0.0, 12.0])
-def test_voice_has_the_pitch_asked_for(pitch):
+def test_voice_has_the_given_pitch(pitch):
     speaker = voices.Speaker(pitch=120, tract=1, brightness=0, gain=0, room=-90)
     manner = voices.PLAIN._replace(pitch=pitch, melody=0, slope=0, tremor=0, rate=2)
     speech = voices.speak(speaker, manner, 1, 2.0, np.random.default_rng(0))
@@ -283,12 +283,12 @@ def test_manners_differ_more_between_emotions_than_within():
 
 
 def _within(groups: dict[str, np.ndarray]) -> float:
-    """Mean distance of two clips of one group."""
+    """Mean distance between two clips of the same group."""
     return float(np.mean([_distances(group, group).sum() / 12 for group in groups.values()]))
 
 
 def _between(groups: dict[str, np.ndarray]) -> float:
-    """Mean distance of two clips of different groups."""
+    """Mean distance between two clips of different groups."""
     pairs = [(a, b) for a in groups for b in groups if a < b]
     return float(np.mean([_distances(groups[a], groups[b]).mean() for a, b in pairs]))
 

@@ -1,4 +1,4 @@
-"""From avjax back to PyTorch."""
+"""Export to PyTorch."""
 
 import dataclasses
 import importlib.util
@@ -17,7 +17,7 @@ from tools import convert_efficientface, export_pytorch
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory):
-    """A converted model's directory, and the tensors it was made from."""
+    """A converted model's directory and the tensors that it was made from."""
     folder = tmp_path_factory.mktemp("export")
     tensors = whole_model("ia")
     source = save(folder / "model.pth", tensors)
@@ -30,7 +30,7 @@ def run(*arguments):
 
 
 @pytest.mark.torch
-def test_what_went_in_comes_out(torch, converted, tmp_path, capsys):
+def test_export_restores_the_converted_tensors(torch, converted, tmp_path, capsys):
     model, tensors = converted
     assert run(model, tmp_path / "out.pth") == 0
     assert "MultiModalCNN(num_classes=8, fusion='ia', seq_length=15, num_heads=1)" in (
@@ -44,7 +44,7 @@ def test_what_went_in_comes_out(torch, converted, tmp_path, capsys):
 
 
 @pytest.mark.torch
-def test_wrapped_as_the_reference_saves_it(torch, converted, tmp_path):
+def test_checkpoint_has_the_reference_format(torch, converted, tmp_path):
     model, tensors = converted
     assert run(model, tmp_path / "out.pth", "--checkpoint") == 0
     content = torch.load(tmp_path / "out.pth", weights_only=True)
@@ -53,7 +53,7 @@ def test_wrapped_as_the_reference_saves_it(torch, converted, tmp_path):
     assert set(content["state_dict"]) == set(tensors)
 
 
-def test_what_is_refused(converted, tmp_path, capsys):
+def test_wrong_arguments_are_refused(converted, tmp_path, capsys):
     model, _ = converted
     assert run(model) == 1
     assert "give a run or converted checkpoint" in capsys.readouterr().err
@@ -63,7 +63,7 @@ def test_what_is_refused(converted, tmp_path, capsys):
     assert "no checkpoint at" in capsys.readouterr().err
 
 
-def test_without_torch_the_remedy_is_named(converted, tmp_path, capsys):
+def test_missing_torch_is_an_error_with_a_remedy(converted, tmp_path, capsys):
     if importlib.util.find_spec("torch") is not None:
         pytest.skip("PyTorch is installed")
     assert run(converted[0], tmp_path / "out.pth") == 1
@@ -81,8 +81,8 @@ def test_without_torch_the_remedy_is_named(converted, tmp_path, capsys):
         ({"kind": "audio_visual", "fusion": "it"}, "missing params/av1/attn/kv/kernel.*unexpected"),
     ],
 )
-def test_what_the_reference_lacks_is_refused(converted, tmp_path, capsys, network, message):
-    """Never under another network's names: a new fusion's parts may be called like an old one's."""
+def test_network_that_the_reference_lacks_is_refused(converted, tmp_path, capsys, network, message):
+    """Even if its parts have the same names as another fusion's."""
     variables, card = load_model(converted[0])
     network = {**network, "num_classes": 8, "num_heads": 1}
     save_model(tmp_path / "model", variables, dataclasses.replace(card, network=network))
@@ -93,7 +93,7 @@ def test_what_the_reference_lacks_is_refused(converted, tmp_path, capsys, networ
     assert not (tmp_path / "out.pth").exists()
 
 
-def test_a_layer_that_the_map_does_not_name_is_refused(converted):
+def test_layer_missing_from_the_key_map_is_refused(converted):
     variables, card = load_model(converted[0])
     variables["params"]["gate"] = {"kernel": np.ones((2, 2))}
     with pytest.raises(InputError, match=r"fusion=ia.*: unexpected params/gate/kernel; choose"):

@@ -1,4 +1,4 @@
-"""The audio network alone trains as its PyTorch counterpart does, also on a smaller last batch."""
+"""The audio network trains like PyTorch's, including on a smaller last batch."""
 
 import functools
 
@@ -20,7 +20,7 @@ RECIPE = {"momentum": 0.9, "dampening": 0.9, "weight_decay": 1e-3}
 
 
 def peer_network(torch):
-    """Four blocks and a classifier, with the names of the reference's state_dict."""
+    """Returns four blocks and a classifier with the reference's names."""
 
     class Peer(torch.nn.Module):
         def __init__(self):
@@ -44,9 +44,9 @@ def peer_network(torch):
 
 
 def state_dict_of(variables):
-    """A state_dict of the variables, but for the counters of batches."""
-    inner = {name: tree["audio_model"] for name, tree in variables.items()}
-    return {k: v for k, v in to_torch(inner, audio_cnn_layers()).items() if "num_" not in k}
+    """Returns a state_dict of the variables without batch counters."""
+    branch = {name: tree["audio_model"] for name, tree in variables.items()}
+    return {k: v for k, v in to_torch(branch, audio_cnn_layers()).items() if "num_" not in k}
 
 
 @pytest.mark.torch
@@ -60,36 +60,36 @@ def test_training_steps_equal_those_of_pytorch(torch):
         peer = peer_network(torch)
         weights = {k: torch.from_numpy(v.copy()) for k, v in state_dict_of(variables).items()}
         assert not peer.load_state_dict(weights, strict=False).unexpected_keys
-        theirs = torch.optim.SGD(peer.parameters(), lr=0.04, **RECIPE)
+        torch_optimizer = torch.optim.SGD(peer.parameters(), lr=0.04, **RECIPE)
         trained = net.trained(variables["params"])
-        ours = sgd(0.04, trained=trained, **RECIPE)
+        optimizer = sgd(0.04, trained=trained, **RECIPE)
         step = jax.jit(
             functools.partial(
                 train_step,
                 net=net,
-                optimizer=ours,
+                optimizer=optimizer,
                 config=StepConfig("nodropout"),
                 profile="reference",
             )
         )
-        state = create_state(variables, ours)
+        state = create_state(variables, optimizer)
         for mfcc, labels in batches:
             state, sums = step(state, padded(mfcc, labels), jax.random.key(1))
-            theirs.zero_grad()
+            torch_optimizer.zero_grad()
             logits = peer(torch.from_numpy(mfcc.transpose(0, 2, 1)))
             loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels))
             loss.backward()
-            theirs.step()
+            torch_optimizer.step()
             np.testing.assert_allclose(sums.loss / sums.count, loss.item(), rtol=1e-9)
         expected = {k: v.numpy() for k, v in peer.state_dict().items() if "num_" not in k}
-        found = state_dict_of(state.variables)
-        assert found.keys() == expected.keys()
-        for name, value in found.items():
+        actual = state_dict_of(state.variables)
+        assert actual.keys() == expected.keys()
+        for name, value in actual.items():
             np.testing.assert_allclose(value, expected[name], rtol=1e-7, atol=1e-10, err_msg=name)
 
 
 def padded(mfcc, labels):
-    """A batch of `BATCH` rows; those past the clips weigh nothing."""
+    """Returns a batch of `BATCH` rows; padding rows have weight 0."""
     missing = BATCH - len(labels)
     return {
         "audio": np.pad(mfcc, ((0, missing), (0, 0), (0, 0))),

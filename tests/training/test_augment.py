@@ -1,4 +1,4 @@
-"""Flip and rotation against Pillow, and independence of draws from the device layout."""
+"""Flip and rotation equal Pillow's; draws do not depend on the devices."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from avjax.training.augment import AUGMENTATIONS, MAX_ANGLE, augment, flip_and_r
 
 
 def smooth_frames(count=2, height=96, width=80):
-    """Frames with gradients and edges, as faces have."""
+    """Returns frames with gradients and edges, as in faces."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:height, :width] / 16
     waves = [np.sin(a * y + b * x + c) for a, b, c in rng.uniform(0, 3, (3 * count, 3))]
@@ -30,24 +30,24 @@ def pillow(frame, flip, angle):
 @pytest.mark.parametrize("flip", [False, True])
 def test_every_angle_matches_pillow(flip):
     frames = smooth_frames()
-    turn = jax.jit(flip_and_rotate)
+    rotate = jax.jit(flip_and_rotate)
     differences = []
     for angle in range(-MAX_ANGLE, MAX_ANGLE + 1):
-        ours = np.asarray(turn(frames, jnp.asarray(flip), jnp.asarray(angle)))
+        actual = np.asarray(rotate(frames, jnp.asarray(flip), jnp.asarray(angle)))
         expected = np.stack([pillow(frame, flip, angle) for frame in frames])
-        differences.append(np.abs(ours.astype(int) - expected))
+        differences.append(np.abs(actual.astype(int) - expected))
     assert np.max(differences) <= 1
     assert np.mean(np.stack(differences) > 0) < 1e-3
 
 
-def test_no_turn_is_exact():
+def test_no_rotation_is_exact():
     frames = smooth_frames()
     unchanged = flip_and_rotate(frames, jnp.asarray(False), jnp.asarray(0))
     np.testing.assert_array_equal(unchanged, frames)
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_clips_draw_separately_and_the_frames_of_a_clip_together(name):
+def test_draws_differ_between_clips_but_not_between_frames(name):
     clip = jnp.repeat(smooth_frames(1), 3, axis=0)
     clips = jnp.stack([clip] * 16)
     augmented = np.asarray(augment(name, jax.random.key(0), clips))
@@ -58,13 +58,13 @@ def test_clips_draw_separately_and_the_frames_of_a_clip_together(name):
 
 
 @pytest.mark.parametrize("names", [*AUGMENTATIONS, ",".join([*AUGMENTATIONS] * 2)])
-def test_devices_draw_their_share_of_the_global_batch(names):
+def test_draws_do_not_depend_on_the_devices(names):
     clips = jnp.stack([smooth_frames(1)] * 4)
-    whole = augment(names, jax.random.key(3), clips)
-    shares = jax.vmap(lambda c: augment(names, jax.random.key(3), c, "d"), axis_name="d")(
+    expected = augment(names, jax.random.key(3), clips)
+    shards = jax.vmap(lambda c: augment(names, jax.random.key(3), c, "d"), axis_name="d")(
         clips.reshape(2, 2, *clips.shape[1:])
     )
-    np.testing.assert_array_equal(shares.reshape(whole.shape), whole)
+    np.testing.assert_array_equal(shards.reshape(expected.shape), expected)
 
 
 def test_no_name_leaves_the_frames_alone():
@@ -80,6 +80,6 @@ def test_normalisation_of_both_profiles():
     np.testing.assert_allclose(fixed[1, 2], (1 - 0.3821877) / 0.20221159, rtol=1e-6)
 
 
-def test_an_unknown_profile_is_refused():
+def test_unknown_profile_is_refused():
     with pytest.raises(InputError, match="unknown profile 'fixd'; choose one of reference, fixed"):
         normalise(jnp.zeros((1, 1, 1, 3), jnp.uint8), "fixd")

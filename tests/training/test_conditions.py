@@ -1,4 +1,4 @@
-"""Every evaluation condition equals the network applied to inputs disturbed by hand."""
+"""Every evaluation condition equals the network on explicitly disturbed inputs."""
 
 import jax
 import jax.numpy as jnp
@@ -45,12 +45,12 @@ def evaluated(variables, batch):
     return step(variables, batch, KEY, net=NET, profile="reference")
 
 
-def added_noise(x, noise, real):
+def add_noise(x, noise, real):
     return x + x[:real].mean() + x[:real].std(ddof=1) * noise
 
 
 @pytest.mark.parametrize("name", CONDITIONS)
-def test_condition(name, evaluated, variables, batch):
+def test_condition_equals_the_network_on_disturbed_inputs(name, evaluated, variables, batch):
     mfcc, frames = batch["audio"], batch["frames"].astype(np.float32) / 255
     audio_noise, video_noise = map(
         np.asarray, gaussian_inputs(clip_keys(KEY, batch["clip_key"]), mfcc, frames)
@@ -58,18 +58,18 @@ def test_condition(name, evaluated, variables, batch):
     disturbed = {
         "audio_only/zeros": (mfcc, np.zeros_like(frames)),
         "audio_only/noise": (mfcc, video_noise),
-        "audio_only/addnoise": (mfcc, added_noise(frames, video_noise, 2)),
+        "audio_only/addnoise": (mfcc, add_noise(frames, video_noise, 2)),
         "video_only/zeros": (np.zeros_like(mfcc), frames),
         "video_only/noise": (audio_noise, frames),
-        "video_only/addnoise": (added_noise(mfcc, audio_noise, 2), frames),
+        "video_only/addnoise": (add_noise(mfcc, audio_noise, 2), frames),
         "audiovisual": (mfcc, frames),
     }[name]
     logits = jax.jit(NET.apply)(variables, *disturbed)[:2]
     loss = -jax.nn.log_softmax(logits)[jnp.arange(2), batch["label"][:2]].sum()
-    found = evaluated[name]
-    np.testing.assert_allclose(found.sums.loss, loss, rtol=1e-3)
-    assert found.sums.count == 2
-    np.testing.assert_array_equal(found.predicted[:2], logits.argmax(-1))
+    result = evaluated[name]
+    np.testing.assert_allclose(result.sums.loss, loss, rtol=1e-3)
+    assert result.sums.count == 2
+    np.testing.assert_array_equal(result.predicted[:2], logits.argmax(-1))
 
 
 def test_clean_step_equals_the_audiovisual_condition(evaluated, variables, batch):
@@ -78,54 +78,54 @@ def test_clean_step_equals_the_audiovisual_condition(evaluated, variables, batch
     np.testing.assert_allclose(clean.loss, evaluated["audiovisual"].sums.loss, rtol=1e-4)
 
 
-def test_a_clip_counts_where_it_has_the_undisturbed_stream(variables, batch, evaluated):
-    lacking = {
+def test_clip_counts_only_if_its_undisturbed_stream_is_present(variables, batch, evaluated):
+    incomplete = {
         **batch,
         "has_audio": np.array([True, False, True]),
         "has_video": np.array([False, True, True]),
     }
-    found = step(variables, lacking, KEY, net=NET, profile="reference")
-    counts = {name: float(scored.sums.count) for name, scored in found.items()}
+    results = step(variables, incomplete, KEY, net=NET, profile="reference")
+    counts = {name: float(result.sums.count) for name, result in results.items()}
     assert counts == {name: 2 if name == "audiovisual" else 1 for name in CONDITIONS}
     for name, row in (("audio_only/zeros", 0), ("video_only/zeros", 1)):
-        alone = found[name].sums.confusion[batch["label"][row]]
-        assert alone[evaluated[name].predicted[row]] == 1  # what the stream alone said before
-    assert found["audiovisual"].predicted[0] == evaluated["audio_only/zeros"].predicted[0]
-    assert found["audiovisual"].predicted[1] == evaluated["video_only/zeros"].predicted[1]
+        confusion = results[name].sums.confusion[batch["label"][row]]
+        assert confusion[evaluated[name].predicted[row]] == 1  # same prediction as before
+    assert results["audiovisual"].predicted[0] == evaluated["audio_only/zeros"].predicted[0]
+    assert results["audiovisual"].predicted[1] == evaluated["video_only/zeros"].predicted[1]
 
 
-def test_added_noise_knows_only_the_streams_that_are_there():
+def test_addnoise_takes_statistics_over_present_streams():
     x = jnp.array([[1.0, 2.0], [3.0, 6.0], [0.0, 0.0], [9.0, 9.0]])
     noise = jnp.arange(8.0).reshape(4, 2)
     weight, present = jnp.array([1.0, 1, 1, 0]), jnp.array([True, True, False, True])
-    found = conditions.stream_versions(x, noise, weight, present)["addnoise"]
-    np.testing.assert_allclose(found[:2], added_noise(np.asarray(x), noise, 2)[:2], rtol=1e-6)
-    assert not found[2].any()
-    nowhere = conditions.stream_versions(x, noise, weight, jnp.zeros(4, bool))["addnoise"]
-    assert not nowhere.any()
+    disturbed = conditions.stream_versions(x, noise, weight, present)["addnoise"]
+    np.testing.assert_allclose(disturbed[:2], add_noise(np.asarray(x), noise, 2)[:2], rtol=1e-6)
+    assert not disturbed[2].any()
+    disturbed = conditions.stream_versions(x, noise, weight, jnp.zeros(4, bool))["addnoise"]
+    assert not disturbed.any()
 
 
 @pytest.mark.parametrize("net", [AudioNet(5), VideoNet(5, (1, 1, 1))])
-def test_a_network_of_one_stream_has_its_own_conditions(net, batch):
+def test_conditions_of_a_single_stream_network(net, batch):
     stream = net.inputs.streams[0]
     variables = init_variables(net, jax.random.key(0))
-    shown = batch if stream == "video" else {**batch, "frames": batch["frames"][:, :0]}
-    found = step(variables, shown, KEY, net=net, profile="reference")
+    inputs = batch if stream == "video" else {**batch, "frames": batch["frames"][:, :0]}
+    results = step(variables, inputs, KEY, net=net, profile="reference")
     other = {"audio": "video", "video": "audio"}[stream]
     names = net.conditions
     assert names == (f"{stream}_only/zeros", f"{other}_only/addnoise")
-    assert found.keys() == set(names)
+    assert results.keys() == set(names)
     mfcc, frames = batch["audio"], batch["frames"].astype(np.float32) / 255
     noises = map(np.asarray, gaussian_inputs(clip_keys(KEY, batch["clip_key"]), mfcc, frames))
-    disturbed = [added_noise(x, n, 2) for x, n in zip((mfcc, frames), noises, strict=True)]
+    disturbed = [add_noise(x, n, 2) for x, n in zip((mfcc, frames), noises, strict=True)]
     for inputs, name in zip(((mfcc, frames), disturbed), names, strict=True):
-        scored = found[name]
+        result = results[name]
         logits = jax.jit(net.apply)(variables, *inputs)[:2]
-        np.testing.assert_array_equal(scored.predicted[:2], logits.argmax(-1))
+        np.testing.assert_array_equal(result.predicted[:2], logits.argmax(-1))
         loss = -jax.nn.log_softmax(logits)[jnp.arange(2), batch["label"][:2]].sum()
-        np.testing.assert_allclose(scored.sums.loss, loss, rtol=1e-3)
+        np.testing.assert_allclose(result.sums.loss, loss, rtol=1e-3)
 
 
-def test_noise_follows_the_clip_not_its_place():
+def test_noise_depends_on_the_clip_and_not_its_row():
     forward, backward = (clip_keys(KEY, jnp.array(k, jnp.uint32)) for k in ([5, 9], [9, 5]))
     np.testing.assert_array_equal(jax.random.key_data(forward), jax.random.key_data(backward)[::-1])

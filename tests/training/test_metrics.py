@@ -1,4 +1,4 @@
-"""Sums against figures worked out by hand."""
+"""Metrics equal values computed by hand."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +14,7 @@ def test_summary_of_three_clips():
     summary = metrics.summarise(metrics.sums(LOGITS, LABELS, WEIGHT))
     np.testing.assert_allclose(summary["loss"], -np.log([0.7, 0.8, 0.3]).mean(), rtol=1e-6)
     np.testing.assert_allclose(summary["accuracy"], 2 / 3, rtol=1e-6)
-    # Classes 0 and 1 have F1 2/3 each; class 2 neither occurs nor is called.
+    # Classes 0 and 1 have F1 2/3 each; class 2 is neither a label nor predicted.
     np.testing.assert_allclose(summary["macro_f1"], 2 / 3, rtol=1e-6)
 
 
@@ -24,15 +24,15 @@ def test_confusion_has_true_classes_in_rows():
 
 
 def test_sums_do_not_depend_on_batching():
-    whole = metrics.sums(LOGITS, LABELS, WEIGHT)
-    parts = metrics.zeros(3)
+    expected = metrics.sums(LOGITS, LABELS, WEIGHT)
+    actual = metrics.zeros(3)
     for rows in (slice(0, 1), slice(1, 4)):
-        parts = metrics.add(parts, metrics.sums(LOGITS[rows], LABELS[rows], WEIGHT[rows]))
-    for a, b in zip(whole, parts, strict=True):
+        actual = metrics.add(actual, metrics.sums(LOGITS[rows], LABELS[rows], WEIGHT[rows]))
+    for a, b in zip(actual, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 def test_long_epochs_are_summed_in_float64():
     totals = metrics.zeros(2)._replace(count=np.float64(2**24))
-    more = metrics.add(totals, metrics.zeros(2)._replace(count=np.float32(1)))
-    assert more.count == 2**24 + 1
+    totals = metrics.add(totals, metrics.zeros(2)._replace(count=np.float32(1)))
+    assert totals.count == 2**24 + 1

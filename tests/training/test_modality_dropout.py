@@ -1,4 +1,4 @@
-"""The enlarged batch: its contents, and that computing it once equals spelling it out."""
+"""The enlarged batch: its contents, and equality of its deduplicated and explicit forms."""
 
 import functools
 
@@ -18,18 +18,18 @@ RNG = np.random.default_rng(0)
 MFCC = jnp.asarray(RNG.standard_normal((3, 16, 10)), jnp.float32)
 FRAMES = jnp.asarray(RNG.random((3, 2, 64, 64, 3)), jnp.float32)
 WEIGHT = jnp.array([1.0, 1.0, 0.0])
-# The tests' hurried compiler rounds the same Gaussian draws otherwise in two programs; and what is
-# computed in float64 here takes longer than compiling it.
+# The fast compiler options of the tests round the same Gaussian draws differently in two programs.
+# Here float64 computations take longer than compilation.
 OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 
 
-def spelled(mask, key=None):
+def explicit(mask, key=None):
     key = jax.random.key(5) if key is None else key
     return spell_out(enlarge(mask, key, MFCC, FRAMES, WEIGHT))
 
 
 def test_softhard_blocks():
-    enlarged = spelled("softhard")
+    enlarged = explicit("softhard")
     audio, video = (x.reshape(4, 3, *x.shape[1:]) for x in (enlarged.audio, enlarged.frames))
     c = audio[1, :, 0, 0] / MFCC[:, 0, 0]
     np.testing.assert_array_equal(audio[0], MFCC)
@@ -51,8 +51,8 @@ def test_softhard_blocks():
         ("nodropout", [[1, 1, 0]]),
     ],
 )
-def test_a_pair_left_without_any_stream_weighs_nothing(mask, weights):
-    """The first clip has no sound, the second no face, the third is padding."""
+def test_pair_without_any_stream_has_weight_0(mask, weights):
+    """Clip 0 has no sound, clip 1 no video, clip 2 is padding."""
     has_audio, has_video = jnp.array([False, True, True]), jnp.array([True, False, True])
     mfcc = MFCC * has_audio[:, None, None]
     frames = FRAMES * has_video[:, None, None, None, None]
@@ -77,7 +77,7 @@ def test_softhard_coefficients_are_hundredths_below_one():
 
 
 def test_noise_blocks():
-    enlarged = spelled("noise")
+    enlarged = explicit("noise")
     audio, video = (x.reshape(3, 3, *x.shape[1:]) for x in (enlarged.audio, enlarged.frames))
     for block in (0, 2):
         np.testing.assert_array_equal(audio[block], MFCC)
@@ -89,26 +89,26 @@ def test_noise_blocks():
     assert not np.allclose(audio[1, 0], audio[1, 1])
 
 
-def test_nodropout_is_the_batch_itself():
-    enlarged = spelled("nodropout")
+def test_nodropout_is_the_unchanged_batch():
+    enlarged = explicit("nodropout")
     np.testing.assert_array_equal(enlarged.audio, MFCC)
     np.testing.assert_array_equal(enlarged.frames, FRAMES)
 
 
 @pytest.mark.parametrize("mask", [mask for mask in MASKS if COPIES[mask] > 1])
-def test_masks_differ_by_key_and_repeat_with_it(mask):
-    first, again, other = (spelled(mask, jax.random.key(k)) for k in (1, 1, 2))
-    np.testing.assert_array_equal(first.audio, again.audio)
-    assert not np.array_equal(first.audio, other.audio)
+def test_masks_depend_on_the_key(mask):
+    first, second, different = (explicit(mask, jax.random.key(k)) for k in (1, 1, 2))
+    np.testing.assert_array_equal(first.audio, second.audio)
+    assert not np.array_equal(first.audio, different.audio)
 
 
-def test_a_mistyped_mask_is_refused():
+def test_unknown_mask_is_refused():
     with pytest.raises(InputError, match=r"unknown config\.mask 'sofhard'; choose one of softhard"):
         enlarge("sofhard", jax.random.key(0), MFCC, FRAMES, WEIGHT)
 
 
 def clips(frames, size, steps):
-    """With and without a face, and padding."""
+    """Returns a batch: clip 1 has no video, clip 2 is padding."""
     return {
         "frames": jnp.asarray(RNG.integers(0, 256, (3, frames, size, size, 3)), jnp.uint8),
         "audio": jnp.asarray(RNG.standard_normal((3, steps, 10))),
@@ -120,51 +120,52 @@ def clips(frames, size, steps):
 
 
 def first_step(net, variables, inputs, config):
-    """Gradients, running statistics and mean loss of a step."""
+    """Returns gradients, running statistics and mean loss of a step."""
     trained = net.trained(variables["params"])
-    plain = sgd(1.0, momentum=0.0, dampening=0.0, weight_decay=0.0, trained=trained)
+    optimizer = sgd(1.0, momentum=0.0, dampening=0.0, weight_decay=0.0, trained=trained)
     step = jax.jit(
-        functools.partial(train_step, net=net, optimizer=plain, config=config, profile="reference"),
+        functools.partial(
+            train_step, net=net, optimizer=optimizer, config=config, profile="reference"
+        ),
         compiler_options=OPTIMIZED,
     )
-    state, sums = step(create_state(variables, plain), inputs, jax.random.key(2))
+    state, sums = step(create_state(variables, optimizer), inputs, jax.random.key(2))
     gradients = jax.tree.map(lambda a, b: a - b, variables["params"], state.params)
     return jax.device_get((gradients, state.batch_stats, sums.loss / sums.count))
 
 
-def check_distinct_inputs_once(net, mask, *shape):
-    """Against the enlarged batch, in float64, where only the order of sums separates the two."""
+def check_deduplication(net, mask, *shape):
+    """Compares with the explicit batch in float64: only the order of sums differs."""
     with jax.enable_x64(True):
         fresh = init_variables(net, jax.random.key(0))
         variables = jax.tree.map(lambda x: x.astype(jnp.float64), fresh)
         inputs = clips(*shape)
-        once, naive = (
+        deduplicated, naive = (
             first_step(net, variables, inputs, StepConfig(mask, deduplicate=deduplicate))
             for deduplicate in (True, False)
         )
-    (gradients, stats, loss), (naive_gradients, naive_stats, naive_loss) = once, naive
-    np.testing.assert_allclose(loss, naive_loss, rtol=1e-9)
-    for mine, theirs in zip(jax.tree.leaves(stats), jax.tree.leaves(naive_stats), strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
-    largest = max(np.abs(g).max() for g in jax.tree.leaves(naive_gradients))
-    for mine, theirs in zip(
-        jax.tree.leaves(gradients), jax.tree.leaves(naive_gradients), strict=True
-    ):
-        if max(np.abs(mine).max(), np.abs(theirs).max()) <= 1e-14 * largest:
-            continue  # zero but for rounding, on both sides: a bias before a batch normalisation
-        assert np.abs(mine - theirs).max() <= 1e-9 * max(np.abs(theirs).max(), 1e-6 * largest)
+    gradients, stats, loss = deduplicated
+    expected_gradients, expected_stats, expected_loss = naive
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-9)
+    assert_close = functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12)
+    jax.tree.map(assert_close, stats, expected_stats)
+    expected_gradients = jax.tree.leaves(expected_gradients)
+    largest = max(np.abs(g).max() for g in expected_gradients)
+    for actual, expected in zip(jax.tree.leaves(gradients), expected_gradients, strict=True):
+        if max(np.abs(actual).max(), np.abs(expected).max()) <= 1e-14 * largest:
+            continue  # only rounding: a bias before a batch normalisation
+        bound = 1e-9 * max(np.abs(expected).max(), 1e-6 * largest)
+        assert np.abs(actual - expected).max() <= bound
 
 
-@pytest.mark.slow  # by default tests/models/test_plain.py guards the same
+@pytest.mark.slow  # tests/models/test_plain.py covers this by default
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_distinct_inputs_once_train_as_the_enlarged_batch_does(fusion, mask):
-    """With few of the backbone's layers."""
+def test_deduplicated_step_equals_the_explicit_one(fusion, mask):
     net = AudioVisualNet(fusion=fusion, stage_repeats=(1, 1, 1))
-    check_distinct_inputs_once(net, mask, 4, 64, 16)
+    check_deduplication(net, mask, 4, 64, 16)
 
 
 @pytest.mark.slow
-def test_distinct_inputs_once_train_alike_at_full_size():
-    """The published network and clips."""
-    check_distinct_inputs_once(AudioVisualNet(), "softhard", 15, 224, 156)
+def test_deduplicated_step_equals_the_explicit_one_at_full_size():
+    check_deduplication(AudioVisualNet(), "softhard", 15, 224, 156)

@@ -1,4 +1,4 @@
-"""SGD against PyTorch's update rule written out, and the steps of the learning rate."""
+"""Optimizers and learning rate schedules; SGD equals PyTorch's."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from avjax.training.optimizer import adamw, cosine_schedule, sgd, step_schedule
 
 
 def pytorch_sgd(parameter, gradients, rates, momentum, dampening, weight_decay):
-    """The algorithm of torch.optim.SGD's documentation, for one parameter."""
+    """Updates a parameter as in torch.optim.SGD's documentation."""
     buffer = None
     for gradient, rate in zip(gradients, rates, strict=True):
         decayed = gradient + weight_decay * parameter
@@ -24,7 +24,7 @@ def pytorch_sgd(parameter, gradients, rates, momentum, dampening, weight_decay):
 
 
 @pytest.mark.parametrize("dampening", [0.0, 0.9])
-def test_five_updates_equal_pytorchs(dampening):
+def test_five_sgd_updates_equal_pytorch(dampening):
     rng = np.random.default_rng(0)
     start, gradients = rng.standard_normal(4), rng.standard_normal((5, 4))
     settings = {"momentum": 0.9, "dampening": dampening, "weight_decay": 1e-3}
@@ -42,7 +42,7 @@ def test_five_updates_equal_pytorchs(dampening):
 
 @pytest.mark.torch
 @pytest.mark.parametrize("dampening", [0.0, 0.9])
-def test_the_written_out_rule_is_torchs(dampening, torch):
+def test_explicit_sgd_equals_pytorch(dampening, torch):
     rng = np.random.default_rng(1)
     start, gradients = rng.standard_normal(4), rng.standard_normal((5, 4))
     settings = {"momentum": 0.9, "dampening": dampening, "weight_decay": 1e-3}
@@ -55,24 +55,24 @@ def test_the_written_out_rule_is_torchs(dampening, torch):
     np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-12)
 
 
-def test_untrained_parameters_do_not_even_decay():
+def test_untrained_parameters_do_not_decay():
     optimizer = sgd(
-        1.0, momentum=0.9, dampening=0.9, weight_decay=0.5, trained={"used": True, "kept": False}
+        1.0, momentum=0.9, dampening=0.9, weight_decay=0.5, trained={"used": True, "frozen": False}
     )
-    params = {"used": jnp.ones(2), "kept": jnp.ones(2)}
+    params = {"used": jnp.ones(2), "frozen": jnp.ones(2)}
     gradients = jax.tree.map(jnp.zeros_like, params)
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
-    np.testing.assert_array_equal(updates["kept"], 0)
+    np.testing.assert_array_equal(updates["frozen"], 0)
     np.testing.assert_array_equal(updates["used"], -0.5)
 
 
-def test_the_rate_falls_at_the_first_step_of_each_milestone_epoch():
+def test_learning_rate_drops_at_the_first_step_of_each_milestone_epoch():
     schedule = step_schedule(0.04, [40, 55], steps_per_epoch=10)
     rates = [float(schedule(step)) for step in (0, 389, 390, 539, 540)]
     np.testing.assert_allclose(rates, [0.04, 0.04, 0.004, 0.004, 0.0004], rtol=1e-5)
 
 
-def test_the_cosine_warms_up_and_ends_at_zero():
+def test_cosine_schedule_warms_up_and_ends_at_zero():
     schedule = cosine_schedule(0.2, warmup_epochs=2, num_epochs=6, steps_per_epoch=5)
     rates = [float(schedule(step)) for step in (0, 5, 10, 20, 30)]
     np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.1, 0], atol=1e-6)
@@ -80,16 +80,16 @@ def test_the_cosine_warms_up_and_ends_at_zero():
         cosine_schedule(0.2, warmup_epochs=6, num_epochs=6, steps_per_epoch=5)
 
 
-def test_adamw_decays_kernels_only_and_clips():
-    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2), "kept": jnp.ones(2)}
-    trained = {"kernel": True, "bias": True, "kept": False}
+def test_adamw_decays_only_kernels_and_clips_gradients():
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2), "frozen": jnp.ones(2)}
+    trained = {"kernel": True, "bias": True, "frozen": False}
     optimizer = adamw(0.1, weight_decay=0.5, trained=trained)
-    none = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = optimizer.update(none, optimizer.init(params), params)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
     np.testing.assert_allclose(updates["kernel"], -0.05, rtol=1e-6)
     np.testing.assert_array_equal(updates["bias"], 0)
-    np.testing.assert_array_equal(updates["kept"], 0)
-    # After a huge gradient, clipped, a small one still counts: Adam's memory holds no huge square.
+    np.testing.assert_array_equal(updates["frozen"], 0)
+    # A huge gradient is clipped, so Adam's second moment does not suppress the small one after it.
     state = optimizer.init(params)
     for size in (1e6, 1.0):
         gradients = jax.tree.map(lambda x, size=size: jnp.full_like(x, size), params)

@@ -1,4 +1,4 @@
-"""Steps in bfloat16: near those in float32, with parameters and statistics in float32."""
+"""bfloat16 steps are close to float32 steps; parameters and statistics stay float32."""
 
 import functools
 
@@ -13,7 +13,7 @@ from avjax.models.audio_visual import FUSIONS, AudioVisualNet
 from avjax.models.variables import init_variables, variable_shapes
 from avjax.training.step import StepConfig, create_state, train_step
 
-LAST_GRADIENT = optax.GradientTransformation(  # which is its state
+LAST_GRADIENT = optax.GradientTransformation(  # its state is the gradient
     init=lambda params: jax.tree.map(jnp.zeros_like, params),
     update=lambda gradients, state, params: (
         jax.tree.map(lambda g: -0.01 * g, gradients),
@@ -35,21 +35,21 @@ def batch_of_four(rng):
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_every_layer_computes_in_the_type_of_its_inputs(fusion, dtype):
-    """But for the norms before attention, which give float32 at least."""
+def test_every_layer_computes_in_the_dtype_of_its_inputs(fusion, dtype):
+    """Except the norms before attention, which return at least float32."""
     net = AudioVisualNet(3, fusion, 1, (1, 1, 1))
-    given = [jax.ShapeDtypeStruct(s, dtype) for s in ((2, 16, 10), (2, 2, 64, 64, 3))]
+    inputs = [jax.ShapeDtypeStruct(s, dtype) for s in ((2, 16, 10), (2, 2, 64, 64, 3))]
     apply = functools.partial(
         net.apply, train=True, mutable=["batch_stats", "intermediates"], capture_intermediates=True
     )
-    logits, updated = jax.eval_shape(apply, variable_shapes(net), *given)
+    logits, updated = jax.eval_shape(apply, variable_shapes(net), *inputs)
     assert logits.dtype == dtype
     outputs = flatten_dict(updated["intermediates"], sep="/")
     maps = {
         name: leaf
-        for name, called in outputs.items()
-        for leaf in jax.tree.leaves(called)
-        if "norm" not in name and leaf.ndim > 1  # a shift is a vector, in float32
+        for name, output in outputs.items()
+        for leaf in jax.tree.leaves(output)
+        if "norm" not in name and leaf.ndim > 1  # shifts are float32 vectors
     }
     assert len(maps) > 30
     assert {name for name, leaf in maps.items() if leaf.dtype != dtype} == set()
@@ -58,7 +58,7 @@ def test_every_layer_computes_in_the_type_of_its_inputs(fusion, dtype):
 @pytest.mark.parametrize(
     "fusion", ["ia", *(pytest.param(x, marks=pytest.mark.slow) for x in FUSIONS if x != "ia")]
 )
-def test_a_step_in_bfloat16_is_near_that_in_float32(fusion):
+def test_bfloat16_step_is_close_to_the_float32_step(fusion):
     net = AudioVisualNet(3, fusion, 1, (1, 1, 1))
     state = create_state(init_variables(net, jax.random.key(0)), LAST_GRADIENT)
     batch = batch_of_four(np.random.default_rng(0))
@@ -69,15 +69,15 @@ def test_a_step_in_bfloat16_is_near_that_in_float32(fusion):
             train_step, net=net, optimizer=LAST_GRADIENT, config=config, profile="reference"
         )
         results.append(jax.device_get(jax.jit(step)(state, batch, jax.random.key(1))))
-    (wide, exact), (narrow, rounded) = results
-    assert {leaf.dtype for leaf in jax.tree.leaves((narrow.params, narrow.batch_stats))} == {
+    (state32, sums32), (state16, sums16) = results
+    assert {leaf.dtype for leaf in jax.tree.leaves((state16.params, state16.batch_stats))} == {
         np.dtype(np.float32)
     }
-    assert rounded.loss == pytest.approx(exact.loss, rel=0.05)
-    assert rounded.loss != exact.loss
+    assert sums16.loss == pytest.approx(sums32.loss, rel=0.05)
+    assert sums16.loss != sums32.loss
     gradients = [
         np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(state.opt_state)])
-        for state in (wide, narrow)
+        for state in (state32, state16)
     ]
     cosine = gradients[0] @ gradients[1] / np.prod([np.linalg.norm(g) for g in gradients])
     assert cosine > 0.8

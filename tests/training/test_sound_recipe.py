@@ -1,4 +1,4 @@
-"""Training steps of the recipe for sound: its loss, and the same on two devices as on one."""
+"""Training steps of the sound recipe: losses, and equality on one and two devices."""
 
 import functools
 
@@ -17,7 +17,7 @@ from avjax.training.step import StepConfig, create_state, train_step
 NET = MelNet(num_classes=3, num_mels=6, coefficients=(3, 6))
 SGD = optax.sgd(1.0)
 PLAIN = StepConfig("nodropout")
-CHANGED = StepConfig("nodropout", sound_augment=SoundAugmentation(2.0, 0.05))
+AUGMENTED = StepConfig("nodropout", sound_augment=SoundAugmentation(2.0, 0.05))
 
 
 def batch_of_four():
@@ -32,8 +32,8 @@ def batch_of_four():
     }
 
 
-def stepped(config, devices=1):
-    """Variables, and the metric sums of one step from them."""
+def run_step(config, devices=1):
+    """Returns initial variables, and updated variables and metric sums of a step."""
     fresh = init_variables(NET, jax.random.key(0))
     variables = jax.tree.map(lambda x: x.astype(jnp.float64), fresh)
     parallel = Parallel(4, jax.local_devices()[:devices])
@@ -45,18 +45,18 @@ def stepped(config, devices=1):
     return variables, jax.device_get((state.params, state.batch_stats, sums))
 
 
-def test_two_devices_equal_one():
+def test_two_devices_equal_one_device():
     if jax.local_device_count() < 2:
         pytest.skip("needs two devices: XLA_FLAGS=--xla_force_host_platform_device_count=2")
     with jax.enable_x64(True):
-        (_, one), (_, two) = (stepped(CHANGED, devices) for devices in (1, 2))
-    for first, second in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
-        np.testing.assert_allclose(second, first, rtol=1e-7, atol=1e-7)
+        (_, expected), (_, actual) = (run_step(AUGMENTED, devices) for devices in (1, 2))
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-7)
 
 
-def test_every_member_learns_from_its_own_loss():
+def test_every_member_has_its_own_loss():
     with jax.enable_x64(True):
-        variables, (params, _, sums) = stepped(PLAIN)
+        variables, (params, _, sums) = run_step(PLAIN)
         batch = jax.tree.map(jnp.asarray, batch_of_four())
         targets = np.eye(3)[batch["label"][:3]]
 

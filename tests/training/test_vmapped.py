@@ -1,4 +1,4 @@
-"""Runs trained as one program are the runs trained alone."""
+"""Runs trained as one program equal runs trained separately."""
 
 import functools
 
@@ -31,7 +31,7 @@ CONFIGS = {
 
 
 def batch_of(seed, dtype, net, last):
-    """A batch of clips, the last of an epoch with one row of padding."""
+    """Returns a batch of clips; the last of an epoch has one row of padding."""
     rng = np.random.default_rng(seed)
     frames = (2, 64, 64, 3) if "video" in net.inputs.streams else (0, 64, 64, 3)
     return {
@@ -49,9 +49,9 @@ def padding(batch):
 
 
 class Setting:
-    """Models of one network with 2 schedules, their batches, and both ways of training them.
+    """Models of one network with their batches and schedules, trained in both ways.
 
-    The second half of the models stands for another fold: its last step is one of padding.
+    The second half of the models is in another fold: its last step is all padding.
     """
 
     def __init__(self, kind, dtype, models):
@@ -62,7 +62,7 @@ class Setting:
         if kind == "log_mel":
             self.schedules = [cosine_schedule(1e-3, 1, 4, steps) for steps in (1, 2)]
         else:
-            # Each schedule is a program of its own where a model trains alone.
+            # Separate training compiles a program per schedule.
             steps_per_epoch = (1,) if kind == "audio_visual" else (1, 2)
             self.schedules = [step_schedule(0.04, (2, 3), steps) for steps in steps_per_epoch]
         self.kind = kind
@@ -72,7 +72,7 @@ class Setting:
             for i, steps in enumerate(self.steps)
         ]
         self.schedule_of = [i % len(self.schedules) for i in range(models)]
-        self.steps_alone = [
+        self.separate_steps = [
             jax.jit(
                 functools.partial(
                     train_step,
@@ -94,17 +94,17 @@ class Setting:
         variables = jax.tree.map(jnp.copy, self.variables[i])
         return create_state(variables, self.optimizer(self.schedules[self.schedule_of[i]]))
 
-    def alone(self, i):
-        """States and sums after every step."""
-        step = self.steps_alone[self.schedule_of[i]]
+    def train_separately(self, i):
+        """Trains one model; returns state and sums after every step."""
+        step = self.separate_steps[self.schedule_of[i]]
         state, results = self.start(i), []
         for batch in self.batches[i]:
             state, sums = step(state, batch, jax.random.key(i))
             results.append(jax.device_get((state, sums)))
         return results
 
-    def together(self, devices=1):
-        """The same for all models; what is stacked is taken apart."""
+    def train_together(self, devices=1):
+        """Trains all models as one program; returns the same for each model."""
         parallel = Parallel(ROWS, jax.local_devices()[:devices])
         step = parallel.compile_train_step(
             functools.partial(
@@ -124,8 +124,8 @@ class Setting:
             rows = [b[n] if n < len(b) else padding(b[0]) for b in self.batches]
             batch = {name: np.stack([r[name] for r in rows], 1) for name in rows[0]}
             states, sums = step(states, parallel.split(batch), runs)
-            for i, of_run in enumerate(results):
-                of_run.append(jax.device_get(unstack((states, sums), i)))
+            for i, run_results in enumerate(results):
+                run_results.append(jax.device_get(unstack((states, sums), i)))
         return results
 
 
@@ -133,20 +133,20 @@ def mean_loss(sums):
     return float(sums.loss) / float(sums.count)
 
 
-def assert_close(ours, theirs, tolerance):
-    for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+def assert_close(actual, expected, tolerance):
+    for x, y in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
 
 
 def compare(setting, devices, losses, first_step):
-    results = setting.together(devices)
+    results = setting.train_together(devices)
     for i in range(setting.models):
-        alone = setting.alone(i)
-        for (_, ours), (_, theirs) in zip(results[i], alone, strict=False):
-            assert abs(mean_loss(ours) - mean_loss(theirs)) < losses
-            np.testing.assert_array_equal(ours.confusion, theirs.confusion)
-        # The first buffer is the undamped gradient: equal states are equal gradients.
-        assert_close(results[i][0][0], alone[0][0], first_step)
+        separate = setting.train_separately(i)
+        for (_, actual), (_, expected) in zip(results[i], separate, strict=False):
+            assert abs(mean_loss(actual) - mean_loss(expected)) < losses
+            np.testing.assert_array_equal(actual.confusion, expected.confusion)
+        # The first momentum buffer is the gradient: equal states mean equal gradients.
+        assert_close(results[i][0][0], separate[0][0], first_step)
         assert int(results[i][-1][0].step) == setting.steps[i]
 
 
@@ -154,7 +154,7 @@ def compare(setting, devices, losses, first_step):
     ("kind", "devices"),
     [("audio", 2), ("log_mel", 1), pytest.param("audio_visual", 2, marks=pytest.mark.slow)],
 )
-def test_models_together_are_the_models_alone_in_float64(kind, devices):
+def test_training_together_equals_separate_training_in_float64(kind, devices):
     """Losses of 3 steps to 1e-8; after the first step gradients and statistics to 1e-9."""
     if jax.local_device_count() < devices:
         pytest.skip("needs two devices: XLA_FLAGS=--xla_force_host_platform_device_count=2")
@@ -163,19 +163,19 @@ def test_models_together_are_the_models_alone_in_float64(kind, devices):
         compare(Setting(kind, np.float64, models), devices, losses=1e-8, first_step=1e-9)
 
 
-def test_the_first_step_agrees_in_float32():
+def test_first_step_agrees_in_float32():
     setting = Setting("audio", np.float32, 2)
-    results = setting.together()
+    results = setting.train_together()
     for i in range(2):
-        state, sums = setting.alone(i)[0]
+        state, sums = setting.train_separately(i)[0]
         assert abs(mean_loss(results[i][0][1]) - mean_loss(sums)) < 1e-5
         assert_close(results[i][0][0], state, 1e-4)
 
 
-def test_a_model_without_clips_idles():
+def test_model_without_clips_idles():
     setting = Setting("audio", np.float32, 2)
-    _, shorter = setting.together()
-    (before, _), (after, sums) = shorter[-2:]
+    _, results = setting.train_together()
+    (before, _), (after, sums) = results[-2:]
     assert isinstance(after, TrainState)
     jax.tree.map(np.testing.assert_array_equal, after, before)
     assert sums.count == sums.loss == sums.confusion.sum() == 0

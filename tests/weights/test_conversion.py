@@ -1,4 +1,4 @@
-"""Reading the reference's checkpoints: what is recognised, what is listed, what is refused."""
+"""Conversion of the reference's checkpoints, and its command."""
 
 import functools
 
@@ -22,7 +22,7 @@ from tools import convert_efficientface
 
 
 def state_dict(layers, shapes, seed=0):
-    """Seeded float32 tensors under PyTorch's names, counters included."""
+    """Returns seeded float32 tensors with PyTorch's names, including counters."""
     empty = jax.tree.map(lambda x: np.zeros(x.shape), shapes)
     names = {name: x.shape for name, x in to_torch(empty, layers).items()}
     arrays = golden.weights(names, seed)
@@ -40,7 +40,7 @@ def whole_model(fusion="ia", num_classes=8):
 
 
 def efficientface(num_classes=7):
-    """A checkpoint of EfficientFace, as its authors publish it."""
+    """Returns a checkpoint of EfficientFace in its authors' format."""
     shapes = variable_shapes(AudioVisualNet())
     backbone = {name: tree["visual_model"] for name, tree in shapes.items()}
     tensors = state_dict(backbone_layers(STAGE_REPEATS), backbone)
@@ -55,18 +55,18 @@ def efficientface(num_classes=7):
 )
 def test_whole_models_are_recognised(tmp_path, fusion, num_classes, wrapped, legacy):
     tensors = tree = whole_model(fusion, num_classes)
-    if wrapped:  # as the reference's main.py saves it from several GPUs
-        named = {f"module.{name}": x for name, x in tensors.items()}
-        tree = {"epoch": 35, "arch": "multimodalcnn", "state_dict": named, "best_prec1": 77.08}
+    if wrapped:  # as saved by the reference's main.py on several GPUs
+        prefixed = {f"module.{name}": x for name, x in tensors.items()}
+        tree = {"epoch": 35, "arch": "multimodalcnn", "state_dict": prefixed, "best_prec1": 77.08}
         tree["optimizer"] = {"state": {"0": {"momentum_buffer": np.ones(3, np.float32)}}}
     converted = convert(save(tmp_path / "model.pth", tree, legacy))
-    described = {"kind": "audio_visual", "fusion": fusion, "num_classes": num_classes}
-    assert converted.network == described
+    network = {"kind": "audio_visual", "fusion": fusion, "num_classes": num_classes}
+    assert converted.network == network
     assert converted.epoch == (35 if wrapped else 0)
-    back = to_torch(converted.variables, audio_visual_layers(fusion))
-    assert set(back) == set(tensors)
+    restored = to_torch(converted.variables, audio_visual_layers(fusion))
+    assert set(restored) == set(tensors)
     for name, x in tensors.items():
-        np.testing.assert_array_equal(back[name], x, err_msg=name)
+        np.testing.assert_array_equal(restored[name], x, err_msg=name)
     assert [route.name for route in converted.routes] == list(tensors)
     left_out = {route.name for route in converted.routes if route.target.startswith("left out")}
     assert left_out == {name for name in tensors if name.endswith(COUNTER)}
@@ -75,40 +75,40 @@ def test_whole_models_are_recognised(tmp_path, fusion, num_classes, wrapped, leg
 @pytest.mark.parametrize(
     ("kind", "prefix"), [("audio", "audio_model."), ("video", "visual_model.")]
 )
-def test_models_of_one_stream_are_recognised(tmp_path, kind, prefix):
+def test_single_stream_models_are_recognised(tmp_path, kind, prefix):
     tensors = {n.removeprefix(prefix): x for n, x in whole_model().items() if n.startswith(prefix)}
     converted = convert(save(tmp_path / "branch.pth", tensors))
     assert converted.network == {"kind": kind, "num_classes": 8}
-    back = to_torch(converted.variables, network_layers(converted.network))
-    assert set(back) == set(tensors)
+    restored = to_torch(converted.variables, network_layers(converted.network))
+    assert set(restored) == set(tensors)
     for name, x in tensors.items():
-        np.testing.assert_array_equal(back[name], x, err_msg=name)
+        np.testing.assert_array_equal(restored[name], x, err_msg=name)
 
 
-def test_double_and_half_precision_become_single(tmp_path):
-    for kind in (np.float64, np.float16):
-        tree = {n: x if n.endswith(COUNTER) else kind(x) for n, x in whole_model().items()}
+def test_float64_and_float16_become_float32(tmp_path):
+    for dtype in (np.float64, np.float16):
+        tree = {n: x if n.endswith(COUNTER) else dtype(x) for n, x in whole_model().items()}
         variables = convert(save(tmp_path / "model.pth", tree)).variables
         assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(np.float32)}
 
 
-def test_everything_that_does_not_fit_is_listed(tmp_path):
+def test_all_tensors_that_do_not_fit_are_listed(tmp_path):
     tensors = whole_model()
     del tensors["audio_model.conv1d_0.0.bias"]
     del tensors["va1.q.weight"]
     tensors["visual_model.extra.weight"] = np.ones(3, np.float32)
     tensors["visual_model.extra.num_batches_tracked"] = np.zeros((), np.int64)
     tensors["classifier_1.0.bias"] = np.ones(7, np.float32)
-    with pytest.raises(InputError, match=r"odd\.pth does not fit the network") as caught:
+    with pytest.raises(InputError, match=r"odd\.pth does not fit the network") as error:
         convert(save(tmp_path / "odd.pth", tensors))
-    for fault in (
+    for message in (
         "missing audio_model.conv1d_0.0.bias",
         "missing va1.q.weight",
         "unexpected visual_model.extra.weight",
         "unexpected visual_model.extra.num_batches_tracked",
         "classifier_1.0.bias has shape [7] instead of [8]",
     ):
-        assert fault in str(caught.value)
+        assert message in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_other_contents_are_refused(tmp_path, tree, message):
         {"module.fc.weight": None},
     ],
 )
-def test_a_head_of_another_shape_is_refused(tmp_path, head):
+def test_classifier_of_another_shape_is_refused(tmp_path, head):
     tree = efficientface()
     tensors = {**tree["state_dict"], **head}
     tree["state_dict"] = {name: x for name, x in tensors.items() if x is not None}
@@ -154,14 +154,14 @@ def run(*arguments):
     return convert_efficientface.main(["convert", *map(str, arguments)])
 
 
-def test_a_converted_model_predicts(tmp_path, capsys):
+def test_converted_model_predicts(tmp_path, capsys):
     source = save(tmp_path / "model.pth", whole_model("lt"))
     assert run(source, tmp_path / "out", "--num-heads=4") == 0
     lines = capsys.readouterr().out.splitlines()
-    counts = [name for name in whole_model("lt") if name.endswith(COUNTER)]
+    counters = [name for name in whole_model("lt") if name.endswith(COUNTER)]
     assert lines[:2] == [
-        f"{len(whole_model('lt')) - len(counts)} tensors went into {tmp_path / 'out'}",
-        f"{len(counts)} tensors *.{COUNTER} left out: an unused counter",
+        f"{len(whole_model('lt')) - len(counters)} tensors went into {tmp_path / 'out'}",
+        f"{len(counters)} tensors *.{COUNTER} left out: an unused counter",
     ]
     assert lines[2].startswith("fusion lt, 8 classes (neutral")
     assert "the tensors are the same for any number of heads" in lines[3]
@@ -177,7 +177,7 @@ def test_a_converted_model_predicts(tmp_path, capsys):
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_every_tensor_is_listed_when_asked_for(tmp_path, capsys):
+def test_table_lists_every_tensor(tmp_path, capsys):
     source = save(tmp_path / "model.pth", whole_model("lt"))
     assert run(source, tmp_path / "out", "--table") == 0
     summary, table = capsys.readouterr().out.split("\n\n")
@@ -188,7 +188,7 @@ def test_every_tensor_is_listed_when_asked_for(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("num_classes", [7, 8, 3])
-def test_a_converted_backbone_is_where_training_starts(tmp_path, capsys, num_classes):
+def test_converted_backbone_initialises_training(tmp_path, capsys, num_classes):
     tree = efficientface(num_classes)
     out = tmp_path / "out"
     assert run(save(tmp_path / "EfficientFace.pth.tar", tree), out) == 0
@@ -216,12 +216,12 @@ def test_classes_may_be_named(tmp_path, capsys):
     assert not (tmp_path / "wrong").exists()
 
 
-def test_what_the_command_refuses(tmp_path, capsys):
+def test_wrong_arguments_are_refused(tmp_path, capsys):
     source = save(tmp_path / "model.pth", whole_model())
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
-    ran = tmp_path / "ran"
-    evil = {"state_dict": Call(Name("os", "system"), f"touch {ran}")}
+    marker = tmp_path / "ran"
+    evil = {"state_dict": Call(Name("os", "system"), f"touch {marker}")}
     write_zip(tmp_path / "evil.pth", evil, {})
     for arguments, message in (
         ((source,), "give a PyTorch checkpoint and a directory"),
@@ -232,4 +232,4 @@ def test_what_the_command_refuses(tmp_path, capsys):
     ):
         assert run(*arguments) == 1
         assert message in capsys.readouterr().err
-    assert not (tmp_path / "out").exists() and not ran.exists()
+    assert not (tmp_path / "out").exists() and not marker.exists()

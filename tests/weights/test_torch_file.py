@@ -1,4 +1,4 @@
-"""The reader of torch.save files, on files built here by hand and on files torch wrote."""
+"""The reader of torch.save files, on handmade files and on files written by torch."""
 
 import pickle
 import struct
@@ -17,7 +17,7 @@ COUNTER = np.array([7], np.int64)
 
 
 def checkpoint(location="cpu", legacy=False):
-    """A training checkpoint: a matrix, two more views of its storage, a count, settings."""
+    """Returns a checkpoint: a matrix, two more views of its storage, a counter, settings."""
     floats = Storage("FloatStorage", "0", 6, location, legacy)
     longs = Storage("LongStorage", "1", 1, location, legacy)
     parameter = Call(
@@ -35,7 +35,7 @@ def checkpoint(location="cpu", legacy=False):
 
 @pytest.mark.parametrize("location", ["cpu", "cuda:0"])
 @pytest.mark.parametrize("legacy", [False, True])
-def test_reads_both_formats(tmp_path, location, legacy):
+def test_both_formats_are_read(tmp_path, location, legacy):
     write = write_legacy if legacy else write_zip
     loaded = load_torch_file(write(tmp_path / "a.pth", *checkpoint(location, legacy)))
     assert {k: v for k, v in loaded.items() if k != "state_dict"} == {
@@ -55,7 +55,7 @@ def test_reads_both_formats(tmp_path, location, legacy):
     assert not state_dict["weight"].flags.writeable
 
 
-def test_element_types(tmp_path):
+def test_all_dtypes_are_read(tmp_path):
     stored = {
         "HalfStorage": np.array([1.5, -2], np.float16),
         "DoubleStorage": np.array([1e300, -1], np.float64),
@@ -76,8 +76,8 @@ def test_element_types(tmp_path):
 
 
 @pytest.mark.parametrize("package", ["numpy.core", "numpy._core"])
-def test_numpy_numbers_become_plain(tmp_path, package):
-    """A schedule computed with NumPy leaves such a learning rate in the optimizer's state."""
+def test_numpy_scalars_become_python_numbers(tmp_path, package):
+    """Schedules computed with NumPy leave such learning rates in the optimizer's state."""
     dtype = Call(Name("numpy", "dtype"), "f8", False, True)
     data = Call(Name("_codecs", "encode"), np.float64(0.04).tobytes().decode("latin1"), "latin1")
     tree = {"lr": Call(Name(f"{package}.multiarray", "scalar"), dtype, data)}
@@ -90,7 +90,7 @@ def test_numpy_numbers_become_plain(tmp_path, package):
     ("module", "name"),
     [("os", "system"), ("builtins", "eval"), ("__main__", "Recorder"), ("torch", "load")],
 )
-def test_foreign_names_are_refused_by_name(tmp_path, legacy, module, name):
+def test_unknown_globals_are_refused_by_name(tmp_path, legacy, module, name):
     marker = tmp_path / "ran"
     tree = {"state_dict": Call(Name(module, name), f"touch {marker}")}
     write = write_legacy if legacy else write_zip
@@ -100,29 +100,29 @@ def test_foreign_names_are_refused_by_name(tmp_path, legacy, module, name):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_every_truncation_is_refused(tmp_path, legacy):
+def test_truncated_files_are_refused(tmp_path, legacy):
     write = write_legacy if legacy else write_zip
-    whole = write(tmp_path / "whole.pth", *checkpoint(legacy=legacy)).read_bytes()
+    content = write(tmp_path / "whole.pth", *checkpoint(legacy=legacy)).read_bytes()
     cut = tmp_path / "cut.pth"
-    for length in range(0, len(whole), 7):
-        cut.write_bytes(whole[:length])
+    for length in range(0, len(content), 7):
+        cut.write_bytes(content[:length])
         with pytest.raises(InputError, match=r"cut\.pth"):
             load_torch_file(cut)
 
 
 @pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")  # in pickletools
-def test_damage_is_an_input_error_or_harmless(tmp_path):
-    """One byte changed anywhere: InputError, or a result; never another exception."""
-    whole = write_legacy(tmp_path / "whole.pth", *checkpoint(legacy=True)).read_bytes()
+def test_damaged_files_raise_no_other_error(tmp_path):
+    """Any changed byte gives an InputError or a result, never another exception."""
+    content = write_legacy(tmp_path / "whole.pth", *checkpoint(legacy=True)).read_bytes()
     rng = np.random.default_rng(0)
     bad, refused = tmp_path / "bad.pth", 0
-    for position in range(len(whole)):
-        bad.write_bytes(whole[:position] + rng.bytes(1) + whole[position + 1 :])
+    for position in range(len(content)):
+        bad.write_bytes(content[:position] + rng.bytes(1) + content[position + 1 :])
         try:
             load_torch_file(bad)
         except InputError:
             refused += 1
-    assert refused > len(whole) // 4
+    assert refused > len(content) // 4
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_other_files_are_refused(tmp_path, content):
         load_torch_file(tmp_path / "other.pth")
 
 
-def test_absent_file_and_folder(tmp_path):
+def test_missing_file_and_folder_are_refused(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         load_torch_file(tmp_path / "absent.pth")
     with pytest.raises(InputError, match="directory"):
@@ -164,13 +164,13 @@ def test_absent_file_and_folder(tmp_path):
         ({(1, 2): 3}, "key is neither name nor number"),
     ],
 )
-def test_impossible_contents_are_refused(tmp_path, tree, message):
+def test_inconsistent_contents_are_refused(tmp_path, tree, message):
     with pytest.raises(InputError, match=message):
         load_torch_file(write_zip(tmp_path / "odd.pth", tree, {"0": WEIGHTS}))
 
 
 def test_compressed_archives_are_refused(tmp_path):
-    """torch.save stores; a compressed record could be a bomb."""
+    """torch.save does not compress; a compressed record could be a bomb."""
     tree, storages = checkpoint()
     path = write_zip(tmp_path / "bomb.pth", tree, storages, compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(InputError, match="compressed"):
@@ -179,7 +179,7 @@ def test_compressed_archives_are_refused(tmp_path):
 
 @pytest.mark.torch
 @pytest.mark.parametrize("new_format", [True, False])
-def test_equals_torch(tmp_path, new_format, torch):
+def test_result_equals_torch_load(tmp_path, new_format, torch):
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
     module(torch.randn(2, 3, 8, 8)).sum().backward()
@@ -200,35 +200,35 @@ def test_equals_torch(tmp_path, new_format, torch):
     torch.save(tree, tmp_path / "t.pth", _use_new_zipfile_serialization=new_format)
     loaded = load_torch_file(tmp_path / "t.pth")
 
-    def compare(ours, theirs):
-        if isinstance(theirs, torch.Tensor):
-            theirs = theirs.detach()
-            theirs = theirs.float() if theirs.dtype == torch.bfloat16 else theirs
-            np.testing.assert_array_equal(ours, theirs.numpy(), strict=True)
-        elif isinstance(theirs, dict):
-            assert list(ours) == list(theirs)
-            for key in theirs:
-                compare(ours[key], theirs[key])
-        elif isinstance(theirs, list | tuple):
-            assert len(ours) == len(theirs)
-            for one, other in zip(ours, theirs, strict=True):
-                compare(one, other)
-        elif isinstance(theirs, torch.dtype):
-            assert ours == np.float32
+    def compare(actual, expected):
+        if isinstance(expected, torch.Tensor):
+            expected = expected.detach()
+            expected = expected.float() if expected.dtype == torch.bfloat16 else expected
+            np.testing.assert_array_equal(actual, expected.numpy(), strict=True)
+        elif isinstance(expected, dict):
+            assert list(actual) == list(expected)
+            for key in expected:
+                compare(actual[key], expected[key])
+        elif isinstance(expected, list | tuple):
+            assert len(actual) == len(expected)
+            for a, b in zip(actual, expected, strict=True):
+                compare(a, b)
+        elif isinstance(expected, torch.dtype):
+            assert actual == np.float32
         else:
-            assert ours == theirs
+            assert actual == expected
 
     compare(loaded, tree)
 
 
 @pytest.mark.torch
 @pytest.mark.golden
-def test_equals_torch_on_every_golden_file(shared_dir, torch):
+def test_result_equals_torch_load_on_golden_files(shared_dir, torch):
     paths = sorted((shared_dir / "golden").glob("*.pth"))
     assert len(paths) >= 5
     for path in paths:
         expected = torch.load(path, weights_only=True)
-        ours = load_torch_file(path)
-        assert list(ours) == list(expected)
+        actual = load_torch_file(path)
+        assert list(actual) == list(expected)
         for name, x in expected.items():
-            np.testing.assert_array_equal(ours[name], x.numpy(), err_msg=name, strict=True)
+            np.testing.assert_array_equal(actual[name], x.numpy(), err_msg=name, strict=True)

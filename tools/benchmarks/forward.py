@@ -1,4 +1,4 @@
-"""Seconds of an evaluation forward pass; flags and method are those of the subject `step`.
+"""Times an evaluation forward pass; flags and method are those of the subject `step`.
 
 python tools/benchmark.py forward --reference CLONE --reference_python PYTHON --batches 8,4,2
 python tools/benchmark.py forward --against CHECKOUT
@@ -11,5 +11,5 @@ define_flags = step.define_flags
 
 
 def job(values: flags.FlagValues, positional: list[str]) -> None:
-    """Measures and prints."""
+    """Measures and prints a table."""
     step.job(values, positional, "forward")

@@ -1,10 +1,10 @@
-"""The share of an epoch in which training waits for its input, and what each cache costs.
+"""Measures the share of an epoch spent waiting for input, for each cache.
 
 python tools/benchmark.py input --data DATA [--config configs/ia_softhard.py] [--caches none,host]
 
-DATA is a prepared dataset. Each cache trains the same epochs in a process of its own, in turn; the
-share is `input_share` of metrics.jsonl, counted by the training loop itself. First epochs, which
-read clips and compile, stand apart.
+DATA is a prepared dataset. Every cache trains the same epochs in a separate process, in turn. The
+share is `input_share` in metrics.jsonl. First epochs, which read clips and compile, are shown
+separately.
 """
 
 import json
@@ -22,15 +22,15 @@ from avjax.errors import InputError
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """The subject's flags."""
+    """Defines the flags."""
     sides.define_run_flags(values)
-    flags.DEFINE_list("caches", ["none", "host"], "config.data.cache.", flag_values=values)
-    flags.DEFINE_integer("rounds", 3, "Repetitions; medians are told.", 1, flag_values=values)
-    flags.DEFINE_integer("epochs", 3, "At least 2.", 2, flag_values=values)
+    flags.DEFINE_list("caches", ["none", "host"], "Caches to compare.", flag_values=values)
+    flags.DEFINE_integer("rounds", 3, "Repetitions; medians are shown.", 1, flag_values=values)
+    flags.DEFINE_integer("epochs", 3, "Epochs, at least 2.", 2, flag_values=values)
 
 
 def job(values: flags.FlagValues, positional: list[str]) -> None:
-    """Measures and prints."""
+    """Measures and prints a table."""
     sides.begin_run(values, positional)
     lines: dict[str, list[list[dict[str, float]]]] = {cache: [] for cache in values.caches}
     for number in range(values.rounds):
@@ -48,15 +48,15 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
 
 
 def _epochs(values: flags.FlagValues, cache: str) -> list[dict[str, float]]:
-    """The training lines of a run's metrics."""
+    """Trains once and returns the training lines of its metrics."""
     with tempfile.TemporaryDirectory() as scratch:
         command = [sys.executable, "-m", "avjax.train", *sides.run_flags(values, Path(scratch))]
         command += [f"--config.num_epochs={values.epochs}", f"--config.data.cache={cache}"]
-        done = subprocess.run(
+        result = subprocess.run(
             command, capture_output=True, text=True, env=sides.environment(), cwd=sides.ROOT
         )
-        if done.returncode:
-            raise InputError(f"{' '.join(command[3:])} failed: {done.stderr.strip()[-300:]}")
+        if result.returncode:
+            raise InputError(f"{' '.join(command[3:])} failed: {result.stderr.strip()[-300:]}")
         text = Path(scratch, "metrics.jsonl").read_text()
-    told = [json.loads(line) for line in text.splitlines()]
-    return [line for line in told if line["split"] == "train"]
+    lines = [json.loads(line) for line in text.splitlines()]
+    return [line for line in lines if line["split"] == "train"]

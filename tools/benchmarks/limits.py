@@ -1,10 +1,10 @@
-"""What a device allows this network: its arithmetic's limit, and its traffic as a yardstick.
+"""A device's arithmetic limit for the network, and memory traffic as a yardstick.
 
-The limit is operations / peak: no program that does these operations takes less. Traffic is bytes /
-bandwidth: the time if every layer's operands and results went through memory once, at the computing
-type. It is no limit, for maps that stay in caches never do. Both are counted from the deduplicated
-network alone, and a backward pass costs twice its forward pass. Peak and bandwidth are measured on
-the device: a large matrix product, and a triad over arrays beyond its caches.
+The limit is operations / peak: no program with these operations is faster. Traffic is bytes /
+bandwidth: the time to move every layer's operands and results through memory once, in the compute
+dtype. It is no limit, since maps may stay in caches. Both count the deduplicated network only, and
+a backward pass as two forward passes. Peak and bandwidth are measured on the device, by a large
+matrix product and a triad over arrays larger than its caches.
 """
 
 import time
@@ -19,12 +19,12 @@ from avjax.models import efficientface as face
 
 AUDIO_WIDTHS = (10, 64, 128, 256, 128)
 TEMPORAL_WIDTHS = (face.FRAME_FEATURES, 64, 64, 128, 128)
-# Distinct audio rows, videos and black images of an enlarged batch of b clips, and its pairs.
+# Distinct audio rows and videos per clip, black images per batch, and pairs per clip.
 DISTINCT = {"softhard": (2, 2, 1, 4), "noise": (2, 2, 0, 3), "nodropout": (1, 1, 0, 1)}
 
 
 class Cost(NamedTuple):
-    """Of one layer on one input: floating-point operations, and numbers moved but for weights."""
+    """One layer on one input: floating-point operations, values moved except weights, weights."""
 
     operations: float
     moved: float
@@ -32,30 +32,30 @@ class Cost(NamedTuple):
 
 
 class Ceilings(NamedTuple):
-    """What a device reaches: operations and bytes a second."""
+    """A device's measured peak in operations and in bytes per second."""
 
     operations: float
     bandwidth: float
 
 
 def dense(positions: float, inputs: int, outputs: int, taps: int = 1) -> Cost:
-    """A convolution of ``taps`` values of each input channel; read and written once."""
+    """A convolution with ``taps`` taps per input channel; reads and writes once."""
     weights = taps * inputs * outputs
     return Cost(2 * positions * weights, positions * (inputs + outputs), weights)
 
 
 def depthwise(positions: float, channels: int, read: float) -> Cost:
-    """A depthwise 3x3 window; ``read`` numbers go in."""
+    """A depthwise 3x3 convolution that reads ``read`` values."""
     return Cost(2 * 9 * positions * channels, read + positions * channels, 9 * channels)
 
 
 def norm(positions: float, channels: int) -> Cost:
-    """Batch normalisation with what follows elementwise."""
+    """Batch normalisation and the elementwise operations that follow it."""
     return Cost(4 * positions * channels, 2 * positions * channels, 2 * channels)
 
 
 def _unit(side: int, inputs: int, outputs: int) -> Iterator[Cost]:
-    """An inverted residual; ``side`` is that of its output."""
+    """An inverted residual unit; ``side`` is its output's."""
     half, small, large = outputs // 2, side**2, 4 * side**2
     if inputs != outputs:
         yield from (depthwise(small, inputs, large * inputs), norm(small, inputs))
@@ -76,7 +76,7 @@ def image_layers(size: int) -> Iterator[Cost]:
     yield Cost(2 * 27 * half**2 * stem, 3 * size**2 + half**2 * stem, 27 * stem)
     yield norm(half**2, stem)
     yield Cost(9 * quarter**2 * stem, (half**2 + quarter**2) * stem)  # max-pooling
-    for _ in range(4):  # local: quarters of the map, each with weights of its own
+    for _ in range(4):  # local features: each quarter of the map has its own weights
         positions = (eighth // 2) ** 2
         yield depthwise(positions, first, (quarter // 2) ** 2 * stem)
         yield from (norm(positions, first), depthwise(positions, first, positions * first))
@@ -101,11 +101,11 @@ def _modulator(side: int, channels: int) -> Iterator[Cost]:
     for _ in range(2):
         yield from (dense(positions, gate, gate, 9), norm(positions, gate))
     yield dense(positions, gate, 1)
-    yield Cost(6 * positions * channels, 3 * positions * channels)  # gates, and the sum with local
+    yield Cost(6 * positions * channels, 3 * positions * channels)  # gates and sum
 
 
 def sequence_layers(steps: int, widths: tuple[int, ...], lost: int, start: int) -> Iterator[Cost]:
-    """Two convolution blocks of a stream, from the ``start``-th width on."""
+    """Two convolution blocks of a stream, starting at the ``start``-th width."""
     for inputs, outputs in zip(
         widths[start : start + 2], widths[start + 1 : start + 3], strict=True
     ):
@@ -116,7 +116,7 @@ def sequence_layers(steps: int, widths: tuple[int, ...], lost: int, start: int) 
 def step_cost(
     mask: str, batch: int, frames: int, size: int, audio_steps: int, train: bool
 ) -> tuple[float, float]:
-    """Operations and numbers moved by a training step, or an evaluation forward pass (`ia`)."""
+    """Returns operations and values moved of a training step or a forward pass (fusion `ia`)."""
     audio, videos, black, pairs = DISTINCT[mask if train else "nodropout"]
     video_frames = TEMPORAL_WIDTHS
     parts = (
@@ -136,19 +136,19 @@ def step_cost(
 
 
 def limit_seconds(operations: float, ceilings: Ceilings) -> float:
-    """The least time that a device needs for so many operations."""
+    """Returns the minimum time of the operations."""
     return operations / ceilings.operations
 
 
 def traffic_seconds(moved: float, dtype: str, ceilings: Ceilings) -> float:
-    """The time of so many numbers through a device's memory; caches can spare it."""
+    """Returns the time to move the values through memory once; caches may save it."""
     return moved * jnp.dtype(dtype).itemsize / ceilings.bandwidth
 
 
 def measure_ceilings(dtype: str) -> Ceilings:
-    """Measures the default device: medians of several runs."""
-    small = jax.default_backend() == "cpu"
-    side, length = (2048, 1 << 25) if small else (8192, 1 << 28)
+    """Measures the default device; medians of nine runs."""
+    cpu = jax.default_backend() == "cpu"
+    side, length = (2048, 1 << 25) if cpu else (8192, 1 << 28)
     a = jnp.ones((side, side), dtype)
     product = _median_seconds(jax.jit(lambda a: a @ a), a)
     x, y = jnp.ones(length, dtype), jnp.full(length, 2, dtype)
@@ -160,7 +160,7 @@ def _median_seconds(function, *arguments) -> float:
     jax.block_until_ready(function(*arguments))
     times = []
     for _ in range(9):
-        began = time.perf_counter()
+        start = time.perf_counter()
         jax.block_until_ready(function(*arguments))
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start)
     return median(times)

@@ -1,4 +1,4 @@
-"""avjax's side of the subjects `step` and `forward`: one setting, measured in this process."""
+"""avjax's side of the subjects `step` and `forward`: measures one setting in this process."""
 
 import functools
 import json
@@ -21,24 +21,24 @@ from avjax.training.conditions import eval_step
 from avjax.training.optimizer import sgd
 from avjax.training.step import StepConfig, create_state, train_step
 
-PRECISIONS = {"highest": "highest", "tf32": "tensorfloat32"}  # as JAX names them
+PRECISIONS = {"highest": "highest", "tf32": "tensorfloat32"}  # JAX's names
 
 
 class Setting(NamedTuple):
-    """What is measured.
+    """A setting to measure.
 
     Attributes:
       what: `step` or `forward`.
-      fusion: as ``config.model.fusion``.
-      mask: as ``config.mask``.
-      batch: clips.
-      frames: of each clip.
-      size: of a frame, pixels.
-      dtype: as ``config.dtype``.
-      precision: of float32 products on a GPU, `highest` or `tf32`.
-      threads: cores.
-      steps: timed ones, at least; two calls come before them.
-      devices: parts of a CPU, or GPUs, over which the batch is spread.
+      fusion: see ``config.model.fusion``.
+      mask: see ``config.mask``.
+      batch: clips in a batch.
+      frames: frames in a clip.
+      size: height and width of a frame in pixels.
+      dtype: see ``config.dtype``.
+      precision: precision of float32 products on a GPU, `highest` or `tf32`.
+      threads: number of cores.
+      steps: minimum number of timed steps, after two warm-up calls.
+      devices: number of GPUs, or of virtual CPU devices, that share the batch.
     """
 
     what: str = "step"
@@ -58,10 +58,10 @@ AUDIO_STEPS = 156
 
 
 def check(setting: Setting) -> Setting:
-    """The setting itself.
+    """Returns the setting.
 
     Raises:
-      InputError: its mask, type or precision is unknown.
+      InputError: its mask, dtype or precision is unknown.
     """
     StepConfig(setting.mask, dtype=setting.dtype)
     if setting.precision not in PRECISIONS:
@@ -72,7 +72,7 @@ def check(setting: Setting) -> Setting:
 
 
 def random_batch(setting: Setting) -> dict[str, np.ndarray]:
-    """Clips of noise, both streams present."""
+    """Returns a batch of noise with both streams present."""
     rng, rows = np.random.default_rng(0), setting.batch
     shape = (rows, setting.frames, setting.size, setting.size, 3)
     return {
@@ -86,27 +86,27 @@ def random_batch(setting: Setting) -> dict[str, np.ndarray]:
 
 
 def measure(setting: Setting) -> None:
-    """Prints one line of JSON: seconds of each step, peak memory, time of the first call."""
+    """Prints one line of JSON: seconds per step, peak memory, time of the first call."""
     check(setting)
-    compilation.keep_compiled_programs()  # as commands do, and torch.compile
+    compilation.keep_compiled_programs()  # like the commands and torch.compile
     _set_precision(setting.precision)
-    began = time.perf_counter()
-    run, together = _train(setting) if setting.what == "step" else (_forward(setting), 1)
+    start = time.perf_counter()
+    run, steps = _train(setting) if setting.what == "step" else (_forward(setting), 1)
     run()
-    first = time.perf_counter() - began
+    first = time.perf_counter() - start
     run()
     peak_memory.start()
     times = []
-    for _ in range(-(-setting.steps // together)):
-        began = time.perf_counter()
+    for _ in range(-(-setting.steps // steps)):
+        start = time.perf_counter()
         run()
-        times.append((time.perf_counter() - began) / together)
-    told = {"seconds": times, "memory": _peak(), "first": first, "jax": jax.__version__}
-    print(json.dumps(told), flush=True)
+        times.append((time.perf_counter() - start) / steps)
+    result = {"seconds": times, "memory": _peak(), "first": first, "jax": jax.__version__}
+    print(json.dumps(result), flush=True)
 
 
 def _set_precision(precision: str) -> None:
-    """Of float32 products, where the device has a choice."""
+    """Sets the precision of float32 products where the device has a choice."""
     if jax.default_backend() != "cpu":
         jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
 
@@ -118,7 +118,7 @@ def _fresh_network(setting: Setting) -> tuple[Network, Any]:
 
 
 def _train(setting: Setting) -> tuple[Callable[[], None], int]:
-    """A call as training makes it, and how many steps it takes."""
+    """Returns a training call and its number of steps."""
     net, variables = _fresh_network(setting)
     trained = net.trained(variables["params"])
     optimizer = sgd(1e-3, momentum=0.9, dampening=0.9, weight_decay=1e-3, trained=trained)
@@ -129,20 +129,20 @@ def _train(setting: Setting) -> tuple[Callable[[], None], int]:
     )
     state = parallel.replicate(create_state(variables, optimizer))
     batch, key = random_batch(setting), parallel.replicate(jax.random.key(1))
-    together = parallel.steps_per_call
-    if together == 1:
+    steps = parallel.steps_per_call
+    if steps == 1:
         batch, step = parallel.split(batch), parallel.compile_train_step(single)
     else:
-        batch = parallel.split_steps(jax.tree.map(lambda x: np.stack([x] * together), batch))
+        batch = parallel.split_steps(jax.tree.map(lambda x: np.stack([x] * steps), batch))
         several = parallel.compile_train_steps(single, lambda resident, part: part)
-        step = functools.partial(several, resident=None, count=np.int32(together))
+        step = functools.partial(several, resident=None, count=np.int32(steps))
 
     def run() -> None:
         nonlocal state
         state, sums = step(state, batch, key)
         jax.block_until_ready((state, sums))
 
-    return run, together
+    return run, steps
 
 
 def _forward(setting: Setting) -> Callable[[], None]:
@@ -158,12 +158,12 @@ def _forward(setting: Setting) -> Callable[[], None]:
 
 def _parallel(setting: Setting) -> Parallel:
     if setting.devices > jax.device_count():
-        raise InputError(f"{setting.devices} devices are wanted, {jax.device_count()} are there")
+        raise InputError(f"--devices={setting.devices}: only {jax.device_count()} exist; give less")
     return spread("jit", setting.batch, jax.devices()[: setting.devices])
 
 
 def _peak() -> int:
-    """Bytes: of the device where it tells, else of the process since its first steps."""
+    """Returns the device's peak bytes if known, else the process's since warm-up."""
     stats = jax.local_devices()[0].memory_stats()
     if stats and "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"]
@@ -171,9 +171,9 @@ def _peak() -> int:
 
 
 def ceilings(dtype: str, precision: str) -> None:
-    """Prints what the device reaches, as one line of JSON."""
+    """Prints the device's measured peaks as one line of JSON."""
     from benchmarks import limits
 
     _set_precision(precision)
-    reached = limits.measure_ceilings(jnp.dtype(dtype).name)
-    print(json.dumps(reached._asdict()), flush=True)
+    measured = limits.measure_ceilings(jnp.dtype(dtype).name)
+    print(json.dumps(measured._asdict()), flush=True)

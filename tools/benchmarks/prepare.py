@@ -1,11 +1,11 @@
-"""Clips per second of face extraction: decoding, search, crops, files; no sound.
+"""Measures face extraction in clips per second: decoding, detection, crops, files; no sound.
 
 python tools/benchmark.py prepare --source FOLDER [--reference CLONE [--reference_python PYTHON]]
 
-FOLDER is what avjax.prepare takes. With a clone of the reference's repository its own script runs
-on the same clips, in turn with avjax, each time in a process of its own (PYTHON needs torch,
-facenet-pytorch 2.5.3, OpenCV and tqdm). Both sides first warm up; the figure from a cold start
-(imports, compilation) stands beside. Decoding alone is what the same frames take to read.
+FOLDER holds raw clips as for avjax.prepare. With a clone of the reference's repository, its script
+runs on the same clips in turn with avjax, in separate processes (PYTHON needs torch,
+facenet-pytorch 2.5.3, OpenCV and tqdm). Both sides warm up first. A second figure includes avjax's
+cold start (imports, compilation), a third is for decoding the same frames only.
 """
 
 import json
@@ -35,16 +35,16 @@ SETTINGS = PreparationSettings("fixed", 15, 224, pair_video_only=False)
 
 
 def videos(source: Path) -> list[raw.RawClip]:
-    """The folder's videos, without sound."""
-    found, _ = raw.find_raw(source, pair_video_only=False)
-    silent = [clip._replace(audio=None) for clip in found if clip.video is not None]
+    """Returns the folder's videos, without sound."""
+    clips, _ = raw.find_raw(source, pair_video_only=False)
+    silent = [clip._replace(audio=None) for clip in clips if clip.video is not None]
     if not silent:
         raise InputError(f"{source} holds no videos; name another folder")
     return silent
 
 
 def measure(clips: Sequence[raw.RawClip], threads: int) -> None:
-    """Prepares the clips cold, then warm, then only decodes; prints a line of JSON after each."""
+    """Prepares the clips cold, then warm, then only decodes; prints a line of JSON for each."""
     detector = None
     for temperature in ("cold", "warm"):
         with (
@@ -52,7 +52,7 @@ def measure(clips: Sequence[raw.RawClip], threads: int) -> None:
             open_clip_store(Path(scratch), SETTINGS) as store,
         ):
             detector = detector or face_detector.default_detector()
-            began = time.perf_counter(), time.process_time()
+            start = time.perf_counter(), time.process_time()
             summary = prepare_clips(
                 store,
                 clips,
@@ -61,15 +61,15 @@ def measure(clips: Sequence[raw.RawClip], threads: int) -> None:
                 make_detector=lambda: detector,  # noqa: B023 (called at once)
                 workers=threads,
             )
-            _tell(temperature, began, phases=summary.phases)
+            _report(temperature, start, phases=summary.phases)
         if summary.skipped:
             raise InputError(f"clips cannot be prepared: {summary.skipped}; remove them")
-    chosen = [even_indices(media.frame_times(clip.video), SETTINGS.num_frames) for clip in clips]
-    began = time.perf_counter(), time.process_time()
+    indices = [even_indices(media.frame_times(clip.video), SETTINGS.num_frames) for clip in clips]
+    start = time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(_decode, clips, chosen):
+        for _ in pool.map(_decode, clips, indices):
             pass
-    _tell("decoding", began)
+    _report("decoding", start)
 
 
 def _decode(clip: raw.RawClip, indices: Sequence[int]) -> None:
@@ -77,32 +77,32 @@ def _decode(clip: raw.RawClip, indices: Sequence[int]) -> None:
     media.read_frames(clip.video, indices, threads=1)
 
 
-def _tell(what: str, began: tuple[float, float], **more: object) -> None:
-    seconds, cpu = time.perf_counter() - began[0], time.process_time() - began[1]
-    print(json.dumps({"what": what, "seconds": seconds, "cpu": cpu, **more}), flush=True)
+def _report(what: str, start: tuple[float, float], **extra: object) -> None:
+    seconds, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
+    print(json.dumps({"what": what, "seconds": seconds, "cpu": cpu, **extra}), flush=True)
 
 
 def measure_apart(source: Path, threads: int) -> dict[str, dict[str, Any]]:
-    """Runs `measure` in a process of its own; adds the time from its start to the cold pass."""
+    """Runs `measure` in a separate process; adds the time since its start to each result."""
     command = sides.command("prepare", "--once", f"--source={source}", f"--threads={threads}")
-    began = time.perf_counter()
-    found: dict[str, dict[str, Any]] = {}
+    start = time.perf_counter()
+    results: dict[str, dict[str, Any]] = {}
     pipe, environment = subprocess.PIPE, sides.environment()
     with subprocess.Popen(command, stdout=pipe, text=True, env=environment) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            told = json.loads(line)
-            told["since_start"] = time.perf_counter() - began
-            found[told.pop("what")] = told
+            result = json.loads(line)
+            result["since_start"] = time.perf_counter() - start
+            results[result.pop("what")] = result
     if process.returncode:
         raise InputError(f"{' '.join(command)} failed; its message is above")
-    return found
+    return results
 
 
 def measure_reference(
     python: str, clone: Path, clips: Sequence[raw.RawClip], threads: int
 ) -> dict[str, float]:
-    """Wall and processor seconds of the reference's script on the same clips."""
+    """Returns wall and CPU seconds of the reference's script on the same clips."""
     with tempfile.TemporaryDirectory() as scratch:
         for clip in clips:
             assert clip.video is not None
@@ -117,71 +117,71 @@ def measure_reference(
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """The subject's flags."""
+    """Defines the flags."""
 
     def text(name: str, default: str | None, help_: str) -> None:
         flags.DEFINE_string(name, default, help_, flag_values=values)
 
     text("source", None, "Folder of raw clips.")
-    text("reference", None, "A clone of the reference's repository, to run its script in turn.")
-    text("reference_python", sys.executable, "The Python that runs it.")
-    flags.DEFINE_integer("threads", 2, "Cores each side may use.", 1, flag_values=values)
-    flags.DEFINE_integer("rounds", 3, "Repetitions; medians are told.", 1, flag_values=values)
-    flags.DEFINE_bool("once", False, "Measure avjax once, in this process.", flag_values=values)
+    text("reference", None, "Clone of the reference's repository, to compare with.")
+    text("reference_python", sys.executable, "Python that runs the reference.")
+    flags.DEFINE_integer("threads", 2, "Cores.", 1, flag_values=values)
+    flags.DEFINE_integer("rounds", 3, "Repetitions; medians are shown.", 1, flag_values=values)
+    flags.DEFINE_bool("once", False, "Measure avjax once in this process.", flag_values=values)
 
 
 def job(values: flags.FlagValues, positional: list[str]) -> None:
-    """Measures and prints."""
+    """Measures and prints the figures."""
     if positional or not values.source:
         raise InputError("give --source, a folder of raw clips, and no argument without a flag")
     source, threads = Path(values.source), values.threads
     clips = videos(source)
     if values.once:
         return measure(clips, threads)
-    sides.bind(threads)  # inherited by both sides
-    ours, theirs = [], []
+    sides.bind(threads)  # both sides inherit it
+    results, reference_results = [], []
     for number in range(values.rounds):
-        ours.append(measure_apart(source, threads))
+        results.append(measure_apart(source, threads))
         if values.reference:
             clone, python = Path(values.reference), values.reference_python
-            theirs.append(measure_reference(python, clone, clips, threads))
+            reference_results.append(measure_reference(python, clone, clips, threads))
         print(f"round {number + 1} of {values.rounds} done, load {os.getloadavg()[0]:.1f}")
-    print_figures(len(clips), threads, ours, theirs)
+    print_figures(len(clips), threads, results, reference_results)
 
 
 def print_figures(
     count: int,
     threads: int,
-    ours: Sequence[dict[str, dict[str, Any]]],
-    theirs: Sequence[dict[str, float]],
+    results: Sequence[dict[str, dict[str, Any]]],
+    reference_results: Sequence[dict[str, float]],
 ) -> None:
-    """Prints the medians of all rounds: speed, processor time, time by phase."""
+    """Prints the medians of all rounds: speed, CPU time, time by phase."""
 
     def middle(what: str, key: str = "seconds") -> float:
-        return median(found[what][key] for found in ours)
+        return median(result[what][key] for result in results)
 
-    def line(name: str, seconds: Sequence[float], cpu: float, more: str = "") -> None:
+    def line(name: str, seconds: Sequence[float], cpu: float, comparison: str = "") -> None:
         low, high = count / max(seconds), count / min(seconds)
         print(
             f"{name:10} {count / median(seconds):6.3f} clips/s ({low:.3f} to {high:.3f}), "
-            f"{cpu / count:.2f} processor seconds a clip{more}"
+            f"{cpu / count:.2f} CPU seconds per clip{comparison}"
         )
 
-    print(f"{count} clips on {threads} cores, medians of {len(ours)} rounds")
-    line("avjax", [found["warm"]["seconds"] for found in ours], middle("warm", "cpu"))
+    print(f"{count} clips on {threads} cores, medians of {len(results)} rounds")
+    line("avjax", [result["warm"]["seconds"] for result in results], middle("warm", "cpu"))
     print(f"           {count / middle('cold', 'since_start'):6.3f} clips/s from a cold start")
     ratio = middle("warm") / middle("decoding")
-    more = f"; avjax takes {ratio:.2f} times as long"
-    decoding = [found["decoding"]["seconds"] for found in ours]
-    line("decoding", decoding, middle("decoding", "cpu"), more)
+    comparison = f"; avjax takes {ratio:.2f} times as long"
+    decoding = [result["decoding"]["seconds"] for result in results]
+    line("decoding", decoding, middle("decoding", "cpu"), comparison)
     phases = {
-        name: median(found["warm"]["phases"][name] for found in ours) / count
-        for name in ours[0]["warm"]["phases"]
+        name: median(result["warm"]["phases"][name] for result in results) / count
+        for name in results[0]["warm"]["phases"]
     }
-    shown = ", ".join(f"{name} {seconds:.3f}" for name, seconds in phases.items())
-    print(f"seconds of a thread for a clip, by store: {shown}")
-    if theirs:
-        seconds = [found["seconds"] for found in theirs]
+    text = ", ".join(f"{name} {seconds:.3f}" for name, seconds in phases.items())
+    print(f"thread seconds per clip, by phase: {text}")
+    if reference_results:
+        seconds = [result["seconds"] for result in reference_results]
         ratio = median(seconds) / middle("warm")
-        cpu = median(found["cpu"] for found in theirs)
+        cpu = median(result["cpu"] for result in reference_results)
         line("reference", seconds, cpu, f"; avjax is {ratio:.1f} times as fast")

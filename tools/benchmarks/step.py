@@ -1,19 +1,20 @@
-"""Seconds of a training step or an evaluation forward pass, beside the reference's in PyTorch.
+"""Times a training step or an evaluation forward pass, of avjax and of the reference in PyTorch.
 
 python tools/benchmark.py step --reference CLONE --reference_python PYTHON --batches 8,4,2
 python tools/benchmark.py forward --reference CLONE --reference_python PYTHON
 python tools/benchmark.py step --against CHECKOUT
 
-Random clips lie in memory on both sides: no loading, no augmentation. Without --reference avjax is
-measured alone. The reference runs as it is, and at its best: channels_last, torch.compile where it
-works, autocast where --dtypes asks for bfloat16, and huge pages, which avjax has too. On a GPU both
-sides' float32 products are those of --precision. Each side runs in a process of its own, in turn,
-for --rounds rounds; a round's figure is the median of its steps, and the median of rounds is told,
-with their range. The limit is the time that the network's arithmetic takes at the least, traffic
-the time if every layer's operands went through memory once, which caches can beat
-(benchmarks/limits.py). With --against another checkout of avjax takes turns with this one, measured
-by its own benchmark. --json keeps the figures, and --plot draws them against batch size, frames or
-devices, whichever varies.
+Both sides take random clips from memory: no loading, no augmentation. Without --reference it
+measures only avjax. The reference runs as it is, and at its best: channels_last,
+torch.compile where it works, autocast if --dtypes asks for bfloat16, and huge pages as in avjax. On
+a GPU --precision applies to the float32 products of both sides.
+
+Each side runs in a separate process, in turn, for --rounds rounds. A round's figure is the median
+of its steps; the table shows the median and the range of the rounds. The limit is the minimum time
+of the network's arithmetic. Traffic is the time to move every layer's operands through memory once,
+which caches can beat (benchmarks/limits.py). --against compares with another checkout of avjax,
+measured by its own benchmark. --json stores the figures. --plot draws them against batch size,
+frames or devices.
 """
 
 import json
@@ -35,7 +36,7 @@ HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # as the Makefile set
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    """The subject's flags, but for what is measured."""
+    """Defines the flags shared with the subject `forward`."""
 
     def text(name: str, default: str | None, help_: str) -> None:
         flags.DEFINE_string(name, default, help_, flag_values=values)
@@ -43,28 +44,28 @@ def define_flags(values: flags.FlagValues) -> None:
     def listed(name: str, default: Sequence[str], help_: str) -> None:
         flags.DEFINE_list(name, default, help_, flag_values=values)
 
-    usual = network.Setting()
-    text("reference", None, "A clone of the reference's repository.")
-    text("reference_python", None, "The Python that runs it (default: this one).")
-    text("fusion", usual.fusion, "ia, it or lt.")
-    text("precision", usual.precision, "Of float32 products on a GPU: highest or tf32.")
+    defaults = network.Setting()
+    text("reference", None, "Clone of the reference's repository.")
+    text("reference_python", None, "Python that runs the reference (default: this one).")
+    text("fusion", defaults.fusion, "ia, it or lt.")
+    text("precision", defaults.precision, "Float32 products on a GPU: highest or tf32.")
     text("json", None, "File for the figures.")
     text("plot", None, "Image file for a plot.")
-    text("once", None, "A setting: measure avjax once, in this process.")
-    text("ceilings", None, "A dtype: measure the device's ceilings, in this process.")
-    listed("masks", [usual.mask], "softhard, noise, nodropout; for steps.")
-    listed("batches", [str(usual.batch)], "Clips of a batch.")
-    listed("frames", [str(usual.frames)], "Frames of a clip.")
-    listed("devices", [str(usual.devices)], "Devices; on CPU, parts of it.")
-    listed("dtypes", [usual.dtype], "float32, bfloat16.")
-    whole = {"size": "Pixels a side.", "threads": "Cores.", "steps": "Timed steps a round."}
-    for name, help_ in whole.items():
-        flags.DEFINE_integer(name, getattr(usual, name), help_, 1, flag_values=values)
+    text("once", None, "Setting as JSON: measure avjax once in this process.")
+    text("ceilings", None, "dtype: measure the device's peaks in this process.")
+    listed("masks", [defaults.mask], "softhard, noise, nodropout; for steps.")
+    listed("batches", [str(defaults.batch)], "Clips in a batch.")
+    listed("frames", [str(defaults.frames)], "Frames in a clip.")
+    listed("devices", [str(defaults.devices)], "Number of devices.")
+    listed("dtypes", [defaults.dtype], "float32, bfloat16.")
+    integers = {"size": "Frame size.", "threads": "Cores.", "steps": "Timed steps per round."}
+    for name, help_ in integers.items():
+        flags.DEFINE_integer(name, getattr(defaults, name), help_, 1, flag_values=values)
     against.define_flags(values)
 
 
 def job(values: flags.FlagValues, positional: list[str], what: str = "step") -> None:
-    """Measures and prints."""
+    """Measures and prints a table for every setting."""
     if positional:
         raise InputError(f"unexpected argument {positional[0]!r}; see --help")
     if values.once:
@@ -83,7 +84,7 @@ def job(values: flags.FlagValues, positional: list[str], what: str = "step") -> 
 
 
 def _settings(values: flags.FlagValues, what: str) -> list[network.Setting]:
-    """Every combination that the flags name."""
+    """Returns every combination of the flags' values."""
     try:
         numbers = {
             name: [int(n) for n in values[name].value] for name in ("batches", "frames", "devices")
@@ -115,90 +116,93 @@ def _settings(values: flags.FlagValues, what: str) -> list[network.Setting]:
 
 
 def measure(setting: network.Setting, values: flags.FlagValues) -> dict[str, Any]:
-    """All sides of one setting; prints their table."""
-    asked = setting._asdict()
-    shown = ", ".join(f"{name} {value}" for name, value in asked.items() if name != "what")
-    print(f"\n{setting.what}: {shown}", flush=True)
-    found = sides.alternate(_sides(setting, values), against.rounds(values))
-    print("\n".join(sides.table(found, setting.batch, setting.what)))
-    for name, told in found.items():
-        notes = {one["note"] for one in told if one.get("note")}
-        notes |= {"compiled by torch.compile" for one in told if one.get("compiled")}
+    """Measures all sides of one setting and prints their table."""
+    fields = setting._asdict()
+    text = ", ".join(f"{name} {value}" for name, value in fields.items() if name != "what")
+    print(f"\n{setting.what}: {text}", flush=True)
+    results = sides.alternate(_sides(setting, values), against.rounds(values))
+    print("\n".join(sides.table(results, setting.batch, setting.what)))
+    for name, rounds in results.items():
+        notes = {result["note"] for result in rounds if result.get("note")}
+        notes |= {"compiled by torch.compile" for result in rounds if result.get("compiled")}
         if notes:
             print(f"{name}: {'; '.join(sorted(notes))}")
-    figures = {"time": lambda one: median(one["seconds"]), "peak memory": lambda one: one["memory"]}
-    for line in against.report(found, figures):
+    figures = {
+        "time": lambda result: median(result["seconds"]),
+        "peak memory": lambda result: result["memory"],
+    }
+    for line in against.report(results, figures):
         print(line)
     yardsticks = _yardsticks(setting)
-    own = found[against.OWN]
-    if not sides.failure(own):
-        _print_own(setting, own, **yardsticks)
-    return {"setting": asked, "found": found, **yardsticks}
+    rounds = results[against.THIS]
+    if not sides.failure(rounds):
+        _print_efficiency(setting, rounds, **yardsticks)
+    return {"setting": fields, "found": results, **yardsticks}
 
 
 def _sides(setting: network.Setting, values: flags.FlagValues) -> list[sides.Side]:
-    """What takes turns: this checkout, another one, the reference in both forms."""
-    asked = json.dumps(setting._asdict())
+    """Returns the sides: this checkout, another one, the reference in both forms."""
+    text = json.dumps(setting._asdict())
     environment = dict(HUGE_PAGES)
     if setting.devices > 1:
         count = f"--xla_force_host_platform_device_count={setting.devices}"
         environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}".strip()
-    chosen = [
-        sides.checkout(name, root, setting.what, f"--once={asked}", environment=environment)
+    all_sides = [
+        sides.checkout(name, root, setting.what, f"--once={text}", environment=environment)
         for name, root in against.checkouts(values).items()
     ]
     if values.reference:
         python = values.reference_python or sys.executable
         clone = str(Path(values.reference).resolve())
-        chosen += [
-            sides.Side(f"reference, {form}", [python, str(PEER), clone, asked, form], added)
-            for form, added in (("as_is", {}), ("best", HUGE_PAGES))
+        all_sides += [
+            sides.Side(f"reference, {form}", [python, str(PEER), clone, text, form], variables)
+            for form, variables in (("as_is", {}), ("best", HUGE_PAGES))
         ]
-    return chosen
+    return all_sides
 
 
 def _yardsticks(setting: network.Setting) -> dict[str, dict[str, float]]:
-    """The arithmetic's limit and the traffic on this device, as `limits` explains them."""
+    """Returns the arithmetic limit and the traffic on this device; see `limits`."""
     train = setting.what == "step"
     shape = (setting.batch, setting.frames, setting.size, network.AUDIO_STEPS)
     operations, moved = limits.step_cost(setting.mask, *shape, train)
     command = sides.command(
         setting.what, f"--ceilings={setting.dtype}", f"--precision={setting.precision}"
     )
-    told = sides.measure(sides.Side("ceilings", command, HUGE_PAGES, sides.ROOT))
-    if "failed" in told:
-        raise InputError(f"the ceilings cannot be measured: {told['failed']}")
-    reached = limits.Ceilings(**told)
+    result = sides.measure(sides.Side("ceilings", command, HUGE_PAGES, sides.ROOT))
+    if "failed" in result:
+        raise InputError(f"the ceilings cannot be measured: {result['failed']}")
+    measured = limits.Ceilings(**result)
     return {
         "limit": {
-            "seconds": limits.limit_seconds(operations, reached),
+            "seconds": limits.limit_seconds(operations, measured),
             "operations": operations,
-            "peak": reached.operations,
+            "peak": measured.operations,
         },
         "traffic": {
-            "seconds": limits.traffic_seconds(moved, setting.dtype, reached),
+            "seconds": limits.traffic_seconds(moved, setting.dtype, measured),
             "moved": moved,
-            "bandwidth": reached.bandwidth,
+            "bandwidth": measured.bandwidth,
         },
     }
 
 
-def _print_own(
+def _print_efficiency(
     setting: network.Setting,
-    own: Sequence[sides.Found],
+    rounds: Sequence[sides.Result],
     limit: dict[str, float],
     traffic: dict[str, float],
 ) -> None:
-    middle = median(sides.seconds(own))
+    middle = median(sides.seconds(rounds))
     print(
         f"limit {limit['seconds']:.4f} s ({limit['operations'] / 1e9:.1f} GFLOP at "
         f"{limit['peak'] / 1e9:.0f} GFLOP/s): avjax reaches {limit['seconds'] / middle:.0%} "
         "of the limit"
     )
     print(
-        f"traffic {traffic['seconds']:.4f} s, were all operands moved through memory once "
-        f"({traffic['moved'] / 1e9:.2f} G numbers at {traffic['bandwidth'] / 1e9:.1f} GB/s); "
-        "no limit, as caches spare it"
+        f"traffic {traffic['seconds']:.4f} s to move all operands through memory once "
+        f"({traffic['moved'] / 1e9:.2f} G values at {traffic['bandwidth'] / 1e9:.1f} GB/s); "
+        "no limit, as caches can save it"
     )
     if setting.what == "step":
         minutes = middle * -(-EPOCH_CLIPS // setting.batch) * EPOCHS / 60

@@ -1,10 +1,10 @@
-"""The demo's corpus: raw clips named as in RAVDESS, of actors who exist in code alone.
+"""The demo's corpus: raw clips of synthetic actors, named as in RAVDESS.
 
-Every actor has looks and a voice; every clip shows an expression and speaks in a manner. Emotions
-share faces (`synthetic_face.FACES`) and voices (`synthetic_voice.MANNERS`), are shown with varying
-strength, and now and then one of the two hides them: neither suffices alone.
+Every actor has a look and a voice. Every clip has an expression and a manner of speaking. Some
+emotions share a face (`face.FACES`) or a voice (`voice.MANNERS`), their strength varies, and
+sometimes face or voice hides them: neither stream suffices alone.
 
-All is drawn from the seed, the actor and the clip's name, whatever else is written beside it.
+A clip depends only on the seed, the actor and its name.
 """
 
 import functools
@@ -35,16 +35,16 @@ from avjax.data.ravdess import ACTORS, AUDIO_ONLY, AUDIO_VIDEO, EMOTIONS, SPEECH
 from avjax.errors import InputError
 
 FRAME_RATE = 30
-HOLD = 2  # frames a drawing stays: drawn on twos, as animations are
-SECONDS = 3.6  # what the networks look at
+HOLD = 2  # frames per drawing: on twos, as in animation
+SECONDS = 3.6  # a network's window
 SIZE = 224  # pixels; the face fills about half of it
-GRAIN = 3.0  # standard deviation of the camera's noise, grey levels
+GRAIN = 3.0  # standard deviation of the camera noise, in grey levels
 
-STRENGTHS = {"01": (0.5, 0.9), "02": (0.75, 1.15)}  # range by intensity
-HIDING_SHARE, HIDING_STRENGTH = 0.1, 0.3  # of faces, and of voices
+STRENGTHS = {"01": (0.5, 0.9), "02": (0.75, 1.15)}  # range for each intensity
+HIDING_SHARE, HIDING_STRENGTH = 0.1, 0.3  # share of hidden faces and voices, and their strength
 
-# Intensity, statement and repetition in the order in which clips are made: any first few are
-# balanced. RAVDESS has no strong neutral.
+# Intensity, statement and repetition, ordered so that any prefix is balanced. RAVDESS has no strong
+# neutral.
 TAKES = (
     *("01-01-01", "02-02-01", "02-01-02", "01-02-02"),
     *("02-01-01", "01-02-01", "01-01-02", "02-02-02"),
@@ -55,14 +55,14 @@ SETTINGS_FILE = "synthetic.json"
 
 
 def corpus(actors: int, clips_per_emotion: int) -> list[ClipName]:
-    """Names of the clips of a corpus, by actor.
+    """Returns the names of a corpus's clips, actor by actor.
 
     Args:
-      actors: how many, 1 to 24.
-      clips_per_emotion: of each actor, 1 to 8; neutral has at most 4.
+      actors: number of actors, 1 to 24.
+      clips_per_emotion: clips per actor and emotion, 1 to 8; neutral has at most 4.
 
     Raises:
-      InputError: a number out of range.
+      InputError: a number is out of range.
     """
     _check("actors", actors, len(ACTORS))
     _check("clips per emotion", clips_per_emotion, len(TAKES))
@@ -76,30 +76,30 @@ def corpus(actors: int, clips_per_emotion: int) -> list[ClipName]:
     return names
 
 
-def _check(what: str, number: int, most: int) -> None:
-    if not 1 <= number <= most:
-        raise InputError(f"the number of {what} is {number}; choose 1 to {most}")
+def _check(quantity: str, number: int, maximum: int) -> None:
+    if not 1 <= number <= maximum:
+        raise InputError(f"the number of {quantity} is {number}; choose 1 to {maximum}")
 
 
 def write_corpus(
     out: Path, names: list[ClipName], seed: int = 0, processes: int = 2, progress: bool = False
 ) -> int:
-    """Writes ``out/Actor_NN/`` with the video and sound of every clip.
+    """Writes every clip's video and sound to ``out/Actor_NN/``.
 
-    Clips that are there already are kept, so that the same call again completes the corpus.
+    Keeps existing clips, so calling it again completes the corpus.
 
     Args:
-      out: the folder, made if need be.
-      names: of the clips, see `corpus`.
-      seed: of all randomness.
-      processes: to share the work.
-      progress: show a progress bar.
+      out: the folder; created if missing.
+      names: the clips; see `corpus`.
+      seed: random seed.
+      processes: number of parallel processes.
+      progress: whether to show a progress bar.
 
     Returns:
-      How many clips were written.
+      The number of clips written.
 
     Raises:
-      InputError: the folder is a file, or holds clips of another seed.
+      InputError: ``out`` is a file or holds clips of another seed.
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; name a folder for the clips")
@@ -109,7 +109,7 @@ def write_corpus(
     for folder in folders.values():
         folder.mkdir(exist_ok=True)
     todo = [(folders[n.actor], n, seed) for n in names if not _is_written(folders[n.actor], n)]
-    # Spawned: the caller may have started JAX, whose threads a fork would not survive.
+    # Spawn: a fork does not survive the threads of JAX, which the caller may have started.
     context = multiprocessing.get_context("spawn")
     workers = max(1, min(processes, len(todo)))
     with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
@@ -120,19 +120,19 @@ def write_corpus(
 
 
 def _check_settings(path: Path, settings: dict[str, int]) -> None:
-    """Notes what the clips are drawn from, or compares with the note."""
+    """Writes the settings, or compares them with those of existing clips."""
     text = json.dumps(settings) + "\n"
     if not path.exists():
         path.write_text(text)
-    elif (found := path.read_text()) != text:
+    elif (existing := path.read_text()) != text:
         raise InputError(
-            f"{path.parent} holds clips of other settings ({found.strip()}); choose another "
+            f"{path.parent} holds clips of other settings ({existing.strip()}); choose another "
             "folder, or remove that one"
         )
 
 
 def _one_thread() -> None:
-    """Keeps OpenCV's threads from competing with the other processes."""
+    """Keeps OpenCV's threads from competing with other processes."""
     cv2.setNumThreads(1)
 
 
@@ -142,7 +142,7 @@ def _write(task: tuple[Path, ClipName, int]) -> None:
 
 
 def _paths(folder: Path, name: ClipName) -> tuple[Path, Path]:
-    """Video and sound of a clip."""
+    """Returns the paths of a clip's video and sound."""
     sound = name._replace(modality=AUDIO_ONLY)
     return folder / f"{name.clip_id}.mp4", folder / f"{sound.clip_id}.wav"
 
@@ -156,17 +156,17 @@ def write_clip(
 ) -> tuple[Path, Path]:
     """Writes one clip: an mp4 (H.264, AAC) and its wav (48 kHz, 16 bit, mono).
 
-    Both are written under another name first, so that what bears its name is complete.
+    Writes each file under a temporary name first, so a file with its final name is complete.
 
     Args:
       folder: an existing folder.
-      name: the clip; emotion, intensity, statement and actor decide what it shows.
-      seed: of all randomness.
-      seconds: its length.
-      size: width and height of the video in pixels, even.
+      name: the clip; emotion, intensity, statement and actor determine its content.
+      seed: random seed.
+      seconds: length of the clip.
+      size: width and height of the video in pixels; even.
 
     Returns:
-      The paths of the video and of the sound.
+      The paths of the video and the sound.
     """
     frames, speech = make_clip(name, seed, seconds=seconds, size=size)
     video, sound = _paths(folder, name)
@@ -182,7 +182,7 @@ def write_clip(
 def make_clip(
     name: ClipName, seed: int = 0, *, seconds: float = SECONDS, size: int = SIZE
 ) -> tuple[Iterator[UInt8[np.ndarray, "size size 3"]], Speech]:
-    """The RGB frames (made as they are asked for) and the speech of one clip.
+    """Returns the RGB frames of a clip, drawn lazily, and its speech.
 
     Args:
       name: see `write_clip`.
@@ -207,7 +207,7 @@ def _cast(seed: int, actor: int, size: int) -> tuple[FaceArtist, Speaker]:
 
 
 def _draw_strength(intensity: str, rng: np.random.Generator) -> float:
-    """How clearly a face or a voice shows the emotion; 1 is the table's entry."""
+    """Draws how clearly a face or voice shows its emotion; 1 is the table's entry."""
     strength = rng.uniform(*STRENGTHS[intensity])
     return HIDING_STRENGTH * strength if rng.random() < HIDING_SHARE else strength
 
@@ -216,7 +216,7 @@ def _draw_strength(intensity: str, rng: np.random.Generator) -> float:
 
 SPEAKING = 0.3  # how far speech opens the mouth
 BLINK_SECONDS = 0.16
-SWAY = Pose(x=0.02, y=0.018, turn=0.05)  # of a head that moves as much as heads do
+SWAY = Pose(x=0.02, y=0.018, turn=0.05)  # of the head at a sway of 1
 STANCE = Pose(x=0.012, y=0.01, turn=0.03, zoom=0.03)  # standard deviation between clips
 
 
@@ -227,7 +227,7 @@ def _film(
     seconds: float,
     rng: np.random.Generator,
 ) -> Iterator[UInt8[np.ndarray, "size size 3"]]:
-    """Draws the frames of a clip: lips move with the speech, eyes blink, the head sways."""
+    """Draws a clip's frames: lips move with the speech, eyes blink, the head sways."""
     count = round(seconds * FRAME_RATE)
     stance = rng.normal(size=4) * STANCE + Pose()
     phases = rng.uniform(0, 2 * np.pi, 3)
@@ -239,11 +239,11 @@ def _film(
         sway = np.append(expression.sway * swing, 0.0) * SWAY
         loudness = np.interp(time * OPENNESS_RATE, np.arange(len(speech.openness)), speech.openness)
         blinking = np.any(np.abs(time - blinks) < BLINK_SECONDS / 2)
-        now = expression._replace(
+        current = expression._replace(
             mouth_open=expression.mouth_open + SPEAKING * float(loudness),
             eye_open=0.0 if blinking else expression.eye_open,
         )
-        drawing = artist.draw(now, Pose(*(stance + sway).tolist()))
+        drawing = artist.draw(current, Pose(*(stance + sway).tolist()))
         frame = cv2.add(drawing, grain[index // HOLD % 2], dtype=cv2.CV_8U)
         for _ in range(min(HOLD, count - index)):
             yield frame
@@ -255,9 +255,9 @@ def _encode(
     frames: Iterator[UInt8[np.ndarray, "size size 3"]],
     samples: Float[np.ndarray, "s"],
 ) -> None:
-    """Writes an mp4, on one thread, so that the bytes do not depend on the machine's cores."""
+    """Writes an mp4 on one thread, so the bytes do not depend on the number of cores."""
     block = av.AudioFrame.from_ndarray(samples[None].astype(np.float32), "fltp", "mono")
-    block.sample_rate, block.pts = SAMPLE_RATE, 0  # without pts the encoder's delay would stay
+    block.sample_rate, block.pts = SAMPLE_RATE, 0  # without pts the encoder's delay remains
     with av.open(str(path), "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=FRAME_RATE, options=H264_OPTIONS)
         video.height = video.width = size

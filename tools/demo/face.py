@@ -1,6 +1,6 @@
-"""The demo's faces: drawn by code, different for every actor, moved by an expression.
+"""The demo's faces, drawn from an actor's look and an expression.
 
-What each emotion looks like is the table `FACES`; how far clips stray from it, `JITTER`.
+`FACES` defines each emotion's expression, `JITTER` the standard deviation of clips around it.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ Colour = tuple[int, int, int]  # RGB
 
 
 class Expression(NamedTuple):
-    """What moves in a face; symmetric, so that mirrored and tilted faces mean the same.
+    """The moving parts of a face; symmetric, so mirroring and tilting keep the emotion.
 
     Attributes:
-      brow_raise: 0 at rest, 1 as high as brows go, negative when lowered.
+      brow_raise: 0 at rest, 1 fully raised, negative when lowered.
       brow_slant: positive with inner ends up (grief), negative with inner ends down (anger).
       eye_open: 1 at rest.
       mouth_curve: positive with corners up.
@@ -26,7 +26,7 @@ class Expression(NamedTuple):
       sneer: upper lip and nose wrinkled up, 0 to 1.
       bow: head lowered, 0 upright.
       sway: how far the head moves, 0 to 1.
-      tempo: of the head's movement in Hz.
+      tempo: frequency of the head's movement in Hz.
     """
 
     brow_raise: float
@@ -43,8 +43,8 @@ class Expression(NamedTuple):
 
 REST = Expression(0.0, 0.0, 1.0, 0.0, 0.05, 1.0, 0.0, 0.0, 0.3, 0.4)
 
-# Calm differs from neutral by a hint of a smile, surprise from fear by brows and mouth alone,
-# disgust from anger by the sneer: those pairs need the voice.
+# Calm and neutral differ by a slight smile, surprise and fear by brows and mouth, disgust and anger
+# by the sneer. These pairs need the voice.
 FACES: dict[str, Expression] = {
     "neutral": REST,
     "calm": Expression(0.05, 0.10, 0.85, 0.25, 0.03, 1.05, 0.0, 0.0, 0.2, 0.3),
@@ -61,31 +61,31 @@ HIGHEST = Expression(1.3, 1.3, 1.7, 1.4, 0.9, 1.5, 1.2, 1.2, 1.0, 2.0)
 
 
 def draw_expression(emotion: str, strength: float, rng: np.random.Generator) -> Expression:
-    """An emotion's expression as one clip shows it: weakened by ``strength``, and jittered."""
+    """Draws a clip's expression: the emotion's, scaled by ``strength`` and jittered."""
     rest, target = np.array(REST), np.array(FACES[emotion])
     values = rest + strength * (target - rest) + rng.normal(size=len(REST)) * np.array(JITTER)
     return Expression(*np.clip(values, LOWEST, HIGHEST).tolist())
 
 
 class Look(NamedTuple):
-    """What stays the same in an actor's face. Lengths are fractions of the head's half height.
+    """An actor's fixed features. Lengths are fractions of half the head's height.
 
     Attributes:
-      skin: and the next four: colours.
-      hair: see skin.
-      iris: see skin.
-      cloth: see skin.
-      wall: see skin.
+      skin: colour.
+      hair: colour.
+      iris: colour.
+      cloth: colour.
+      wall: colour.
       height: half the head's height as a fraction of the frame.
       width: half the head's width.
-      jaw: how much the head narrows towards the chin.
+      jaw: narrowing of the head towards the chin.
       eye_gap: from the middle of the face to an eye.
       eye_size: half the width of an eye.
       brow_weight: thickness of the brows.
       nose_width: half the width of the nose.
       mouth_size: half the width of the mouth at rest.
       hairline: height of the hair's lower edge above the middle of the head.
-      hair_length: how far the hair reaches down beside the head, -1 to 1.
+      hair_length: lower end of the hair beside the head, -1 to 1.
       light: direction of the light, x to the right and y down.
     """
 
@@ -133,7 +133,7 @@ IRISES: Sequence[Colour] = ((70, 46, 28), (60, 90, 120), (70, 100, 66), (90, 70,
 
 
 def draw_look(rng: np.random.Generator, actor: int) -> Look:
-    """An actor's looks; neighbouring numbers differ in skin and hair."""
+    """Draws an actor's look; consecutive actors differ in skin and hair."""
     uniform = rng.uniform
     return Look(
         skin=_shift(SKINS[actor % len(SKINS)], 10, rng),
@@ -155,19 +155,21 @@ def draw_look(rng: np.random.Generator, actor: int) -> Look:
     )
 
 
-def _shift(colour: Colour, most: int, rng: np.random.Generator) -> Colour:
-    red, green, blue = np.clip(np.array(colour) + rng.integers(-most, most + 1, 3), 0, 255).tolist()
+def _shift(colour: Colour, limit: int, rng: np.random.Generator) -> Colour:
+    red, green, blue = np.clip(
+        np.array(colour) + rng.integers(-limit, limit + 1, 3), 0, 255
+    ).tolist()
     return red, green, blue
 
 
 class Pose(NamedTuple):
-    """Where the head is in one frame.
+    """Position of the head in a frame.
 
     Attributes:
       x: shift to the right as a fraction of the frame.
       y: shift down.
-      turn: radians in the picture's plane.
-      zoom: size against the actor's usual one.
+      turn: rotation in the image plane in radians.
+      zoom: size relative to the actor's usual one.
     """
 
     x: float = 0.0
@@ -177,9 +179,9 @@ class Pose(NamedTuple):
 
 
 class FaceArtist:
-    """Draws one actor: what does not move is painted once, the features for every frame."""
+    """Draws one actor: paints fixed parts once and the moving ones for every frame."""
 
-    SCALE = 2  # heads are painted larger than shown, which smooths their edges
+    SCALE = 2  # supersampling, for smooth edges
     FIXED_POINT = 4  # fractional bits of OpenCV's coordinates
 
     def __init__(self, look: Look, size: int):
@@ -195,7 +197,7 @@ class FaceArtist:
         self._brows = _scaled(look.hair, 0.8)
 
     def draw(self, expression: Expression, pose: Pose) -> UInt8[np.ndarray, "s s 3"]:
-        """One RGB frame."""
+        """Draws one RGB frame."""
         canvas = self._head.copy()
         drop = 0.07 * expression.bow
         for side in (-1, 1):
@@ -206,7 +208,7 @@ class FaceArtist:
         return self._place(canvas, pose)
 
     def _place(self, canvas: np.ndarray, pose: Pose) -> UInt8[np.ndarray, "s s 3"]:
-        """Turns and moves the head, and puts it before the wall."""
+        """Rotates and moves the head and blends it over the wall."""
         turn = cv2.getRotationMatrix2D(
             (self._centre, self._centre), np.degrees(pose.turn), pose.zoom / self.SCALE
         )
@@ -218,9 +220,9 @@ class FaceArtist:
         return cv2.blendLinear(head, self._wall, alpha, 1 - alpha)
 
     def _points(self, x: object, y: object) -> np.ndarray:
-        """Head coordinates (unit: half its height, y down) as OpenCV's fixed-point pixels."""
-        both = np.stack(np.broadcast_arrays(np.asarray(x), np.asarray(y)), -1).astype(float)
-        return np.round((both * self._unit + self._centre) * 2**self.FIXED_POINT).astype(np.int32)
+        """Converts head coordinates (unit: half its height, y down) to OpenCV's fixed point."""
+        points = np.stack(np.broadcast_arrays(np.asarray(x), np.asarray(y)), -1).astype(float)
+        return np.round((points * self._unit + self._centre) * 2**self.FIXED_POINT).astype(np.int32)
 
     def _fill(self, canvas: np.ndarray, points: np.ndarray, colour: Colour) -> None:
         cv2.fillPoly(canvas, [points], colour, cv2.LINE_AA, self.FIXED_POINT)
@@ -235,7 +237,7 @@ class FaceArtist:
         cv2.circle(canvas, centre, size, colour, -1, cv2.LINE_AA, self.FIXED_POINT)
 
     def _eye(self, canvas: np.ndarray, side: int, drop: float, expression: Expression) -> None:
-        """White, iris and pupil seen through the lids' opening."""
+        """Draws white, iris and pupil between the lids."""
         x, y, half = side * self._look.eye_gap, EYE_LEVEL + drop, self._look.eye_size
         along = np.linspace(-1, 1, 13)
         arc = np.sqrt(1 - along**2)
@@ -268,7 +270,7 @@ class FaceArtist:
         self._line(canvas, points, self._brows, self._look.brow_weight)
 
     def _fold(self, canvas: np.ndarray, side: int, drop: float, expression: Expression) -> None:
-        """The nostril, and the fold from nose to mouth that smiles and sneers deepen."""
+        """Draws the nostril, and the nasolabial fold that smiles and sneers deepen."""
         nose = NOSE_LEVEL + drop - 0.04 * expression.sneer
         x = side * self._look.nose_width
         self._disc(canvas, x * 0.55, nose + 0.025, 0.032, _scaled(self._look.skin, 0.4))
@@ -289,7 +291,7 @@ class FaceArtist:
                 self._line(canvas, wrinkle, self._shadow, 0.022)
 
     def _mouth(self, canvas: np.ndarray, drop: float, expression: Expression) -> None:
-        """Lips, and between them the dark of the mouth with the upper teeth."""
+        """Draws the lips, and between them the throat and the upper teeth."""
         along = np.linspace(-1, 1, 21)
         arc = np.sqrt(1 - along**2)
         x = self._look.mouth_size * expression.mouth_width * along
@@ -316,13 +318,13 @@ class FaceArtist:
 
 
 def _grid(side: int, unit: float) -> tuple[np.ndarray, np.ndarray]:
-    """Head coordinates of every pixel of a square canvas."""
+    """Returns the head coordinates of every pixel of a square canvas."""
     line = (np.arange(side, dtype=np.float32) + 0.5 - side / 2) / unit
     return line[None, :], line[:, None]
 
 
 def _paint_wall(look: Look, size: int) -> UInt8[np.ndarray, "s s 3"]:
-    """A lit wall with the neck and the shoulders before it."""
+    """Paints a lit wall with neck and shoulders in front."""
     unit = look.height * size
     x, y = _grid(size, unit)
     light = 1 + 0.12 * (x * look.light[0] + y * look.light[1])
@@ -338,7 +340,7 @@ def _paint_wall(look: Look, size: int) -> UInt8[np.ndarray, "s s 3"]:
 def _paint_head(
     look: Look, side: int
 ) -> tuple[UInt8[np.ndarray, "c c 3"], Float[np.ndarray, "s s"]]:
-    """The head without features, shaded as a bulging oval, and its coverage in 0..1."""
+    """Paints the head without features, shaded as a bulging oval; also returns its alpha."""
     unit = look.height * side
     x, y = _grid(side, unit)
     half = look.width * (1 - look.jaw * np.clip(y, 0, 1.2) ** 2)
@@ -366,7 +368,7 @@ def _paint_head(
 
 
 def _relief(x: np.ndarray, y: np.ndarray, look: Look) -> np.ndarray:
-    """How much darker (or, at the nose's ridge and on the chin, lighter) the skin is."""
+    """Returns how much darker the skin is; negative on the nose ridge and the chin."""
     darker = np.zeros(np.broadcast_shapes(x.shape, y.shape), np.float32)
     for side in (-1, 1):
         darker += 0.2 * _spot(x - side * look.eye_gap, y - EYE_LEVEL + 0.02, 0.19, 0.12)
@@ -383,7 +385,7 @@ def _spot(x: np.ndarray, y: np.ndarray, width: float, height: float) -> np.ndarr
 
 
 def _inside(radius: np.ndarray, pixels: float) -> np.ndarray:
-    """Coverage of the shape whose edge is radius 1, ``pixels`` from its middle."""
+    """Returns the coverage of a shape with its edge at radius 1, ``pixels`` from its centre."""
     return np.clip((1 - radius) * pixels + 0.5, 0, 1)
 
 

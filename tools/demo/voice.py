@@ -1,6 +1,6 @@
-"""The demo's voices: pulses and breath through formants, shaped by a manner of speaking.
+"""The demo's voices: pulses and noise filtered by formants, varied by a manner of speaking.
 
-What each emotion sounds like is the table `MANNERS`; how far clips stray from it, `JITTER`.
+`MANNERS` defines each emotion's manner, `JITTER` the standard deviation of clips around it.
 """
 
 from typing import NamedTuple
@@ -8,25 +8,25 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Complex, Float
 
-SAMPLE_RATE = 48000  # of the sound written
-_RATE = 16000  # of the sound made: speech has little above 8 kHz
-_WINDOW, _HOP = 512, 128  # of the filter, samples at _RATE
+SAMPLE_RATE = 48000  # of the written sound
+_RATE = 16000  # of the synthesis: speech has little above 8 kHz
+_WINDOW, _HOP = 512, 128  # of the filter, in samples at _RATE
 PEAK = 0.98
 
 
 class Manner(NamedTuple):
-    """How a sentence is spoken.
+    """A manner of speaking.
 
     Attributes:
-      pitch: semitones above the speaker's own.
+      pitch: semitones above the speaker's pitch.
       melody: standard deviation of the syllables' pitch in semitones.
-      slope: semitones from the beginning of the sentence to its end.
-      rate: syllables a second.
+      slope: semitones from the start of the sentence to its end.
+      rate: syllables per second.
       level: loudness of the speech in dB below full scale (RMS).
-      tilt: brightness, dB an octave added above 500 Hz.
+      tilt: brightness in dB per octave above 500 Hz.
       breath: share of noise in the source, 0 to 1.
-      tremor: depth of the voice's trembling in semitones (6 Hz).
-      formants: factor on the formants; lips spread in a smile raise them.
+      tremor: depth of a 6 Hz vibrato in semitones.
+      formants: factor on the formants; a smile raises them.
       pauses: share of syllables followed by a pause.
     """
 
@@ -44,8 +44,8 @@ class Manner(NamedTuple):
 
 PLAIN = Manner(0.0, 1.2, -1.0, 4.0, -26.0, 0.0, 0.10, 0.1, 1.00, 0.05)
 
-# Happy and surprised differ by the rising end alone, calm and sad by little but tremor and pace,
-# angry and disgusted by pitch and pace: those pairs need the face.
+# Happy and surprised differ only by the rising end, calm and sad mainly by tremor and pace, angry
+# and disgusted by pitch and pace. These pairs need the face.
 MANNERS: dict[str, Manner] = {
     "neutral": PLAIN,
     "calm": Manner(-1.5, 0.8, -1.0, 3.1, -31.0, -3.5, 0.35, 0.1, 1.00, 0.15),
@@ -62,20 +62,20 @@ HIGHEST = Manner(12.0, 6.0, 9.0, 7.5, -14.0, 8.0, 0.8, 2.0, 1.2, 0.5)
 
 
 def draw_manner(emotion: str, strength: float, rng: np.random.Generator) -> Manner:
-    """An emotion's manner as one clip has it: weakened by ``strength``, and jittered."""
+    """Draws a clip's manner: the emotion's, scaled by ``strength`` and jittered."""
     plain, target = np.array(PLAIN), np.array(MANNERS[emotion])
     values = plain + strength * (target - plain) + rng.normal(size=len(PLAIN)) * np.array(JITTER)
     return Manner(*np.clip(values, LOWEST, HIGHEST).tolist())
 
 
 class Speaker(NamedTuple):
-    """What stays the same in an actor's voice.
+    """An actor's fixed voice.
 
     Attributes:
       pitch: fundamental frequency in Hz.
-      tract: factor on the formants: a shorter throat raises them.
-      brightness: dB an octave added above 500 Hz.
-      gain: of the recording in dB.
+      tract: factor on the formants; a shorter vocal tract raises them.
+      brightness: dB per octave above 500 Hz.
+      gain: recording gain in dB.
       room: level of the background noise in dB below full scale.
     """
 
@@ -87,7 +87,7 @@ class Speaker(NamedTuple):
 
 
 def draw_speaker(rng: np.random.Generator, actor: int) -> Speaker:
-    """An actor's voice: low for odd numbers and high for even ones, as RAVDESS has it."""
+    """Draws an actor's voice: low for odd numbers and high for even ones, as in RAVDESS."""
     high = actor % 2 == 0
     return Speaker(
         pitch=rng.uniform(175, 230) if high else rng.uniform(95, 135),
@@ -98,7 +98,7 @@ def draw_speaker(rng: np.random.Generator, actor: int) -> Speaker:
     )
 
 
-# First three formants of vowels in Hz, and what the two sentences are made of.
+# First three formants of each vowel in Hz, and the vowels of both sentences.
 VOWELS: dict[str, tuple[float, float, float]] = {
     "a": (730, 1090, 2440),
     "e": (530, 1840, 2480),
@@ -116,7 +116,7 @@ class Speech(NamedTuple):
 
     Attributes:
       samples: at `SAMPLE_RATE`, within -1..1.
-      openness: how far the mouth is open, 0 to 1, `OPENNESS_RATE` times a second.
+      openness: opening of the mouth, 0 to 1, at `OPENNESS_RATE` Hz.
     """
 
     samples: Float[np.ndarray, "s"]
@@ -141,11 +141,11 @@ def speak(
     """Speaks one of the two sentences.
 
     Args:
-      speaker: whose voice.
-      manner: how.
+      speaker: the voice.
+      manner: the manner of speaking.
       statement: 1 or 2.
-      seconds: length of the recording; what does not fit is cut.
-      rng: its draws decide syllables and noise.
+      seconds: length of the recording; longer speech is cut.
+      rng: draws syllables and noise.
     """
     frames = round(seconds * OPENNESS_RATE)
     course = _plan(manner, SENTENCES[statement - 1], frames, rng)
@@ -161,22 +161,22 @@ def speak(
 
 
 def _plan(manner: Manner, sentence: str, frames: int, rng: np.random.Generator) -> _Course:
-    """Lays the sentence's syllables out in time."""
+    """Places the sentence's syllables in time."""
     loudness, voicing, pitch = np.zeros(frames), np.ones(frames), np.zeros(frames)
     formants = np.tile(VOWELS["e"], (frames, 1))
-    at = LEAD_IN + rng.uniform(-0.1, 0.15)
+    time = LEAD_IN + rng.uniform(-0.1, 0.15)
     for index, vowel in enumerate(sentence):
         length = rng.uniform(0.8, 1.2) / manner.rate
-        start, stop = (round(time * OPENNESS_RATE) for time in (at, at + length))
+        start, stop = (round(t * OPENNESS_RATE) for t in (time, time + length))
         count = len(loudness[start:stop])
         along = (np.arange(count) + 0.5) / max(stop - start, 1)
         window = slice(start, start + count)
         loudness[window] = np.sin(np.pi * along**0.7) ** 0.6 * rng.uniform(0.7, 1.0)
-        voicing[window] = np.clip((along - 0.12) / 0.1, 0, 1)  # begins with a consonant's hiss
+        voicing[window] = np.clip((along - 0.12) / 0.1, 0, 1)  # starts with a consonant's noise
         progress = (index + along) / len(sentence) - 0.5
         pitch[window] = manner.slope * progress + manner.melody * rng.normal()
         formants[window] = VOWELS[vowel]
-        at += length + (rng.uniform(0.15, 0.35) if rng.random() < manner.pauses else 0.02)
+        time += length + (rng.uniform(0.15, 0.35) if rng.random() < manner.pauses else 0.02)
     glide = np.hanning(9) / np.hanning(9).sum()
     for track in (pitch, *formants.T):  # the rows of formants.T are views
         track[:] = np.convolve(np.pad(track, 4, mode="edge"), glide, "valid")
@@ -186,14 +186,14 @@ def _plan(manner: Manner, sentence: str, frames: int, rng: np.random.Generator) 
 def _excite(
     speaker: Speaker, manner: Manner, course: _Course, rng: np.random.Generator
 ) -> Float[np.ndarray, "s"]:
-    """The source: a pulse each period, and noise."""
+    """Returns the source signal: a pulse each period, and noise."""
     count = len(course.pitch) * _HOP
     time = np.arange(count) / _RATE
     semitones = _by_sample(course.pitch, count) + manner.pitch
     semitones += manner.tremor * np.sin(2 * np.pi * 6 * time + rng.uniform(0, 2 * np.pi))
     hertz = speaker.pitch * 2 ** (semitones / 12)
     phase = np.cumsum(hertz) / _RATE
-    pulses = np.diff(np.floor(phase), prepend=0.0) * np.sqrt(_RATE / hertz)  # of unit power
+    pulses = np.diff(np.floor(phase), prepend=0.0) * np.sqrt(_RATE / hertz)  # unit power
     noise = rng.normal(size=count)
     voiced = _by_sample(course.voicing, count) * (1 - manner.breath)
     return voiced * pulses + (1 - voiced) * 0.5 * noise
@@ -202,7 +202,7 @@ def _excite(
 def _response(
     speaker: Speaker, manner: Manner, formants: Float[np.ndarray, "f 3"]
 ) -> Float[np.ndarray, "f k"]:
-    """Amplitude of throat and lips at each frequency of the filter."""
+    """Returns the vocal tract's gain at each filter frequency."""
     hertz = np.fft.rfftfreq(_WINDOW, 1 / _RATE)
     gain = np.ones((len(formants), len(hertz)))
     for index, bandwidth in enumerate(BANDWIDTHS):
@@ -210,7 +210,7 @@ def _response(
         ratio = hertz / centre
         gain /= np.sqrt((1 - ratio**2) ** 2 + (ratio * bandwidth / centre) ** 2) + 0.02
     octaves = np.log2(np.maximum(hertz, 500) / 500)
-    # The voice's own fall, some of which the lips give back; high formants are left out.
+    # Net slope of the source, the lips' radiation and the missing higher formants.
     slope = 12 + manner.tilt + speaker.brightness
     return gain * 10 ** (slope * octaves / 20)
 
@@ -218,7 +218,7 @@ def _response(
 def _filter(
     source: Float[np.ndarray, "s"], response: Float[np.ndarray, "f k"]
 ) -> Float[np.ndarray, "s"]:
-    """Filters frame by frame and adds the frames up."""
+    """Filters by overlap-add of windowed frames."""
     window = np.hanning(_WINDOW + 1)[:-1]
     padded = np.pad(source, (_WINDOW // 2, _WINDOW))
     frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP][: len(response)]
@@ -231,12 +231,12 @@ def _filter(
 
 
 def _by_sample(track: Float[np.ndarray, "f"], count: int) -> Float[np.ndarray, "s"]:
-    """A track of filter frames at every sample."""
+    """Interpolates a track of filter frames at every sample."""
     return np.interp(np.arange(count) / _HOP, np.arange(len(track)), track)
 
 
 def _upsampled(samples: Float[np.ndarray, "s"], count: int) -> Float[np.ndarray, "n"]:
-    """The sound at `SAMPLE_RATE`, exactly ``count`` samples, by padding its spectrum."""
+    """Upsamples to ``count`` samples at `SAMPLE_RATE` by padding the spectrum."""
     factor = SAMPLE_RATE // _RATE
     dense = np.fft.irfft(np.fft.rfft(samples), len(samples) * factor) * factor
     return np.pad(dense, (0, max(0, count - len(dense))))[:count]

@@ -1,10 +1,10 @@
-"""Times the reference's own face script on a folder of clips; run by benchmark.py.
+"""Times the reference's face extraction script on a folder of clips; run by benchmark.py.
 
 python tools/peers/extract_faces.py CLONE FOLDER THREADS
 
-CLONE is a clone of the reference's repository, FOLDER holds ACTORNN/*.mp4 and receives what the
-script writes. Needs PyTorch, facenet-pytorch 2.5.3 (``--no-deps`` will do), OpenCV and tqdm. The
-script runs as it stands but for the folder in it, once to warm up on one clip. Prints the time.
+CLONE is a clone of the reference's repository. FOLDER holds ACTORNN/*.mp4 and receives the script's
+output. Needs PyTorch, facenet-pytorch 2.5.3 (``--no-deps`` suffices), OpenCV and tqdm. Only the
+script's folder is changed. It runs once on one clip to warm up. Prints the time.
 """
 
 import contextlib
@@ -26,26 +26,26 @@ SCRIPT = "ravdess_preprocessing/extract_faces.py"
 
 
 def run(source: str, folder: Path) -> dict[str, float]:
-    """Wall and processor seconds of the script on a folder; what it prints is swallowed."""
-    placed, count = re.subn(r"(?m)^root *=.*$", lambda _: f"root = {str(folder)!r}", source)
+    """Runs the script on a folder, hiding its output; returns wall and CPU seconds."""
+    edited, count = re.subn(r"(?m)^root *=.*$", lambda _: f"root = {str(folder)!r}", source)
     if count != 1:
         raise SystemExit(f"{SCRIPT} names its folder {count} times; this is another version")
-    code = compile(placed, SCRIPT, "exec")
-    began, began_cpu = time.perf_counter(), time.process_time()
+    code = compile(edited, SCRIPT, "exec")
+    start, cpu_start = time.perf_counter(), time.process_time()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         exec(code, {"__name__": "__main__"})
-    return {"seconds": time.perf_counter() - began, "cpu": time.process_time() - began_cpu}
+    return {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu_start}
 
 
 def main(clone: str, folder: str, threads: str) -> None:
-    """Warms up on the first clip, then times all."""
+    """Warms up on the first clip, then times the script on all clips."""
     torch.set_num_threads(int(threads))
     cv2.setNumThreads(int(threads))
     torchvision_stand_in.install()
     source = (Path(clone) / SCRIPT).read_text(encoding="utf-8")
     root = Path(folder).resolve()
     with tempfile.TemporaryDirectory() as scratch:
-        os.chdir(scratch)  # it leaves a list of finished folders where it runs
+        os.chdir(scratch)  # the script writes a list of finished folders here
         first = min(root.rglob("*.mp4"))
         copy = Path(scratch, "warm_up", first.parent.name)
         copy.mkdir(parents=True)

@@ -1,6 +1,6 @@
-"""Stands in for jaxtyping, of which avjax needs annotations only.
+"""Replaces jaxtyping, which avjax uses only for annotations.
 
-So `benchmark.py step` and `forward` run where JAX, Flax and this repository are all there is.
+With it `benchmark.py step` and `forward` need nothing but JAX, Flax and this repository.
 """
 
 import sys
@@ -12,7 +12,7 @@ class _Annotation:
 
 
 def install() -> None:
-    """Makes every annotation importable; call before importing what is annotated."""
+    """Makes every annotation importable; call before importing annotated modules."""
     sys.modules["jaxtyping"] = sys.modules[__name__]
 
 

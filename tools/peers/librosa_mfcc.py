@@ -1,6 +1,7 @@
-"""The MFCCs that the reference's scripts make, by librosa 0.8.1 in an environment of its own.
+"""Computes MFCCs as the reference's scripts do, with librosa 0.8.1.
 
-Run by compare_preparation.py; needs librosa==0.8.1 resampy==0.2.2 numpy==1.23.5 numba==0.57.1.
+Run by compare_preparation.py in a separate environment with
+librosa==0.8.1 resampy==0.2.2 numpy==1.23.5 numba==0.57.1.
 
 python tools/peers/librosa_mfcc.py OUT.npz < list_of_sound_files
 """
@@ -16,14 +17,14 @@ RATE, SAMPLES = 22050, 79380
 
 
 def mfcc(path):
-    """[10, 156] as the network of the reference receives them."""
+    """Returns the MFCCs ``[10, 156]`` that the reference's network receives."""
     samples, _ = librosa.load(path, sr=RATE)
     surplus = len(samples) - SAMPLES
     if surplus < 0:
         samples = np.pad(samples, (0, -surplus))
     elif surplus > 0:
         samples = samples[surplus // 2 :][:SAMPLES]
-    stored = io.BytesIO()  # as 16-bit wav, which the training script reads again
+    stored = io.BytesIO()  # the reference stores the cut sound as 16-bit wav
     soundfile.write(stored, samples, RATE, format="WAV")
     stored.seek(0)
     samples, _ = librosa.load(stored, sr=RATE)

@@ -1,7 +1,7 @@
-"""Peak memory of this process from a moment on; both sides of a comparison tell it.
+"""Peak memory of this process since `start`, measured alike on both sides of a comparison.
 
-Compilers' memory is left out that way: what counts is what steps need. Where the system keeps no
-such account (it is Linux's), the peak is that of the whole process.
+Starting after compilation leaves the compilers' memory out. Only Linux can reset the peak; on other
+systems it is that of the whole process.
 """
 
 import ctypes
@@ -12,14 +12,14 @@ _PEAK = Path("/proc/self/clear_refs")
 
 
 def start() -> None:
-    """Gives freed memory back and forgets the peak so far."""
+    """Returns freed memory to the system and resets the peak."""
     if _PEAK.exists():
         ctypes.CDLL(None).malloc_trim(0)
         _PEAK.write_text("5")
 
 
 def bytes_since_start() -> int:
-    """The most memory held since `start`."""
+    """Returns the peak memory since `start`."""
     if _PEAK.exists():
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):

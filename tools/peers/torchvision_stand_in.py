@@ -1,4 +1,7 @@
-"""What facenet-pytorch imports of torchvision, whose builds seldom match a CPU torch."""
+"""Replaces the two torchvision functions that facenet-pytorch imports.
+
+Few torchvision builds match a CPU torch.
+"""
 
 import sys
 import types
@@ -8,7 +11,7 @@ import torch
 
 
 def install() -> None:
-    """Makes the two functions importable; call before ``import facenet_pytorch``."""
+    """Makes both functions importable; call before ``import facenet_pytorch``."""
     contents = {
         "torchvision.ops.boxes": {"batched_nms": batched_nms},
         "torchvision.transforms": {"functional": types.ModuleType("functional")},
@@ -23,21 +26,21 @@ def install() -> None:
 def batched_nms(
     boxes: torch.Tensor, scores: torch.Tensor, groups: torch.Tensor, threshold: float
 ) -> torch.Tensor:
-    """Suppression by intersection over union within each group; indices, best score first."""
-    corners, owner = boxes.numpy(), groups.numpy()
+    """Non-maximum suppression by IoU within each group; returns indices, best score first."""
+    corners, group = boxes.numpy(), groups.numpy()
     area = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
     order = scores.argsort(descending=True, stable=True).numpy()
-    kept = []
+    selected = []
     while len(order):
-        best, rest = order[0], order[1:]
-        kept.append(best)
-        low = np.maximum(corners[best, :2], corners[rest, :2])
-        high = np.minimum(corners[best, 2:], corners[rest, 2:])
-        shared = np.maximum(high - low, 0).prod(1)
+        best, others = order[0], order[1:]
+        selected.append(best)
+        low = np.maximum(corners[best, :2], corners[others, :2])
+        high = np.minimum(corners[best, 2:], corners[others, 2:])
+        intersection = np.maximum(high - low, 0).prod(1)
         with np.errstate(invalid="ignore"):
-            overlap = shared / (area[best] + area[rest] - shared)
-        order = rest[~(overlap > threshold) | (owner[rest] != owner[best])]
-    return torch.tensor(np.array(kept, np.int64))
+            iou = intersection / (area[best] + area[others] - intersection)
+        order = others[~(iou > threshold) | (group[others] != group[best])]
+    return torch.tensor(np.array(selected, np.int64))
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:
