@@ -1,4 +1,4 @@
-"""Random draws that do not depend on how a batch is spread over devices."""
+"""Random draws that do not depend on how a batch is sharded over devices."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from jaxtyping import Array, UInt32
 
 
 def row_keys(key: Array, rows: int, axis_name: str | None) -> Array:
-    """One key per row of this device's share, equal to the row's key in the global batch.
+    """Returns one key per row of this device's shard, by position in the global batch.
 
     Args:
       key: one key, the same on every device.
@@ -17,14 +17,14 @@ def row_keys(key: Array, rows: int, axis_name: str | None) -> Array:
       axis_name: mapped device axis, or None.
 
     Returns:
-      ``[rows]`` keys; device d holds those of global rows ``d * rows + i``.
+      ``[rows]`` keys; row i of device d gets the key of global row ``d * rows + i``.
     """
     first = 0 if axis_name is None else lax.axis_index(axis_name) * rows
     return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(rows))
 
 
 def clip_keys(key: Array, clip_key: UInt32[Array, "b"]) -> Array:
-    """One key per clip, derived from its name: the same in every batch and order."""
+    """Returns one key per clip, from its name: independent of batch and order."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, clip_key)
 
 

@@ -1,7 +1,7 @@
-"""Random changes of log-mel spectra, for training on sound.
+"""Random augmentation of log-mel spectrograms.
 
-Spectra are ``log(1 + 4e5 * power)``, so 0 is silence. Every draw depends on a clip's row in the
-global batch alone.
+Spectrograms are ``log(1 + 4e5 * power)``, so 0 is silence. Draws depend only on a clip's row in the
+global batch.
 """
 
 import dataclasses
@@ -17,11 +17,12 @@ from avjax.training.randomness import per_row, row_keys
 
 @dataclasses.dataclass(frozen=True)
 class SoundAugmentation:
-    """How much spectra are changed; 0 leaves a change out.
+    """Strength of the augmentation; 0 turns a transformation off.
 
     Attributes:
-      shift: largest shift in time, in steps.
-      warp: largest scaling of the mel axis, as a natural logarithm: another vocal tract's length.
+      shift: largest shift in time, in time steps.
+      warp: largest scaling of the mel axis, as a natural logarithm; imitates the length of another
+        vocal tract.
 
     Raises:
       InputError: a negative value.
@@ -47,19 +48,19 @@ def augment_sound(
     amount: SoundAugmentation,
     axis_name: str | None = None,
 ) -> Float[Array, "b t m"]:
-    """Shifts and warps each clip by draws of its own.
+    """Shifts and warps each clip at random.
 
     Args:
       key: the same on every device.
-      spectra: this device's clips.
-      amount: of every change.
+      spectra: spectrograms of this device's clips.
+      amount: strength of each transformation.
       axis_name: mapped device axis, or None.
     """
     spectra = jnp.asarray(spectra)
     keys = row_keys(key, spectra.shape[0], axis_name)
-    drawn = per_row(lambda k: jax.random.uniform(k, (3,), minval=-1, maxval=1), keys)
-    # Not the first value: it was another change's, and runs that were begun with it go on alike.
-    return jax.vmap(lambda x, u: _augment_clip(x, u[1], u[2], amount))(spectra, drawn)
+    draws = per_row(lambda k: jax.random.uniform(k, (3,), minval=-1, maxval=1), keys)
+    # Draw 0 belonged to a removed transformation; skipping it lets old runs resume unchanged.
+    return jax.vmap(lambda x, u: _augment_clip(x, u[1], u[2], amount))(spectra, draws)
 
 
 def _augment_clip(
@@ -68,7 +69,7 @@ def _augment_clip(
     warp: Float[Array, ""],
     amount: SoundAugmentation,
 ) -> Float[Array, "t m"]:
-    """One clip, from two draws of -1..1."""
+    """Augments one clip, by draws in -1..1."""
     steps, bands = x.shape
     if amount.shift:
         x = _interpolation(jnp.arange(steps) + amount.shift * shift, steps, x.dtype) @ x
@@ -79,7 +80,7 @@ def _augment_clip(
 
 
 def _interpolation(source: Float[Array, "n"], size: int, dtype: jnp.dtype) -> Array:
-    """The matrix that reads a sequence at real positions, linearly; past an end, its last value."""
-    inside = jnp.clip(source, 0, size - 1)
-    weights = jnp.maximum(0, 1 - jnp.abs(inside[:, None] - jnp.arange(size)))
+    """Returns the matrix that samples a sequence at ``source``: linear, clamped at the ends."""
+    clamped = jnp.clip(source, 0, size - 1)
+    weights = jnp.maximum(0, 1 - jnp.abs(clamped[:, None] - jnp.arange(size)))
     return weights.astype(dtype)
