@@ -1,7 +1,7 @@
-"""The paper's fusions (section 3): how the streams of sound and video meet.
+"""Fusion of the audio and video streams (paper section 3).
 
-A fusion is a module. It owns its widths and the names of its parts; `FUSIONS` registers it under
-the name that configs and checkpoints use.
+A fusion is a module that declares its stream widths and the names of its submodules. `FUSIONS`
+registers it under the name used in configs and checkpoints.
 """
 
 from typing import ClassVar, TypeAlias
@@ -22,11 +22,11 @@ class Fusion(nn.Module):
 
     Attributes:
       num_heads: attention heads; must divide the widths.
-      late: whether the streams meet behind both stages, else between them.
-      widths: of audio and video where they meet.
-      parts: names of the fusion's modules as in the reference, with their kinds: "attention" or
-        "attention_block"; empty where the reference has no such fusion.
-      unread: modules that checkpoints hold and the fusion never reads.
+      late: whether fusion follows both stages instead of the first.
+      widths: channels of the audio and video streams at the fusion.
+      parts: the submodules' names in the reference, each with its kind, "attention" or
+        "attention_block"; empty for a fusion that the reference lacks.
+      unread: submodules that checkpoints hold but the fusion never reads.
     """
 
     num_heads: int = 1
@@ -36,7 +36,7 @@ class Fusion(nn.Module):
     unread: ClassVar[tuple[str, ...]] = ()
 
     def check(self) -> None:
-        """Raises InputError for heads that do not divide a width."""
+        """Raises InputError if num_heads does not divide a width."""
         narrow = min(self.widths)
         if self.num_heads < 1 or any(width % self.num_heads for width in self.widths):
             raise InputError(
@@ -45,12 +45,12 @@ class Fusion(nn.Module):
             )
 
     def __call__(self, audio: Array, video: Array) -> Streams:
-        """Both streams, each informed by the other; shapes stay."""
+        """Returns both streams, each updated from the other, with unchanged shapes."""
         raise NotImplementedError
 
 
 class IntermediateAttention(Fusion):
-    """`ia`: each step is scaled by the attention that the other stream's queries pay to it."""
+    """`ia`: scales each time step by the attention it receives from the other stream."""
 
     parts: ClassVar = (("av1", "attention"), ("va1", "attention"))
     unread: ClassVar = ("proj",)
@@ -61,7 +61,7 @@ class IntermediateAttention(Fusion):
         self.va1 = CrossAttention(video, self.num_heads)
 
     def __call__(self, audio: Array, video: Array) -> Streams:
-        """Mean over heads and sum over queries of the weights, times the stream."""
+        """Multiplies each stream by its weights, averaged over heads and summed over queries."""
         to_video = self.av1.weights(audio, video).mean(1).sum(1)
         to_audio = self.va1.weights(video, audio).mean(1).sum(1)
         return (
@@ -71,7 +71,7 @@ class IntermediateAttention(Fusion):
 
 
 class IntermediateTransformer(Fusion):
-    """`it`: each stream plus a transformer block with the other's keys and values."""
+    """`it`: adds to each stream a transformer block over the other stream."""
 
     parts: ClassVar = (("av1", "attention_block"), ("va1", "attention_block"))
 
@@ -85,7 +85,7 @@ class IntermediateTransformer(Fusion):
 
 
 class LateTransformer(Fusion):
-    """`lt`: transformer blocks with the other stream's keys and values, behind both stages."""
+    """`lt`: replaces each stream by a transformer block over the other, after both stages."""
 
     late: ClassVar = True
     widths: ClassVar = (STAGE2, STAGE2)
