@@ -55,11 +55,9 @@ def flip_and_rotate(
     scale = 1 << _WEIGHT_BITS
     high = low = jnp.zeros((), jnp.int32)  # halves of the mean: products must fit in 32 bits
     for row, row_weight in zip(rows, (scale - bottom_weight, bottom_weight), strict=True):
-        for column, column_weight in zip(
-            columns, (scale - right_weight, right_weight), strict=True
-        ):
+        for column, col_weight in zip(columns, (scale - right_weight, right_weight), strict=True):
             pixel = pixels[(row * width + column).ravel()].astype(jnp.int32)
-            weight = (row_weight * column_weight).reshape(-1, 1)
+            weight = (row_weight * col_weight).reshape(-1, 1)
             high += pixel * (weight >> _WEIGHT_BITS)
             low += pixel * (weight & (scale - 1))
     value = (high + (low >> _WEIGHT_BITS)) >> _WEIGHT_BITS
