@@ -75,7 +75,7 @@ def test_errors_are_one_line(error, status, message, capsys):
 def test_a_command_that_resumes_says_so(capsys):
     assert run(fails(KeyboardInterrupt()), resumes=True) == 130
     error = capsys.readouterr().err
-    assert error == "error: interrupted; the same command again goes on from here\n"
+    assert error == "error: interrupted; the same command resumes\n"
 
 
 def test_ctrl_c_within_a_callback_is_not_lost(capsys):

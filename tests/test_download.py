@@ -290,7 +290,7 @@ def test_archives_of_something_else(record, server, out, content, message):
 def test_command(command, out, capsys):
     assert command("--out", out, "--actors", "3,1-2", "--parallel=1") == 0
     check_whole(out, ACTORS)
-    assert capsys.readouterr().out == f"{out}: 3 actors, 3 of them brought now\n"
+    assert capsys.readouterr().out == f"{out}: 3 actors, 3 of them downloaded now\n"
     assert command(f"--out={out}", "--keep-zips") == 0
     assert "3 actors, 0 of them" in capsys.readouterr().out
 
@@ -303,7 +303,7 @@ def test_command(command, out, capsys):
         (["--out=x", "--actors=0-3"], "'0' is no actor"),
         (["--out=x", "--actors="], "'' is no actor"),
         (["--out=x", "--actors=5-2"], "'5-2' is empty; write 2-5"),
-        ([f"--out={__file__}"], "is no folder"),
+        ([f"--out={__file__}"], "is not a folder"),
     ],
 )
 def test_commands_that_cannot_be_done(command, server, arguments, message, capsys):
@@ -355,7 +355,7 @@ def test_a_signal_stops_and_the_next_start_goes_on(command, record, server, out,
 
     server.faults["video_2.zip"] = iter([interrupt])
     assert command("--out", out, "--parallel=1") == 128 + number
-    assert "the same command again goes on from here" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
     check_whole(out, [1])
     held = part.stat().st_size
     assert 0 < held < len(large)
