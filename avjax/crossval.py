@@ -83,7 +83,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise InputError(f"{path} is damaged; remove it to score the run again") from error
+        raise InputError(f"{path} is damaged; remove it to evaluate the run again") from error
 
 
 def _run_summary(evaluation: Mapping[str, Any]) -> dict[str, Any]:

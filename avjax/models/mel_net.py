@@ -1,6 +1,6 @@
 """An audio-only network on log-mel spectrograms: an ensemble of small CNNs.
 
-Each member reads the voice's pitch and a different number of MFCCs, so that their errors differ.
+Each member reads the voice's pitch and its own number of MFCCs, to make different errors.
 Each is trained with its own loss; the network returns their mean log probability.
 """
 

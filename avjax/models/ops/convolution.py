@@ -84,16 +84,18 @@ def _kernel_gradient(x: Float[Array, "*b i"], dz: Float[Array, "*b o"]) -> Float
     """Sums x^T dz over all positions, in float32 or wider."""
     # As two matrices: contracting several axes makes XLA transpose one operand in memory.
     rows = x.reshape(-1, x.shape[-1]), dz.reshape(-1, dz.shape[-1])
-    return by_platform(*rows, cpu=_product_of_widened, other=_widening_product)
+    return by_platform(*rows, cpu=_upcast_then_multiply, other=_multiply_accumulating_wide)
 
 
-def _product_of_widened(x: Float[Array, "n i"], dz: Float[Array, "n o"]) -> Float[Array, "i o"]:
+def _upcast_then_multiply(x: Float[Array, "n i"], dz: Float[Array, "n o"]) -> Float[Array, "i o"]:
     """Computes ``x^T dz`` in float32 or wider; on CPU a bfloat16 product is bfloat16."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
     return x.astype(wide).T @ dz.astype(wide)
 
 
-def _widening_product(x: Float[Array, "n i"], dz: Float[Array, "n o"]) -> Float[Array, "i o"]:
+def _multiply_accumulating_wide(
+    x: Float[Array, "n i"], dz: Float[Array, "n o"]
+) -> Float[Array, "i o"]:
     """Computes ``x^T dz`` with accumulation in float32 or wider."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
     return jnp.matmul(x.T, dz, preferred_element_type=wide)

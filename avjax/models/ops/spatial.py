@@ -18,7 +18,7 @@ def quarters(m: Map) -> tuple[Map, Map, Map, Map]:
 
 
 def join_quarters(parts: Sequence[Map]) -> Map:
-    """Joins `quarters` again."""
+    """Inverse of `quarters`."""
     arrays = [values(part) for part in parts]
     columns = [jnp.concatenate(arrays[:2], axis=1), jnp.concatenate(arrays[2:], axis=1)]
     return Map(jnp.concatenate(columns, axis=2), rows=parts[0].rows)
