@@ -1,7 +1,6 @@
 """Audio-visual emotion recognition with incomplete data, in JAX and Flax.
 
-`docs/library.md` shows avjax from Python. Each name below is imported when it is first used, so
-that ``import avjax`` itself costs nothing.
+See `docs/library.md`. Names are imported on first use, to keep ``import avjax`` fast.
 """
 
 import importlib
@@ -35,7 +34,7 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {
+_MODULES = {
     "InputError": "avjax.errors",
     "Model": "avjax.predict",
     "Prediction": "avjax.predict",
@@ -43,36 +42,36 @@ _HOMES = {
     "open_dataset": "avjax.data.pipeline",
     "resolve_fold": "avjax.data.folds",
 }
-# The commands stay modules: a function `avjax.train` would turn into the module of that name as
-# soon as anything imports it. What ``python -m avjax.train`` does, `avjax.train.train` does.
+# Commands stay modules: a function `avjax.train` would be overwritten by the module of that name on
+# import. `avjax.train.train` is the function behind ``python -m avjax.train``.
 _COMMANDS = ("crossval", "download", "evaluate", "predict", "prepare", "train")
 
 
 def load(path: str | Path) -> "Model":
-    """The trained model of a workdir (its best epoch) or of a converted checkpoint.
+    """Loads the trained model of a workdir (its best epoch) or a converted checkpoint.
 
     Args:
       path: the directory.
 
     Returns:
-      See `avjax.Model`: ``model.predict("clip.mp4")``, ``model.logits(mfcc, frames)``.
+      An `avjax.Model`: ``model.predict("clip.mp4")``, ``model.logits(mfcc, frames)``.
 
     Raises:
-      avjax.InputError: there is no model that classifies clips.
+      avjax.InputError: no model there, or one that does not classify clips.
     """
     from avjax.predict import Model
 
     return Model.load(path)
 
 
-if not TYPE_CHECKING:  # type checkers shall report names that do not exist
+if not TYPE_CHECKING:  # lets type checkers report unknown names
 
     def __getattr__(name: str) -> Any:
         if name in _COMMANDS:
             return importlib.import_module(f"avjax.{name}")
-        if name not in _HOMES:
+        if name not in _MODULES:
             raise AttributeError(f"module 'avjax' has no attribute {name!r}")
-        value = getattr(importlib.import_module(_HOMES[name]), name)
+        value = getattr(importlib.import_module(_MODULES[name]), name)
         globals()[name] = value
         return value
 

@@ -1,4 +1,4 @@
-"""What every command line of avjax shares: flags without global state, one-line errors."""
+"""Shared by all command lines: flags without global state, one-line errors."""
 
 import errno
 import os
@@ -39,15 +39,15 @@ def run(
     Args:
       argv: program name followed by its arguments.
       define_flags: defines the command's flags on the `FlagValues` it is given.
-      job: called with the parsed flags and the positional arguments; its result is the status
-        (None means 0).
+      job: called with the parsed flags and positional arguments; returns the exit status, or None
+        for 0.
       usage: printed above the flags by ``--help``.
-      resumes: whether the same command, once interrupted, goes on from there.
+      resumes: whether the same command resumes after an interruption.
 
     Returns:
-      0 on success, 1 for an `InputError` or a full disk, 2 for flags that cannot be parsed,
-      130 when interrupted (143 by a termination signal), 141 when nobody reads the output any
-      more. Any other exception is a bug and propagates with its traceback.
+      0 on success, 1 for an `InputError` or a full disk, 2 for invalid flags, 130 when interrupted
+      (143 by a termination signal), 141 for a broken pipe. Any other exception is a bug and
+      propagates with its traceback.
     """
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
@@ -64,7 +64,7 @@ def run(
         return _fail(error, USAGE_STATUS)
     except InputError as error:
         return _fail(error, INPUT_STATUS)
-    except BrokenPipeError:  # the reader, such as head, has seen enough
+    except BrokenPipeError:  # the reader, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE_STATUS
     except OSError as error:
@@ -74,30 +74,30 @@ def run(
         return _fail(f"{error.strerror}{where}; free space or choose another place", INPUT_STATUS)
     except KeyboardInterrupt as interrupt:
         status = TERMINATION_STATUS if isinstance(interrupt, Terminated) else INTERRUPT_STATUS
-        more = "; the same command again goes on from here" if resumes else ""
-        return _fail(f"interrupted{more}", status)
+        hint = "; the same command resumes" if resumes else ""
+        return _fail(f"interrupted{hint}", status)
 
 
 def no_arguments(positional: Sequence[str]) -> None:
-    """Raises InputError for what is no flag, in a command that has flags alone."""
+    """Raises InputError for positional arguments."""
     if positional:
         raise InputError(f"unexpected argument {positional[0]!r}; see --help")
 
 
 def _help(usage: str, values: flags.FlagValues) -> str:
-    """Usage and every flag, those of several processes apart."""
-    changes = [name for name in values if "." in name]  # of a config, as given in this very call
-    own = [n for n in values if n not in (*_PROCESS_FLAGS, *changes, "help", "h")]
+    """Formats usage and flags, with the process flags last."""
+    overrides = [name for name in values if "." in name]  # --config.KEY flags of this call
+    names = [n for n in values if n not in (*_PROCESS_FLAGS, *overrides, "help", "h")]
     lines = [usage.replace("``", "").strip(), "", "Flags:"]
-    lines += [_explained(values[name]) for name in [*own, "help"]]
+    lines += [_format_flag(values[name]) for name in [*names, "help"]]
     if _PROCESS_FLAGS[0] in values:
-        lines += ["", "Flags of several processes that train one run:"]
-        lines += [_explained(values[name]) for name in _PROCESS_FLAGS]
+        lines += ["", "Flags for training with several processes:"]
+        lines += [_format_flag(values[name]) for name in _PROCESS_FLAGS]
     return "\n".join(lines).strip()
 
 
-def _explained(flag: flags.Flag) -> str:
-    """A flag's lines: its name, what it is for, what values it takes, its default."""
+def _format_flag(flag: flags.Flag) -> str:
+    """Formats a flag: its name, help, accepted values and default."""
     notes = [flag.parser.syntactic_help] if flag.parser.syntactic_help else []
     if flag.default not in (None, False, ""):
         notes.append(f"default: {flag.default}")
@@ -107,23 +107,23 @@ def _explained(flag: flags.Flag) -> str:
 
 
 def _parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
-    """Parses flags, those that change a config's values among them; returns the positional ones."""
+    """Parses flags, including --config.KEY=VALUE; returns the positional arguments."""
     try:
         return values(argv)[1:]
     except flags.Error:
-        if values["help"].value:  # as it was asked for, whatever is missing or wrong
+        if values["help"].value:  # show help despite the error
             return []
         raise
-    except (AttributeError, KeyError) as error:  # what ConfigDict makes of an unknown key
+    except (AttributeError, KeyError) as error:  # ConfigDict's error for an unknown key
         key, *hint = re.findall(r"\w+(?:[ \w]+\w)?", str(error).replace("\\n", "\n"))
         suffix = f" ({hint[0]} {hint[1]}?)" if len(hint) > 1 else ""
         raise InputError(
-            f"unknown config key {key!r}{suffix}; the config file names those that exist"
+            f"unknown config key {key!r}{suffix}; see the config file for the keys"
         ) from error
 
 
 def underscored(argv: Sequence[str]) -> list[str]:
-    """Lets flags be written ``--num-frames``, too: absl knows only ``--num_frames``."""
+    """Rewrites ``--num-frames`` as ``--num_frames``, the only form that absl accepts."""
 
     def flag(argument: str) -> str:
         if not argument.startswith("--"):
@@ -136,38 +136,42 @@ def underscored(argv: Sequence[str]) -> list[str]:
 
 
 def _fail(message: object, status: int) -> int:
-    """Prints the message on one line of standard error and returns ``status``."""
+    """Prints the message as one line on standard error; returns ``status``."""
     print("error: " + " ".join(str(message).split()), file=sys.stderr)
     return status
 
 
 def define_process_flags(values: flags.FlagValues) -> None:
-    """Defines the flags of a command that several processes may run together."""
+    """Defines the flags of a command that several processes can run together."""
     flags.DEFINE_bool(
         "distributed",
         False,
-        "This is one of several processes that SLURM, Open MPI, Kubernetes or a TPU slice started.",
+        "This is one of several processes started by SLURM, Open MPI, Kubernetes or a TPU slice.",
         flag_values=values,
     )
     flags.DEFINE_string(
         "coordinator",
         None,
-        "HOST:PORT of the first of several processes that were started by hand, with "
-        "--num_processes and --process_id.",
+        "HOST:PORT of the first of several processes started by hand, with --num_processes and "
+        "--process_id.",
         flag_values=values,
     )
     flags.DEFINE_integer(
-        "num_processes", None, "How many, with --coordinator.", lower_bound=1, flag_values=values
+        "num_processes",
+        None,
+        "Number of processes, with --coordinator.",
+        lower_bound=1,
+        flag_values=values,
     )
     flags.DEFINE_integer(
         "process_id",
         None,
-        "Which one, from 0, with --coordinator.",
+        "Index of this process, from 0, with --coordinator.",
         lower_bound=0,
         flag_values=values,
     )
 
 
 def process_flags(values: flags.FlagValues) -> dict[str, Any]:
-    """Their values, as arguments of `avjax.runtime.multihost.joined`."""
+    """Returns the process flags as arguments of `avjax.runtime.multihost.joined`."""
     return {name: values[name].value for name in _PROCESS_FLAGS}

@@ -1,7 +1,7 @@
-"""A run's configuration: what a config file says, checked and frozen.
+"""A run's config as checked, frozen dataclasses.
 
-Each room defines and checks its own part; this module composes them. Config files and
-``config.json`` hold a tree of keys, in which the parts `loop` and `step` lie at the root.
+Each package defines and checks its own part; this module composes them. Config files and
+``config.json`` hold a tree of keys, with the parts `loop` and `step` at the root.
 """
 
 import dataclasses
@@ -22,15 +22,15 @@ from avjax.training.step import StepConfig
 Part = TypeVar("Part")
 
 _NOUNS = {
-    bool: "True or False",
-    str: "text",
-    int: "whole number",
-    float: "number",
-    tuple[int, ...]: "tuple of whole numbers",
-    tuple[str, ...]: "tuple of texts",
+    bool: "a boolean",
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    tuple[int, ...]: "a tuple of integers",
+    tuple[str, ...]: "a tuple of strings",
 }
 
-# Keys that configs once had, and the only values with which they still mean the same run.
+# Removed keys, and the only values that still mean the same run.
 _REMOVED = {
     "label_smoothing": 0.0,
     "model.dropout": 0.0,
@@ -44,16 +44,16 @@ _REMOVED = {
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """All settings of a run; its ``repr`` shows those that are not the defaults.
+    """The config of a run; ``repr`` shows the keys that differ from the defaults.
 
     Attributes:
-      name: of the configuration; the default workdir is ``runs/<name>``.
+      name: name of the config; the default workdir is ``runs/<name>``.
       model: the network.
-      data: the clips.
-      step: mask, augmentation, computing type.
-      optimizer: and its learning rate.
+      data: dataset and fold.
+      step: mask, augmentation, dtype.
+      optimizer: the optimizer and its learning rate.
       loop: epochs, batch size, seed.
-      parallel: how steps are spread over devices, `jit` or `pmap`.
+      parallel: how steps are compiled for several devices, `jit` or `pmap`.
     """
 
     name: str = "run"
@@ -80,14 +80,14 @@ class RunConfig:
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> Self:
-        """From a config file's tree of keys, or ``config.json``'s; absent keys take defaults.
+        """Builds a config from a tree of keys; absent keys take defaults.
 
         Args:
-          tree: a ``ConfigDict`` or a mapping, nested or with keys joined by dots as on the command
-            line: ``{"model.kind": "audio", "mask": "nodropout", "num_epochs": 20}``.
+          tree: a ``ConfigDict`` or a mapping, such as the content of ``config.json``; nested, or
+            with dotted keys as on the command line: ``{"model.kind": "audio", "num_epochs": 20}``.
 
         Raises:
-          InputError: unknown keys, or values that cannot be used.
+          InputError: unknown keys or invalid values.
         """
         leaves = flatten(tree)
         if isinstance(leaves.get("augment"), bool):  # before augmentations had names
@@ -118,7 +118,7 @@ class RunConfig:
         return f"{type(self).__name__}.from_tree({changed!r})"
 
     def to_tree(self) -> dict[str, Any]:
-        """The tree of keys, as ``config.json`` holds it."""
+        """Returns the tree of keys, as in ``config.json``."""
         tree = {"name": self.name, "parallel": self.parallel, "model": self.model.to_tree()}
         for part in (self.loop, self.step):
             tree |= dataclasses.asdict(part)
@@ -127,7 +127,7 @@ class RunConfig:
         return tree
 
     def with_fold(self, fold: str, seed: int) -> Self:
-        """The same run on another fold, from another seed."""
+        """Returns the same config with another fold and seed."""
         data = dataclasses.replace(self.data, fold=fold)
         return dataclasses.replace(self, data=data, loop=dataclasses.replace(self.loop, seed=seed))
 
@@ -141,7 +141,7 @@ _PARTS = {
 
 
 def check_resumable(config: RunConfig, workdir: Path) -> None:
-    """Writes a new run's ``config.json``; compares the config with that of a run that is there.
+    """Writes a new run's ``config.json``, or compares the config with an existing run's.
 
     Raises:
       InputError: names the keys that differ.
@@ -163,10 +163,10 @@ def check_resumable(config: RunConfig, workdir: Path) -> None:
 
 
 def run_config(workdir: Path) -> RunConfig:
-    """The config of a run.
+    """Reads the config of a run.
 
     Raises:
-      InputError: ``workdir`` is no run, or of a config that this version cannot use.
+      InputError: ``workdir`` is not a run, or this version cannot use its config.
     """
     try:
         return RunConfig.from_tree(read_config(workdir))
@@ -175,7 +175,7 @@ def run_config(workdir: Path) -> RunConfig:
 
 
 def _build(kind: type[Part], prefix: str, leaves: dict[str, Any], **parts: Any) -> Part:
-    """A dataclass from the leaves below a prefix, which are taken out; ``parts`` are ready."""
+    """Builds a dataclass from ``parts`` and the leaves below a prefix, removing those leaves."""
     values = dict(parts)
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         key = f"{prefix}.{field.name}" if prefix else field.name
@@ -185,7 +185,7 @@ def _build(kind: type[Part], prefix: str, leaves: dict[str, Any], **parts: Any) 
 
 
 def _typed(key: str, value: Any, kind: Any) -> Any:
-    """A value as its field's type wants it: JSON has lists for tuples, users write 1 for 1.0.
+    """Converts a value to its field's type: JSON has lists for tuples, users write 1 for 1.0.
 
     Raises:
       InputError: a value of another type.
@@ -202,5 +202,5 @@ def _typed(key: str, value: Any, kind: Any) -> Any:
         fits = isinstance(value, (list, tuple)) and all(type(x) is item for x in value)
         value = tuple(value) if fits else value
     if not fits:
-        raise InputError(f"config.{key}={value!r} is no {_NOUNS[kind]}; correct it")
+        raise InputError(f"config.{key}={value!r} is not {_NOUNS[kind]}; correct it")
     return value

@@ -1,10 +1,10 @@
-"""Cross-validation: a run for each fold and seed, and statistics over them."""
+"""Cross-validation: one run per fold and seed, and statistics over the runs."""
 
 import sys
 
 from avjax import commands
 
-if __name__ == "__main__":  # before the imports below, which take seconds
+if __name__ == "__main__":  # before the slow imports
     sys.exit(commands.run("crossval"))
 
 import json
@@ -33,17 +33,16 @@ def cross_validate(
     *,
     together: bool = False,
 ) -> dict[str, Any]:
-    """Runs every fold with every seed; finished runs are only read.
+    """Trains and evaluates every fold with every seed; finished runs are only read.
 
     Args:
       config: see `configs/common.py`; its fold and seed are replaced.
-      workdir: gets a run's folder for each fold and seed, and ``crossval.json``, which is brought
-        up to date after every run.
-      folds: `msaf6`, `five`, one named fold such as `published`, or `config`: those that the config
-        lists as ``data.folds``.
-      seeds: by default the config's own.
-      together: train all runs at once, as one vmapped program, instead of one after the other; see
-        `avjax.train_vmapped`.
+      workdir: gets one run folder per fold and seed, and ``crossval.json``, updated after every
+        run.
+      folds: `msaf6`, `five`, or one named fold such as `published`, or `config`: the
+        folds in ``config.data.folds``.
+      seeds: by default the config's seed.
+      together: train all runs as one vmapped program; see `avjax.train_vmapped`.
 
     Returns:
       The content of ``crossval.json``; see `summarise`.
@@ -56,12 +55,12 @@ def cross_validate(
     specs = _specs(config, folds)
     planned = [(fold, seed) for fold in specs for seed in seeds]
     if together:
-        folders = {
+        configs = {
             workdir / _folder(fold, seed): config.with_fold(specs[fold], seed)
             for fold, seed in planned
         }
         train_vmapped(
-            {path: run for path, run in folders.items() if not (path / EVALUATION_FILE).exists()}
+            {path: run for path, run in configs.items() if not (path / EVALUATION_FILE).exists()}
         )
     runs: list[dict[str, Any]] = []
     summary: dict[str, Any] = {}
@@ -69,7 +68,7 @@ def cross_validate(
         print(f"run {number} of {len(planned)}: fold {fold}, seed {seed}", flush=True)
         folder = _folder(fold, seed)
         evaluation = _run(config.with_fold(specs[fold], seed), workdir / folder)
-        runs.append({"fold": fold, "seed": seed, "folder": folder, **_kept(evaluation)})
+        runs.append({"fold": fold, "seed": seed, "folder": folder, **_run_summary(evaluation)})
         summary = {"config": config.name, "folds": folds, "planned_runs": len(planned)}
         summary |= summarise(runs)
         write_json(workdir / SUMMARY_FILE, summary)
@@ -90,7 +89,7 @@ def _folder(fold: str, seed: int) -> str:
 
 
 def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
-    """The evaluation of one run, trained where that is not done yet."""
+    """Returns the evaluation of one run; trains it if not done yet."""
     path = workdir / EVALUATION_FILE
     if not path.exists():
         return train(config, workdir)
@@ -98,11 +97,11 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise InputError(f"{path} is damaged; remove it to score the run again") from error
+        raise InputError(f"{path} is damaged; remove it to evaluate the run again") from error
 
 
-def _kept(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """What the summary holds of a run."""
+def _run_summary(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a run's part of the summary."""
     accuracies = {name: scores["accuracy"] for name, scores in evaluation["conditions"].items()}
     return {
         "epoch": evaluation["epoch"],
@@ -113,15 +112,15 @@ def _kept(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def summarise(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Statistics over runs.
+    """Computes statistics over runs.
 
     Args:
-      runs: with ``accuracy`` by condition and ``actors``, as `avjax.evaluate` finds them.
+      runs: with ``accuracy`` by condition, and ``actors`` from `avjax.evaluate`.
 
     Returns:
       ``conditions``: by name ``mean``, ``std`` (of the sample), ``stderr`` (of the mean; both None
-      for a single run) and ``num_runs``; ``actors``: number of clips and accuracy by test actor,
-      over all runs that tested the actor; and ``runs`` themselves.
+      for a single run) and ``num_runs``. ``actors``: number of clips and accuracy by test actor,
+      over all runs that tested the actor. ``runs``: the argument.
     """
     names = dict.fromkeys(name for run in runs for name in run["accuracy"])
     conditions = {
@@ -130,30 +129,29 @@ def summarise(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
     actors: dict[str, list[Mapping[str, float]]] = {}
     for run in runs:
-        for actor, figures in run["actors"].items():
-            actors.setdefault(actor, []).append(figures)
+        for actor, scores in run["actors"].items():
+            actors.setdefault(actor, []).append(scores)
     by_actor = {}
     for actor in sorted(actors, key=lambda name: (len(name), name)):
-        clips = sum(part["num_clips"] for part in actors[actor])
-        hits = sum(part["num_clips"] * part["accuracy"] for part in actors[actor])
+        clips = sum(scores["num_clips"] for scores in actors[actor])
+        hits = sum(scores["num_clips"] * scores["accuracy"] for scores in actors[actor])
         by_actor[actor] = {"num_clips": clips, "accuracy": hits / clips}
     return {"conditions": conditions, "actors": by_actor, "runs": list(runs)}
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:
-    several = len(values) > 1
-    deviation = statistics.stdev(values) if several else None
-    error = deviation / math.sqrt(len(values)) if deviation is not None else None
+    std = statistics.stdev(values) if len(values) > 1 else None
+    stderr = std / math.sqrt(len(values)) if std is not None else None
     return {
         "mean": statistics.fmean(values),
-        "std": deviation,
-        "stderr": error,
+        "std": std,
+        "stderr": stderr,
         "num_runs": len(values),
     }
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """The summary as lines of text, accuracies in percent."""
+    """Formats a summary as text, with accuracies in percent."""
 
     def percent(value: float | None) -> str:
         return "-" if value is None else f"{value:.2%}"
@@ -175,5 +173,5 @@ def table(summary: Mapping[str, Any]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line, see `avjax.commands.crossval`."""
+    """Runs the command line; see `avjax.commands.crossval`."""
     return commands.run("crossval", argv)

@@ -1,14 +1,14 @@
-"""RAVDESS's speech clips from Zenodo.
+"""Downloads RAVDESS's speech clips from Zenodo.
 
-An actor's folder appears when it is whole. The same call again goes on where it stopped, in the
-middle of a file, too, and does nothing once all is there.
+An actor's folder appears once it is complete. The same call resumes, even within a file, and skips
+complete actors.
 """
 
 import sys
 
 from avjax import commands
 
-if __name__ == "__main__":  # before the imports below, which take seconds
+if __name__ == "__main__":  # before the slow imports
     sys.exit(commands.run("download"))
 
 import os
@@ -42,14 +42,14 @@ from avjax.preparation.transfer import (
 from avjax.preparation.zenodo import RAVDESS, Record
 from avjax.runtime.signals import StopRequest
 
-ZIPS = "zips"  # folder in OUT of what is being fetched
+ZIPS = "zips"  # folder in OUT for the archives
 _SUFFIXES = {AUDIO_VIDEO: ".mp4", VIDEO_ONLY: ".mp4", AUDIO_ONLY: ".wav"}
-_GROWTH = 1.05  # at most, of mp4s when unpacked: they hardly compress
-_POLL = 0.2  # seconds between two looks at whether to stop
+_GROWTH = 1.05  # bound on unpacked size / zip size of mp4s, which hardly compress
+_POLL = 0.2  # seconds between checks for a stop request
 
 
 class Summary(NamedTuple):
-    """What a download did: actors that are there, and which of them it brought."""
+    """The requested actors, and those of them downloaded now."""
 
     actors: tuple[int, ...]
     brought: tuple[int, ...]
@@ -64,43 +64,43 @@ def download(
     keep_zips: bool = False,
     patience: Patience = PATIENCE,
 ) -> Summary:
-    """Brings the clips of actors, as far as they are not there.
+    """Downloads the missing clips of actors.
 
     Args:
-      out: the folder in which ``Actor_NN`` folders are made.
-      actors: of the record.
-      record: where the archives are.
-      parallel: files fetched at the same time.
-      keep_zips: leave the archives in ``out/zips`` instead of removing each once it is unpacked.
-      patience: how long a transfer is tried.
+      out: the folder for the ``Actor_NN`` folders.
+      actors: actors to download.
+      record: the Zenodo record with the archives.
+      parallel: number of files to fetch at once.
+      keep_zips: leave the archives in ``out/zips`` after unpacking.
+      patience: how long to retry a transfer.
 
     Raises:
-      InputError: too little space, a server that cannot be reached or sends something else. What
-        is complete by then stays, and so do unfinished files.
-      KeyboardInterrupt: a signal asked to stop; the same holds.
+      InputError: too little disk space, an unreachable server, or wrong data. Complete actors and
+        partial files are kept.
+      KeyboardInterrupt: stopped by a signal; complete actors and partial files are kept.
     """
     if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is no folder; choose another --out")
-    lacking = {actor: files for actor in actors if (files := _lacking(out, actor, record))}
-    if lacking:
-        _check_space(out, lacking, record, parallel, keep_zips)
+        raise InputError(f"{out} is not a folder; choose another --out")
+    missing = {actor: files for actor in actors if (files := _missing(out, actor, record))}
+    if missing:
+        _check_space(out, missing, record, parallel, keep_zips)
         (out / ZIPS).mkdir(parents=True, exist_ok=True)
-        _Job(out, record, lacking, keep_zips, patience).run(parallel)
-    return Summary(tuple(actors), tuple(lacking))
+        _Job(out, record, missing, keep_zips, patience).run(parallel)
+    return Summary(tuple(actors), tuple(missing))
 
 
 def _folder(out: Path, actor: int) -> Path:
     return out / f"Actor_{actor:02d}"
 
 
-def _lacking(out: Path, actor: int, record: Record) -> list[RemoteFile]:
-    """The archives of those clips of an actor that are not there."""
+def _missing(out: Path, actor: int, record: Record) -> list[RemoteFile]:
+    """Returns the archives with an actor's missing clips."""
     folder = _folder(out, actor)
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    existing = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
     def complete(*modalities: str) -> bool:
         clips = [clip for modality in modalities for clip in speech_clips(actor, modality)]
-        return there.issuperset(clip.clip_id + _SUFFIXES[clip.modality] for clip in clips)
+        return existing.issuperset(clip.clip_id + _SUFFIXES[clip.modality] for clip in clips)
 
     files = [] if complete(AUDIO_VIDEO, VIDEO_ONLY) else [record.videos[actor]]
     return files if complete(AUDIO_ONLY) else [*files, record.audio]
@@ -108,14 +108,14 @@ def _lacking(out: Path, actor: int, record: Record) -> list[RemoteFile]:
 
 def _check_space(
     out: Path,
-    lacking: Mapping[int, list[RemoteFile]],
+    missing: Mapping[int, list[RemoteFile]],
     record: Record,
     parallel: int,
     keep_zips: bool,
 ) -> None:
-    """Refuses to begin what would fill the disk."""
-    videos = [record.videos[a] for a, files in lacking.items() if record.videos[a] in files]
-    wavs = sum(record.audio in files for files in lacking.values())
+    """Raises InputError if the download would fill the disk."""
+    videos = [record.videos[a] for a, files in missing.items() if record.videos[a] in files]
+    wavs = sum(record.audio in files for files in missing.values())
     unpacked = _GROWTH * sum(file.size for file in videos)
     unpacked += record.audio_bytes * wavs / len(record.videos)
     zips = sorted((_remaining(file, out) for file in videos), reverse=True)
@@ -124,10 +124,10 @@ def _check_space(
     existing = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
-        remedies = ["free some", "choose another --out", "name fewer --actors"]
+        remedies = ["free some space", "choose another --out", "name fewer --actors"]
         remedies += ["leave out --keep_zips"] if keep_zips else []
         raise InputError(
-            f"{out} needs {needed / 1e9:.1f} GB for {len(lacking)} actors, {free / 1e9:.1f} GB are "
+            f"{out} needs {needed / 1e9:.1f} GB for {len(missing)} actors, {free / 1e9:.1f} GB are "
             f"free; {', '.join(remedies[:-1])} or {remedies[-1]}"
         )
 
@@ -137,22 +137,22 @@ def _remaining(file: RemoteFile, out: Path) -> int:
 
 
 class _Job:
-    """Fetches and unpacks in threads; ``stopping`` ends them all."""
+    """Fetches and unpacks in threads; the event ``stopping`` ends them all."""
 
     def __init__(
         self,
         out: Path,
         record: Record,
-        lacking: Mapping[int, list[RemoteFile]],
+        missing: Mapping[int, list[RemoteFile]],
         keep_zips: bool,
         patience: Patience,
     ) -> None:
         self.out, self.zips = out, out / ZIPS
-        self.record, self.lacking = record, lacking
+        self.record, self.missing = record, missing
         self.keep_zips, self.patience = keep_zips, patience
         self.stopping = threading.Event()
-        files = {file for files in lacking.values() for file in files}
-        self.wants_audio = record.audio in files
+        files = {file for files in missing.values() for file in files}
+        self.needs_audio = record.audio in files
         self.total = tqdm(
             desc=f"{len(files)} files",
             total=sum(file.size for file in files),
@@ -162,20 +162,20 @@ class _Job:
         )
 
     def run(self, parallel: int) -> None:
-        """Does all of it; a file that cannot be had does not keep the others from coming."""
+        """Downloads all missing actors; raises errors of single files only at the end."""
         failures: list[InputError] = []
         pool = ThreadPoolExecutor(parallel)
         with self.total, StopRequest() as stop:
             try:
-                # First, so that no actor's thread waits for a sound archive that none fetches.
-                audio = pool.submit(self._fetch, self.record.audio) if self.wants_audio else None
-                pending = {pool.submit(self._bring, actor, audio) for actor in self.lacking}
+                # First: actors' threads wait for the sound archive and could occupy the pool.
+                audio = pool.submit(self._fetch, self.record.audio) if self.needs_audio else None
+                pending = {pool.submit(self._fetch_actor, actor, audio) for actor in self.missing}
                 while pending:
                     done, pending = wait(pending, _POLL, return_when=FIRST_COMPLETED)
                     if stop.requested:
                         raise KeyboardInterrupt
                     if audio is not None and audio.done():
-                        audio.result()  # without it, no actor can be finished
+                        audio.result()  # raises: without it, no actor can be completed
                     failures += filter(None, map(_failure, done))
             finally:
                 self.stopping.set()
@@ -183,22 +183,22 @@ class _Job:
         if failures:
             more = f" ({len(failures) - 1} more files failed)" if len(failures) > 1 else ""
             raise InputError(f"{failures[0]}{more}")
-        everything = not any(_lacking(self.out, a, self.record) for a in self.record.videos)
-        if everything and self.wants_audio and not self.keep_zips:
+        complete = not any(_missing(self.out, a, self.record) for a in self.record.videos)
+        if complete and self.needs_audio and not self.keep_zips:
             (self.zips / self.record.audio.name).unlink()
         if not any(self.zips.iterdir()):
             self.zips.rmdir()
 
-    def _bring(self, actor: int, audio: Future[Path] | None) -> None:
-        """Fetches what an actor lacks and unpacks it."""
-        files, archives = self.lacking[actor], []
+    def _fetch_actor(self, actor: int, audio: Future[Path] | None) -> None:
+        """Fetches and unpacks an actor's missing archives."""
+        files, archives = self.missing[actor], []
         video = self.record.videos[actor]
         if video in files:
             archives.append(self._fetch(video))
         if audio is not None and self.record.audio in files:
             archives.append(audio.result())
         stage = self.zips / f"{_folder(self.out, actor).name}.unpacking"
-        shutil.rmtree(stage, ignore_errors=True)  # of a start that was killed
+        shutil.rmtree(stage, ignore_errors=True)  # left by a killed process
         stage.mkdir()
         try:
             for archive in archives:
@@ -217,7 +217,7 @@ class _Job:
             unit="B",
             unit_scale=True,
             leave=False,
-            disable=None,  # where the output is no terminal
+            disable=None,  # unless the output is a terminal
         ) as bar:
 
             def progress(count: int) -> None:
@@ -234,16 +234,16 @@ class _Job:
             )
 
     def _unpack(self, archive: Path, actor: int, into: Path) -> None:
-        """Copies an actor's clips out of an archive, each durable on return."""
+        """Extracts an actor's clips from an archive, durably."""
         try:
-            with zipfile.ZipFile(archive) as opened:
-                members = list(_clips(opened, archive, actor))
+            with zipfile.ZipFile(archive) as zip_file:
+                members = list(_clips(zip_file, archive, actor))
                 for member, name in tqdm(
                     members, f"unpacking {into.stem}", unit="clip", leave=False, disable=None
                 ):
                     if self.stopping.is_set():
                         raise CancelledError
-                    with opened.open(member) as source, (into / name).open("xb") as target:
+                    with zip_file.open(member) as source, (into / name).open("xb") as target:
                         shutil.copyfileobj(source, target)
                         target.flush()
                         os.fsync(target.fileno())
@@ -256,14 +256,14 @@ class _Job:
 
 
 def _clips(
-    opened: zipfile.ZipFile, archive: Path, actor: int
+    zip_file: zipfile.ZipFile, archive: Path, actor: int
 ) -> Iterator[tuple[zipfile.ZipInfo, str]]:
-    """The members that are clips of an actor, with their bare file names.
+    """Yields the members that are clips of an actor, with their file names.
 
     Raises:
-      InputError: a member that would lie outside of the folder into which zips are unpacked.
+      InputError: a member outside the folder that the archive is unpacked into.
     """
-    for member in opened.infolist():
+    for member in zip_file.infolist():
         path = PurePosixPath(member.filename.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or member.filename[1:2] == ":":
             raise InputError(
@@ -272,14 +272,14 @@ def _clips(
         try:
             clip = ClipName.parse(path.name)
         except InputError:
-            continue  # a folder, or what an operating system left there
-        whole = clip.clip_id + _SUFFIXES[clip.modality]
-        if path.name == whole and int(clip.actor) == actor:
-            yield member, whole
+            continue  # a folder, or an operating system's file
+        name = clip.clip_id + _SUFFIXES[clip.modality]
+        if path.name == name and int(clip.actor) == actor:
+            yield member, name
 
 
 def _publish(stage: Path, folder: Path) -> None:
-    """Makes an actor's folder appear whole, or completes the one that is there."""
+    """Moves an actor's clips into place, atomically if its folder is new."""
     if folder.exists():
         for path in stage.iterdir():
             path.replace(folder / path.name)
@@ -288,7 +288,7 @@ def _publish(stage: Path, folder: Path) -> None:
 
 
 def _failure(done: Future[None]) -> InputError | None:
-    """What is wrong with one file; whatever concerns them all is raised."""
+    """Returns the error of a single file, or None; raises errors that concern all files."""
     error = done.exception()
     if isinstance(error, InputError) and not isinstance(error, UnreachableError):
         return error
@@ -298,5 +298,5 @@ def _failure(done: Future[None]) -> InputError | None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line, see `avjax.commands.download`."""
+    """Runs the command line; see `avjax.commands.download`."""
     return commands.run("download", argv)

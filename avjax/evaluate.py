@@ -1,10 +1,10 @@
-"""Evaluation: scores of a model under every condition."""
+"""Evaluates a model under every condition."""
 
 import sys
 
 from avjax import commands
 
-if __name__ == "__main__":  # before the imports below, which take seconds
+if __name__ == "__main__":  # before the slow imports
     sys.exit(commands.run("evaluate"))
 
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ def evaluate_checkpoint(
     video_only: bool = False,
     parallel: str = "jit",
 ) -> dict[str, Any]:
-    """Scores a checkpoint on one split of a fold; all processes must call it.
+    """Evaluates a checkpoint on one split of a fold; all processes must call it.
 
     Args:
       path: a workdir (its best epoch) or a converted checkpoint.
@@ -53,13 +53,13 @@ def evaluate_checkpoint(
 
     Returns:
       ``{"split", "num_clips", "conditions": {name: {"num_clips", "accuracy", "macro_f1", "loss",
-      "confusion"}}}``, with the class names, the checkpoint's epoch, and of undisturbed clips the
-      accuracy by actor and every clip's predicted class. Accuracies lie in 0..1, losses are in
-      nats, ``confusion[i][j]`` counts clips of class i that were called j.
+      "confusion"}}}``, with the class names and the checkpoint's epoch. For undisturbed clips also
+      the accuracy by actor and each clip's predicted class. Accuracies lie in 0..1, losses are in
+      nats, ``confusion[i][j]`` counts clips of class i predicted as j.
 
     Raises:
       InputError: a dataset that does not suit the checkpoint, see `check_compatible`; an unknown
-        split, no clips, no checkpoint.
+        split; no clips; no checkpoint.
     """
     variables, card = multihost.from_first(lambda: load_model(path))
     dataset = open_dataset(data_dir)
@@ -93,22 +93,22 @@ def evaluate_checkpoint(
 
 
 def _by_actor(clips: Clips, predicted: Int[np.ndarray, "n"]) -> dict[str, dict[str, float]]:
-    """Number of clips and accuracy by RAVDESS actor, by group for other clips."""
-    right: dict[str, list[bool]] = {}
+    """Returns number of clips and accuracy by RAVDESS actor, or by group for other clips."""
+    hits_by_actor: dict[str, list[bool]] = {}
     for record, hit in zip(clips.records, predicted == clips.labels, strict=True):
-        who = str(record.actor) if record.actor > 0 else record.group
-        right.setdefault(who, []).append(bool(hit))
+        actor = str(record.actor) if record.actor > 0 else record.group
+        hits_by_actor.setdefault(actor, []).append(bool(hit))
     return {
         actor: {"num_clips": len(hits), "accuracy": sum(hits) / len(hits)}
-        for actor, hits in right.items()
+        for actor, hits in hits_by_actor.items()
     }
 
 
 def check_compatible(card: ModelCard, metadata: DatasetMetadata, path: Any, data_dir: Any) -> None:
-    """Checks that a dataset was prepared as the clips that a checkpoint was trained on.
+    """Checks that a dataset was prepared like a checkpoint's training clips.
 
-    Of frames and of sound, only what the network reads counts. A dataset of sound alone suits
-    networks of both streams.
+    Only compares the streams that the network reads. A sound-only dataset suits audio-visual
+    networks.
 
     Raises:
       InputError: names every value that differs, and the remedy.
@@ -120,34 +120,34 @@ def check_compatible(card: ModelCard, metadata: DatasetMetadata, path: Any, data
     if "audio" in streams:
         names.append("audio_steps")
     expected = {name: getattr(card, name) for name in names}
-    held = {name: getattr(metadata, name) for name in names}
-    held["classes"] = list(metadata.classes)
-    differing = [name for name in names if held[name] != expected[name]]
+    actual = {name: getattr(metadata, name) for name in names}
+    actual["classes"] = list(metadata.classes)
+    differing = [name for name in names if actual[name] != expected[name]]
     if differing:
-        values = " and ".join(f"{x} {held[x]!r} instead of {expected[x]!r}" for x in differing)
+        values = " and ".join(f"{x} {actual[x]!r} instead of {expected[x]!r}" for x in differing)
         settings = [f"--{x}={expected[x]}" for x in differing if x in _PREPARE_FLAGS]
-        how = f"with {' '.join(settings)}" if settings else "accordingly"
+        remedy = f"with {' '.join(settings)}" if settings else "accordingly"
         raise InputError(
             f"dataset {data_dir} does not suit checkpoint {path}: {values}; prepare the clips "
-            f"{how}, or choose another checkpoint"
+            f"{remedy}, or choose another checkpoint"
         )
 
 
 def evaluate_run(workdir: str | Path, split: str = "test") -> dict[str, Any]:
-    """Scores a run's best epoch and writes the result, for `test` with the report.
+    """Evaluates a run's best epoch and writes the result; for `test` also the report.
 
-    All processes must call it; the first one reads and writes the run's folder. The test split's
-    figures are ``evaluation.json``; another split's are ``evaluation_<split>.json``.
+    All processes must call it; the first reads and writes the run's folder. Results of the test
+    split go to ``evaluation.json``, of another split to ``evaluation_<split>.json``.
 
     Args:
-      workdir: of the run, whose config names dataset and fold.
+      workdir: the run's folder; its config names dataset and fold.
       split: `train`, `validation` or `test`.
 
     Returns:
-      As `evaluate_checkpoint`.
+      See `evaluate_checkpoint`.
 
     Raises:
-      InputError: as `evaluate_checkpoint`, or ``workdir`` is no run.
+      InputError: as `evaluate_checkpoint`, or ``workdir`` is not a run.
     """
     workdir = Path(workdir)
     config = multihost.from_first(lambda: run_config(workdir))
@@ -170,16 +170,16 @@ def evaluate_run(workdir: str | Path, split: str = "test") -> dict[str, Any]:
 
 
 def table(evaluation: Mapping[str, Any]) -> str:
-    """The evaluation as lines of text."""
+    """Formats an evaluation as text."""
     lines = [f"{evaluation['split']} split, {evaluation['num_clips']} clips"]
     lines.append(f"{'condition':22}{'accuracy':>9}{'macro F1':>10}{'loss':>9}")
-    for name, figures in evaluation["conditions"].items():
+    for name, scores in evaluation["conditions"].items():
         lines.append(
-            f"{name:22}{figures['accuracy']:9.1%}{figures['macro_f1']:10.3f}{figures['loss']:9.3f}"
+            f"{name:22}{scores['accuracy']:9.1%}{scores['macro_f1']:10.3f}{scores['loss']:9.3f}"
         )
     return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line, see `avjax.commands.evaluate`."""
+    """Runs the command line; see `avjax.commands.evaluate`."""
     return commands.run("evaluate", argv)

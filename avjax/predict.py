@@ -1,10 +1,10 @@
-"""Prediction: the emotion in raw or prepared clips, by a trained model."""
+"""Predicts the emotion in raw or prepared clips with a trained model."""
 
 import sys
 
 from avjax import commands
 
-if __name__ == "__main__":  # before the imports below, which take seconds
+if __name__ == "__main__":  # before the slow imports
     sys.exit(commands.run("predict"))
 
 import dataclasses
@@ -33,13 +33,13 @@ from avjax.training.step import Batch, present_streams
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a model says of one clip.
+    """A model's prediction for one clip.
 
     Attributes:
       label: the most probable class.
-      probabilities: of every class, by name, in the model's order.
-      missing: what the clip lacked, of the streams "audio" and "video" that the network reads; it
-        saw zeros there.
+      probabilities: probability of every class, by name, in the model's order.
+      missing: the streams, of those that the network reads, that the clip lacked; the network saw
+        zeros.
     """
 
     label: str
@@ -47,11 +47,11 @@ class Prediction:
     missing: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The prediction as JSON's types."""
+        """Returns the prediction as a JSON-serialisable dict."""
         return {**dataclasses.asdict(self), "missing": list(self.missing)}
 
     def __str__(self) -> str:
-        """One line a class, the most probable first."""
+        """Formats one line per class, the most probable first."""
         ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])
         lines = [f"  {name:12}{probability:6.1%}" for name, probability in ranked]
         if self.missing:
@@ -60,10 +60,10 @@ class Prediction:
 
 
 class Model:
-    """A trained network with all that it takes to use it.
+    """A trained network with its variables and card.
 
     Attributes:
-      card: classes, profile and sizes of its training clips.
+      card: classes, profile and sizes of the training clips.
       variables: ``params`` and ``batch_stats`` (running statistics), trees of float32 arrays for
         ``model.net.apply``.
     """
@@ -71,15 +71,15 @@ class Model:
     def __init__(
         self, variables: Mapping[str, Any], card: ModelCard, detector: Detector | None = None
     ) -> None:
-        """Nothing is compiled before first use; then once for each shape of input.
+        """Compiles nothing before first use, then once per input shape.
 
         Args:
           variables: ``params`` and ``batch_stats``.
-          card: what they are of.
-          detector: finds faces in raw clips; by default the MTCNN, loaded when first needed.
+          card: the model's card.
+          detector: finds faces in raw clips; by default the MTCNN, loaded on first use.
 
         Raises:
-          InputError: the card names a network that cannot be built.
+          InputError: the card describes an invalid network.
         """
         self.card = card
         self.variables = jax.device_put(dict(variables))
@@ -100,15 +100,15 @@ class Model:
 
     @property
     def net(self) -> Network:
-        """The network; ``net.inputs`` says what it reads."""
+        """The network; ``net.inputs`` lists the inputs it reads."""
         return self._net
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """The model of a workdir (its best epoch) or of a converted checkpoint.
+        """Loads the model of a workdir (its best epoch) or a converted checkpoint.
 
         Raises:
-          InputError: there is none, or the face backbone alone, which classifies nothing.
+          InputError: no model there, or only a face backbone, which does not classify.
         """
         return cls(*load_model(path))
 
@@ -120,26 +120,26 @@ class Model:
         has_audio: Bool[Array | np.ndarray, "b"] | None = None,
         has_video: Bool[Array | np.ndarray, "b"] | None = None,
     ) -> Float[np.ndarray, "b k"]:
-        """Logits of prepared clips.
+        """Returns logits of prepared clips.
 
-        Clips may be longer or shorter, and frames larger or smaller, than those the model was
-        trained on. What the network does not read is ignored.
+        Length of clips and size of frames may differ from training. Inputs that the network does
+        not read are ignored.
 
         Args:
-          mfcc: finite numbers, as a prepared dataset holds them; for a network of kind "log_mel"
-            its spectra. None where no clip has sound.
-          frames: face crops as the model's profile stores them (`reference`: BGR, `fixed`: RGB);
-            None where no clip has any.
-          has_audio: False where a clip's sound is missing, so that the network sees zeros; by
-            default all True, or all False without ``mfcc``.
-          has_video: the same for its frames.
+          mfcc: finite MFCCs, as in a prepared dataset; log-mel spectrograms for a network of kind
+            "log_mel"; None if no clip has sound.
+          frames: face crops as in the model's profile (`reference`: BGR, `fixed`: RGB); None if no
+            clip has any.
+          has_audio: False for clips without sound, where the network sees zeros; by default all
+            True, or all False without ``mfcc``.
+          has_video: the same for frames.
 
         Returns:
-          Logits of the classes in ``card.classes``, float32.
+          Float32 logits of the classes in ``card.classes``.
 
         Raises:
-          InputError: arrays that do not fit in type, shape or number, MFCCs that are not finite, or
-            nothing that the network reads.
+          InputError: wrong dtype, shape or number of arrays, non-finite MFCCs, or no input that the
+            network reads.
         """
         batch = self._batch(mfcc, frames, has_audio, has_video)
         if not len(batch["audio"]):
@@ -147,47 +147,46 @@ class Model:
         return np.asarray(_logits(self.variables, batch, self._net, self.card.profile))
 
     def _batch(self, mfcc: Any, frames: Any, has_audio: Any, has_video: Any) -> dict[str, Any]:
-        """What the network reads, checked; zeros where a stream is missing or not read."""
+        """Checks the inputs; fills missing and unread streams with zeros."""
         inputs, card = self._net.inputs, self.card
         if mfcc is None and frames is None:
-            raise InputError("neither mfcc nor frames are given; give one of them at least")
-        sound = None if "audio" not in inputs.streams else _sound(mfcc, inputs.audio_width)
-        crops = None if "video" not in inputs.streams else _crops(frames)
-        rows = {len(x) for x in (sound, crops) if x is not None}
-        if not rows:
+            raise InputError("neither mfcc nor frames given; give at least one")
+        audio = None if "audio" not in inputs.streams else _check_audio(mfcc, inputs.audio_width)
+        crops = None if "video" not in inputs.streams else _check_crops(frames)
+        sizes = {len(x) for x in (audio, crops) if x is not None}
+        if not sizes:
             needed = "mfcc" if "audio" in inputs.streams else "frames"
-            raise InputError(f"the network reads nothing but {needed}; give them")
-        if len(rows) > 1:
+            raise InputError(f"the network reads only {needed}; give them")
+        if len(sizes) > 1:
             raise InputError(
-                f"mfcc {list(np.shape(mfcc))} and frames {list(np.shape(frames))} are of different "
+                f"mfcc {list(np.shape(mfcc))} and frames {list(np.shape(frames))} have different "
                 "numbers of clips; give both for the same clips"
             )
-        (b,) = rows
-        heard = _presence("has_audio", has_audio, b) & (sound is not None)
-        seen = _presence("has_video", has_video, b) & (crops is not None)
-        if sound is None:
-            sound = np.zeros((b, card.audio_steps, inputs.audio_width), np.float32)
+        (b,) = sizes
+        has_audio = _check_presence("has_audio", has_audio, b) & (audio is not None)
+        has_video = _check_presence("has_video", has_video, b) & (crops is not None)
+        if audio is None:
+            audio = np.zeros((b, card.audio_steps, inputs.audio_width), np.float32)
         if crops is None:
-            shown = card.num_frames if "video" in inputs.streams else 0
-            crops = np.zeros((b, shown, card.image_size, card.image_size, 3), np.uint8)
-        faulty = np.flatnonzero(heard & ~np.isfinite(sound).all((1, 2)))
-        if len(faulty):
+            num_frames = card.num_frames if "video" in inputs.streams else 0
+            crops = np.zeros((b, num_frames, card.image_size, card.image_size, 3), np.uint8)
+        invalid = np.flatnonzero(has_audio & ~np.isfinite(audio).all((1, 2)))
+        if len(invalid):
             raise InputError(
-                f"mfcc of clip {faulty[0]} holds NaN or infinity; mend it, or say that it is "
+                f"mfcc of clip {invalid[0]} holds NaN or infinity; correct it, or mark it as "
                 "missing with has_audio"
             )
-        return {"audio": sound, "frames": crops, "has_audio": heard, "has_video": seen}
+        return {"audio": audio, "frames": crops, "has_audio": has_audio, "has_video": has_video}
 
     def predict(self, path: str | Path) -> Prediction:
-        """The emotion in a raw video with its sound track, or in a sound file alone.
+        """Predicts the emotion in a raw video with its sound track, or in a sound file.
 
-        It is prepared as the training clips were.
-
-        A clip without sound, or without a face, is judged by the other alone.
+        Prepares the clip like the training clips. A clip that lacks sound, or a face, is classified
+        by the other stream.
 
         Raises:
-          InputError: a file that cannot be read, or has nothing that the network reads; no face
-            detector's weights.
+          InputError: an unreadable file, no stream that the network reads, or missing weights of
+            the face detector.
         """
         path = Path(path)
         if not path.is_file():
@@ -195,43 +194,45 @@ class Model:
         return self.predict_prepared(self._prepare(path), str(path))
 
     def predict_prepared(self, clip: PreparedClip, name: str = "clip") -> Prediction:
-        """The emotion in a clip that `prepare_clip` made; ``name`` stands in error messages.
+        """Predicts the emotion in a result of `prepare_clip`; error messages contain ``name``.
 
         Raises:
-          InputError: nothing that the network reads.
+          InputError: the clip has no stream that the network reads.
         """
         streams = self._net.inputs.streams
         present = {"audio": clip.has_audio, "video": clip.has_video}
         missing = tuple(stream for stream in streams if not present[stream])
         if missing == streams:
-            single: dict[tuple[str, ...], str] = {
-                ("audio",): "no sound, and the model judges by nothing else",
-                ("video",): "no face, and the model judges by nothing else",
+            reasons: dict[tuple[str, ...], str] = {
+                ("audio",): "no sound, and the model reads nothing else",
+                ("video",): "no face, and the model reads nothing else",
             }
-            lack = single.get(streams, "neither sound nor a face")
-            raise InputError(f"{name} has {lack}; choose another clip")
-        sound = clip.log_mel if self._net.inputs.audio == "log_mel" else clip.mfcc
-        if sound is None:
-            raise InputError(f"{name} was prepared without log-mel spectra; prepare it with them")
+            reason = reasons.get(streams, "neither sound nor a face")
+            raise InputError(f"{name} has {reason}; choose another clip")
+        audio = clip.log_mel if self._net.inputs.audio == "log_mel" else clip.mfcc
+        if audio is None:
+            raise InputError(
+                f"{name} was prepared without log-mel spectrograms; prepare it with them"
+            )
         logits = self.logits(
-            sound[None] if clip.has_audio else None,
+            audio[None] if clip.has_audio else None,
             clip.frames[None] if clip.has_video else None,
         )
-        chances = np.asarray(jax.nn.softmax(logits[0].astype(np.float64)), float)
-        probabilities = dict(zip(self.card.classes, chances.tolist(), strict=True))
+        values = np.asarray(jax.nn.softmax(logits[0].astype(np.float64)), float)
+        probabilities = dict(zip(self.card.classes, values.tolist(), strict=True))
         return Prediction(max(probabilities, key=probabilities.__getitem__), probabilities, missing)
 
     def _prepare(self, path: Path) -> PreparedClip:
         inputs = self._net.inputs
-        sound_alone = path.suffix.lower() in SOUND_SUFFIXES or "video" not in inputs.streams
+        sound_only = path.suffix.lower() in SOUND_SUFFIXES or "video" not in inputs.streams
         return prepare_clip(
-            None if sound_alone else path,
+            None if sound_only else path,
             path,
             profile=self.card.profile,
             num_frames=self.card.num_frames,
             image_size=self.card.image_size,
             seconds=self.card.seconds,
-            detector=None if sound_alone else self._find_faces,
+            detector=None if sound_only else self._find_faces,
             log_mels=inputs.audio_width if inputs.audio == "log_mel" else 0,
         )
 
@@ -242,40 +243,40 @@ class Model:
 
 @functools.partial(jax.jit, static_argnames=("net", "profile"))
 def _logits(variables: Mapping[str, Any], batch: Batch, net: Network, profile: str) -> Array:
-    """Logits of stored inputs; of the module, so that every model of a network shares it."""
+    """Returns logits of stored inputs; module-level, to share compilations between models."""
     return net.apply(variables, *present_streams(batch, profile))
 
 
-def _sound(mfcc: Any, width: int) -> Float[np.ndarray, "b t c"] | None:
-    """Features of sound as float32."""
+def _check_audio(mfcc: Any, width: int) -> Float[np.ndarray, "b t c"] | None:
+    """Checks audio features; returns them as float32."""
     if mfcc is None:
         return None
     array = _array("mfcc", mfcc)
     if array.ndim != 3 or array.shape[-1] != width:
-        raise InputError(f"mfcc {list(array.shape)} does not fit; give [b, t, {width}]")
+        raise InputError(f"mfcc {list(array.shape)} has the wrong shape; give [b, t, {width}]")
     if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer)):
         raise InputError(f"mfcc is {array.dtype}; give float32")
     return array.astype(np.float32)
 
 
-def _crops(frames: Any) -> UInt8[np.ndarray, "b n h w 3"] | None:
-    """Frames as they are; None where clips have none."""
+def _check_crops(frames: Any) -> UInt8[np.ndarray, "b n h w 3"] | None:
+    """Checks frames; returns None if there are none."""
     if frames is None:
         return None
     array = _array("frames", frames)
     if array.ndim != 5 or array.shape[-1] != 3:
-        raise InputError(f"frames {list(array.shape)} do not fit; give [b, n, h, w, 3]")
+        raise InputError(f"frames {list(array.shape)} have the wrong shape; give [b, n, h, w, 3]")
     if array.dtype != np.uint8:
         raise InputError(f"frames are {array.dtype}; give uint8 crops, not normalised ones")
     return array if array.shape[1] else None
 
 
-def _presence(name: str, given: Any, rows: int) -> Bool[np.ndarray, "b"]:
-    """Which clips have a stream; by default all."""
-    array = np.ones(rows, bool) if given is None else _array(name, given)
+def _check_presence(name: str, value: Any, rows: int) -> Bool[np.ndarray, "b"]:
+    """Checks which clips have a stream; by default all."""
+    array = np.ones(rows, bool) if value is None else _array(name, value)
     if array.dtype != bool or array.shape != (rows,):
         raise InputError(
-            f"{name} is {array.dtype} {list(array.shape)}; give {rows} booleans, one a clip"
+            f"{name} is {array.dtype} {list(array.shape)}; give {rows} booleans, one per clip"
         )
     return array
 
@@ -284,19 +285,19 @@ def _array(name: str, value: Any) -> np.ndarray:
     try:
         return np.asarray(value)
     except ValueError as error:  # nested lists of different lengths
-        raise InputError(f"{name} is no array ({error}); give one of NumPy or JAX") from error
+        raise InputError(f"{name} is not an array ({error}); give a NumPy or JAX array") from error
 
 
 def predict_clips(model: Model, paths: list[str], as_json: bool = False) -> int:
-    """Prints the prediction of every clip, and an error line for each that cannot be judged.
+    """Prints the prediction of every clip, or an error line if it fails.
 
     Args:
       model: the model.
       paths: raw clips.
-      as_json: print one line of JSON a clip.
+      as_json: print one line of JSON per clip.
 
     Returns:
-      Exit status: 0, or 1 when a clip failed.
+      Exit status: 0, or 1 if a clip failed.
     """
     status = 0
     for path in paths:
@@ -314,5 +315,5 @@ def predict_clips(model: Model, paths: list[str], as_json: bool = False) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line, see `avjax.commands.predict`."""
+    """Runs the command line; see `avjax.commands.predict`."""
     return commands.run("predict", argv)

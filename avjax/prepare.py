@@ -1,13 +1,13 @@
-"""Preparation: raw clips become a dataset.
+"""Prepares raw clips into a dataset.
 
-A clip is durable once it is done: the same call again goes on where it stopped.
+Each finished clip is durable: the same call resumes.
 """
 
 import sys
 
 from avjax import commands
 
-if __name__ == "__main__":  # before the imports below, which take seconds
+if __name__ == "__main__":  # before the slow imports
     sys.exit(commands.run("prepare"))
 
 import functools
@@ -51,39 +51,39 @@ def prepare(
     shard: Shard | None = None,
     workers: int | None = None,
 ) -> Summary:
-    """Prepares every clip that can be, and writes the dataset.
+    """Prepares all clips, skipping unusable ones, and writes the dataset.
 
     Args:
       source: RAVDESS folder; with ``import_crops``, the folder with the sound; None with a
         ``manifest``.
-      out: the dataset's directory; ``<out>.partial`` beside it keeps finished clips meanwhile.
+      out: the dataset's directory; finished clips are kept in ``<out>.partial`` until then.
       settings: profile and sizes.
-      import_crops: folder with face crops that the reference's scripts wrote.
-      manifest: CSV file that lists own clips, see `avjax.preparation.manifest.read_manifest`.
-      classes: with a manifest, names of the classes in their order.
-      make_detector: makes the face detector; by default the MTCNN, when first needed. Several
-        threads call it at once.
-      shard: prepare this share of the clips only, into ``<out>.shard-*``, and write no dataset:
-        `avjax.preparation.shards.merge` does.
-      workers: clips in hand at once; by default as many as there are cores.
+      import_crops: folder with face crops written by the reference's scripts.
+      manifest: CSV file of your own clips, see `avjax.preparation.manifest.read_manifest`.
+      classes: with a manifest, the class names in order.
+      make_detector: makes the face detector, by default the MTCNN, on first use. The detector is
+        called by several threads.
+      shard: prepare only this share of the clips, into ``<out>.shard-*``, without a dataset; see
+        `avjax.preparation.shards.merge`.
+      workers: clips processed at once; by default the number of cores.
 
     Returns:
-      What was done, also written into ``out`` as ``prepare.json``, beside ``contact_sheet.png``.
+      The summary, also written to ``out`` as ``prepare.json``, beside ``contact_sheet.png``.
 
     Raises:
-      InputError: no clips, none that could be written, ``out`` holds something else or cannot be
-        written, or another process prepares into it.
+      InputError: no clips, no clip could be prepared, ``out`` holds something else or cannot be
+        written, or another process is preparing it.
     """
     settings.check()
     if manifest is not None:
-        found, skipped, used = read_manifest(manifest, classes)
-        settings = settings._replace(classes=used)
+        clips, skipped, used_classes = read_manifest(manifest, classes)
+        settings = settings._replace(classes=used_classes)
     elif source is None:
-        raise InputError("neither a folder of clips nor a manifest is named")
+        raise InputError("neither a folder of clips nor a manifest given; give one")
     elif import_crops is None:
-        found, skipped = ravdess_files.find_raw(source, settings.pair_video_only)
+        clips, skipped = ravdess_files.find_raw(source, settings.pair_video_only)
     else:
-        found, skipped = ravdess_files.find_crops(import_crops, source, settings.pair_video_only)
+        clips, skipped = ravdess_files.find_crops(import_crops, source, settings.pair_video_only)
     if import_crops is None:
         make_detector = make_detector or face_detector.default_detector
     prepare_share = functools.partial(
@@ -95,22 +95,22 @@ def prepare(
     )
     if shard is not None:
         with open_clip_store(shard.directory(out), settings) as store:
-            summary = shards.finished(store, found)
+            summary = shards.finished(store, clips)
             if summary is None:
-                summary = prepare_share(store, shard.share(found))
-                shards.finish(store, shard, settings, versions(), found, summary)
+                summary = prepare_share(store, shard.share(clips))
+                shards.finish(store, shard, settings, versions(), clips, summary)
         return summary
     if _is_occupied(out):
-        return _check_complete(out, settings, found)
+        return _check_complete(out, settings, clips)
     with open_clip_store(out.with_name(out.name + ".partial"), settings) as store:
-        if _is_occupied(out):  # by a run that ended just now
+        if _is_occupied(out):  # another process has just finished
             store.remove()
-            return _check_complete(out, settings, found)
-        summary = prepare_share(store, found)
+            return _check_complete(out, settings, clips)
+        summary = prepare_share(store, clips)
         if not summary.written:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
             raise InputError(f"none of the {len(skipped)} clips could be prepared ({reasons})")
-        done = {clip.record: store.path(clip.key) for clip in found if store.has(clip.key)}
+        done = {clip.record: store.path(clip.key) for clip in clips if store.has(clip.key)}
         publish(store, done, settings, versions(), summary, out)
     return summary
 
@@ -124,24 +124,24 @@ def prepare_clips(
     make_detector: Callable[[], Detector] | None,
     workers: int,
 ) -> Summary:
-    """Finishes those clips that the store has not, several at once, and tells of all.
+    """Prepares the clips that the store lacks, in parallel, and summarises all clips.
 
-    Decoding and sound of some thus go on while the networks look at others, and what is held in
-    memory depends on the number of workers alone.
+    Decoding of some clips overlaps with face detection in others. Memory depends only on the number
+    of workers.
 
     Args:
-      store: receives the clips.
-      clips: all that shall be in it.
-      skipped: reasons by name, to which those of these clips are added.
+      store: where the clips are saved.
+      clips: all clips that it should hold.
+      skipped: reasons by name; those of these clips are added in place.
       settings: profile and sizes.
       make_detector: as for `prepare`; None imports crops.
-      workers: clips in hand at once.
+      workers: clips processed at once.
     """
-    began = time.monotonic()
+    start = time.monotonic()
     watch = Stopwatch()
     todo = [clip for clip in clips if not store.has(clip.key)]
-    shows_faces = make_detector is not None and any(clip.video is not None for clip in todo)
-    detector = make_detector() if shows_faces and make_detector is not None else None
+    has_videos = any(clip.video is not None for clip in todo)
+    detector = make_detector() if has_videos and make_detector is not None else None
     threads = 1 if min(workers, len(todo)) > 1 else 0
 
     def finish(clip: RawClip) -> str | None:
@@ -161,18 +161,18 @@ def prepare_clips(
             for future in bar:
                 reasons[futures[future]] = future.result()
         except BaseException:
-            pool.shutdown(cancel_futures=True)  # clips in hand are finished, others not begun
+            pool.shutdown(cancel_futures=True)  # finishes running clips only
             raise
     skipped.update((name, reason) for name, reason in sorted(reasons.items()) if reason)
     facts = [(c, load_facts(store.path(c.key))) for c in clips if store.has(c.key)]
-    lacking = [(c.record.clip_id, c.lacks(f["has_audio"], f["has_video"])) for c, f in facts]
+    incomplete = [(c.record.clip_id, c.lacks(f["has_audio"], f["has_video"])) for c, f in facts]
     return Summary(
         written=len(facts),
         skipped=skipped,
-        incomplete={name: what for name, what in lacking if what},
+        incomplete={name: reason for name, reason in incomplete if reason},
         faceless_frames={c.record.clip_id: n for c, f in facts if (n := f["faceless"])},
         prepared_now=sum(reason is None for reason in reasons.values()),
-        seconds=round(time.monotonic() - began, 1),
+        seconds=round(time.monotonic() - start, 1),
         phases=watch.seconds(),
     )
 
@@ -187,8 +187,8 @@ def _prepare_source(
     """Prepares a raw clip or imports a prepared one.
 
     Raises:
-      InputError: a file that cannot be read, a clip with neither sound nor a face, and in the
-        reference profile a video without a face, which the reference cannot take.
+      InputError: an unreadable file, a clip with neither sound nor a face, or, in the reference
+        profile, a video without a face, which the reference does not support.
     """
     if detector is None and source.video is not None:
         with watch.phase("decode"):
@@ -208,16 +208,16 @@ def _prepare_source(
             end=source.end,
             log_mels=settings.log_mels,
         )
-    lacks = source.lacks(clip.has_audio, clip.has_video)
+    reason = source.lacks(clip.has_audio, clip.has_video)
     if not (clip.has_audio or clip.has_video):
-        raise InputError(f"{lacks or f'no sound in {source.audio}'}; replace the file")
+        raise InputError(f"{reason or f'no sound in {source.audio}'}; replace the file")
     if settings.profile == "reference" and source.video is not None and not clip.has_video:
-        raise InputError(lacks)
+        raise InputError(reason)
     return clip
 
 
 def _import_crops(source: RawClip, settings: PreparationSettings, path: Path) -> PreparedClip:
-    """Reads face crops (BGR, as the reference profile stores them) and sound."""
+    """Reads face crops (BGR, as in the reference profile) and sound."""
     size = settings.image_size
     expected = (settings.num_frames, size, size, 3)
     if path.suffix == ".npy":
@@ -230,47 +230,47 @@ def _import_crops(source: RawClip, settings: PreparationSettings, path: Path) ->
     if frames.shape != expected or frames.dtype != np.uint8:
         raise InputError(
             f"{path} holds {frames.dtype} {list(frames.shape)} instead of uint8 {list(expected)}; "
-            "set --num_frames and --image_size to what the crops have"
+            "set --num_frames and --image_size to those of the crops"
         )
     samples = None if source.audio is None else media.read_audio(source.audio)
-    heard = sound_features(samples, log_mels=settings.log_mels)
-    return PreparedClip(frames, heard.mfcc, heard.has_audio, True, 0, heard.log_mel)
+    sound = sound_features(samples, log_mels=settings.log_mels)
+    return PreparedClip(frames, sound.mfcc, sound.has_audio, True, 0, sound.log_mel)
 
 
 def _is_occupied(path: Path) -> bool:
-    """Whether a dataset, or anything else, is there: more than an empty folder."""
+    """Whether ``path`` exists and is not an empty folder."""
     return path.exists() and not (path.is_dir() and not any(path.iterdir()))
 
 
-def _check_complete(out: Path, settings: PreparationSettings, found: Sequence[RawClip]) -> Summary:
-    """Accepts a dataset that holds just what was asked for; nothing is added twice."""
+def _check_complete(out: Path, settings: PreparationSettings, clips: Sequence[RawClip]) -> Summary:
+    """Checks that an existing dataset has these settings and clips; returns its summary."""
     try:
         stored = json.loads((out / SUMMARY_FILE).read_text())
         former = PreparationSettings.from_json(stored.pop("settings"))
-        clips = stored.pop("clips")
+        stored_clips = stored.pop("clips")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{out} exists and was not written by avjax.prepare; choose another --out"
         ) from error
     settings.check_same(former, out)
     summary = Summary.from_json(stored)
-    new = {clip.record.clip_id for clip in found} - set(clips) - set(summary.skipped)
+    new = {clip.record.clip_id for clip in clips} - set(stored_clips) - set(summary.skipped)
     if new:
         raise InputError(
             f"{out} is complete, without {len(new)} clips of the source ({min(new)}, ...); "
-            "choose another --out, or delete it to prepare all of them"
+            "choose another --out, or delete it to prepare all clips"
         )
-    if isinstance(clips, dict):  # earlier versions stored no fingerprints
-        for clip in found:
+    if isinstance(stored_clips, dict):  # earlier versions stored no fingerprints
+        for clip in clips:
             name = clip.record.clip_id
-            if clips.get(name) not in (None, fingerprint(clip.record, clip.key)):
+            if stored_clips.get(name) not in (None, fingerprint(clip.record, clip.key)):
                 raise InputError(
-                    f"{out} is complete, and clip {name} was listed otherwise then; choose another "
+                    f"{out} is complete, but clip {name} was listed differently; choose another "
                     "--out, or delete it to prepare the clips again"
                 )
     return summary._replace(prepared_now=0, seconds=0.0, phases={})
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line, see `avjax.commands.prepare`."""
+    """Runs the command line; see `avjax.commands.prepare`."""
     return commands.run("prepare", argv)

@@ -1,10 +1,10 @@
-"""Training: one run from a config, resumed where it stopped."""
+"""Trains one run from a config; resumes it where it stopped."""
 
 import sys
 
 from avjax import commands
 
-if __name__ == "__main__":  # before the imports below, which take seconds
+if __name__ == "__main__":  # before the slow imports
     sys.exit(commands.run("train"))
 
 import functools
@@ -38,21 +38,21 @@ from avjax.training.step import create_state, train_step
 
 
 def train(config: RunConfig, workdir: str | Path) -> dict[str, Any]:
-    """Trains, validates after every epoch, then scores the test split with the best epoch.
+    """Trains, validates after every epoch, and evaluates the best epoch on the test split.
 
-    All processes must call it, where there are several; the first keeps the run's folder.
+    With several processes, all must call it; only the first reads and writes the run's folder.
 
     Args:
-      config: what to train, on what, how; see `configs/common.py`.
-      workdir: where everything is written; a run found there is resumed.
+      config: the run's config; see `configs/common.py`.
+      workdir: the run's folder; an existing run is resumed.
 
     Returns:
-      The evaluation of the test split, as written to ``evaluation.json``; see
+      The evaluation on the test split, as written to ``evaluation.json``; see
       `avjax.evaluate.evaluate_checkpoint`.
 
     Raises:
-      InputError: data that cannot be trained on, or a workdir of another config.
-      KeyboardInterrupt: stopped by a signal, between two steps; the same call goes on from there.
+      InputError: unsuitable data, or a workdir of another config.
+      KeyboardInterrupt: stopped by a signal, between two steps; the same call resumes.
     """
     workdir = Path(workdir)
     setup = build(config)
@@ -86,16 +86,16 @@ def train(config: RunConfig, workdir: str | Path) -> dict[str, Any]:
 
 
 class Setup(NamedTuple):
-    """A config made real: the fixed parts of a run, and where it starts.
+    """The objects that a config describes, and the initial state.
 
     Attributes:
-      config: of the run.
-      dataset: the clips to choose from.
-      clips: the chosen ones by split.
+      config: the run's config.
+      dataset: the prepared dataset.
+      clips: the selected clips by split.
       net: the network.
       parallel: the devices.
-      schedule: the learning rate by step.
-      optimizer: follows the schedule.
+      schedule: the learning rate schedule.
+      optimizer: the optimizer with that schedule.
       start: the state before the first step.
     """
 
@@ -110,30 +110,30 @@ class Setup(NamedTuple):
 
     @property
     def profile(self) -> str:
-        """How the clips were prepared."""
+        """Preparation profile of the clips."""
         return self.dataset.metadata.profile
 
     @property
     def steps_per_epoch(self) -> int:
-        """Updates per epoch; the last one may be of a smaller batch."""
+        """Steps per epoch; the last batch may be smaller."""
         return self.clips["train"].num_batches(self.config.loop.batch_size)
 
     @property
     def total_clips(self) -> int:
-        """Clips of all epochs."""
+        """Number of training clips over all epochs."""
         return self.config.loop.num_epochs * len(self.clips["train"])
 
     def epoch_after(self, steps: int) -> int:
-        """The epoch, from 1, in which training goes on after so many updates."""
+        """Returns the epoch, from 1, of the next step after ``steps`` steps."""
         return steps // self.steps_per_epoch + 1
 
     def clips_in(self, steps: int) -> int:
-        """Clips of the first updates."""
-        epochs, rest = divmod(steps, self.steps_per_epoch)
-        return epochs * len(self.clips["train"]) + rest * self.config.loop.batch_size
+        """Returns the number of clips in the first ``steps`` steps."""
+        epochs, steps = divmod(steps, self.steps_per_epoch)
+        return epochs * len(self.clips["train"]) + steps * self.config.loop.batch_size
 
     def rows_left(self, feed: Feed, epoch: int, steps: int) -> Int[np.ndarray, "steps b"]:
-        """The clips of an epoch's batches, without those of the run's first updates."""
+        """Returns the clips of an epoch's batches after the run's first ``steps`` steps."""
         loop = self.config.loop
         rows = feed.rows(self.clips["train"], loop.batch_size, shuffle_key=loop.seed, epoch=epoch)
         return rows[max(0, steps - (epoch - 1) * self.steps_per_epoch) :]
@@ -146,9 +146,9 @@ class Setup(NamedTuple):
         speed: dict[str, float],
         scores: dict[str, float],
     ) -> Progress:
-        """Writes an epoch down; returns where the next one starts."""
+        """Saves and logs an epoch; returns the progress at the start of the next."""
         steps = epoch * self.steps_per_epoch
-        trained = {
+        train_scores = {
             "epoch": epoch,
             "split": "train",
             "step": steps,
@@ -156,13 +156,13 @@ class Setup(NamedTuple):
             **speed,
             **metrics.summarise(progress.sums),
         }
-        after = Progress(progress.state, metrics.zeros(self.net.num_classes))
-        kept = Progress(self.parallel.single(progress.state), after.sums)
-        run.end_epoch(kept, trained, scores, self._card(epoch, scores))
-        return after
+        sums = metrics.zeros(self.net.num_classes)
+        saved = Progress(self.parallel.single(progress.state), sums)
+        run.end_epoch(saved, train_scores, scores, self._card(epoch, scores))
+        return Progress(progress.state, sums)
 
     def _card(self, epoch: int, scores: dict[str, float]) -> ModelCard:
-        """What `avjax.load` must know of the model."""
+        """Returns the card of an epoch's model."""
         data = self.dataset.metadata
         return ModelCard(
             network=self.config.model.describe(self.net.num_classes),
@@ -183,15 +183,15 @@ def build(config: RunConfig, dataset: PreparedDataset | None = None) -> Setup:
     """Builds what a config describes, and checks it against data and devices.
 
     Args:
-      config: of the run.
-      dataset: the config's, where it is open already.
+      config: the run's config.
+      dataset: the config's dataset, if already open.
 
     Raises:
-      InputError: data or devices that the config cannot be trained on.
+      InputError: data or devices that do not suit the config.
     """
     dataset = dataset or open_dataset(config.data.dir)
     net = build_network(config.model.describe(len(dataset.metadata.classes)))
-    clips = _clips(config, dataset, net)
+    clips = _select_clips(config, dataset, net)
     parallel = spread(config.parallel, config.loop.batch_size)
     variables = initial_variables(
         net, config.loop.seed, config.model.pretrained, dataset.metadata.profile
@@ -204,19 +204,19 @@ def build(config: RunConfig, dataset: PreparedDataset | None = None) -> Setup:
     return Setup(config, dataset, clips, net, parallel, schedule, optimizer, start)
 
 
-def _clips(config: RunConfig, dataset: PreparedDataset, net: Network) -> dict[str, Clips]:
-    """The clips of every split that the network can use."""
+def _select_clips(config: RunConfig, dataset: PreparedDataset, net: Network) -> dict[str, Clips]:
+    """Returns the clips that the network can use, by split."""
     if "video" in net.inputs.streams and not dataset.metadata.num_frames:
         raise InputError(
-            f"{dataset.directory} holds sound alone; train configs/audio_only.py on it, or prepare "
+            f"{dataset.directory} holds sound only; train configs/audio_only.py on it, or prepare "
             "videos"
         )
     return {
-        split: dataset.select(chosen, net.inputs, video_only=config.data.video_only)
-        for split, chosen in resolve_fold(config.data.fold).items()
+        split: dataset.select(split_filter, net.inputs, video_only=config.data.video_only)
+        for split, split_filter in resolve_fold(config.data.fold).items()
     }
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command line, see `avjax.commands.train`."""
+    """Runs the command line; see `avjax.commands.train`."""
     return commands.run("train", argv)

@@ -1,7 +1,7 @@
-"""Trains several runs, which differ in fold and seed alone, as one vmapped program.
+"""Trains several runs, which differ only in fold and seed, as one vmapped program.
 
-Each run's folder is what training it alone leaves, and may go on either way: every run has
-checkpoints of its own, and those ahead of the others idle until these have caught up.
+Each run's folder has its own checkpoints, as if trained alone, and can be resumed either way. Runs
+that are ahead idle until the others have caught up.
 """
 
 import contextlib
@@ -30,28 +30,28 @@ from avjax.training.vmapped import Runs, stack, unstack, vmapped_step
 
 
 def train_vmapped(configs: Mapping[Path, RunConfig]) -> None:
-    """Trains, validates and scores runs that differ in fold and seed alone.
+    """Trains, validates and evaluates runs that differ only in fold and seed.
 
     Args:
-      configs: of each run, by its folder; a run found there goes on.
+      configs: each run's config, by its folder; existing runs are resumed.
 
     Raises:
-      InputError: as `avjax.train.train`, or several processes or pmap.
+      InputError: as `avjax.train.train`, or with several processes or pmap.
     """
     if not configs:
         return
     dataset = open_dataset(next(iter(configs.values())).data.dir)
-    with contextlib.ExitStack() as opened:
-        runs = [_open(config, workdir, dataset, opened) for workdir, config in configs.items()]
-        left = [run for run in runs if run.first_epoch <= run.setup.config.loop.num_epochs]
-        if left:
-            _train(left)
+    with contextlib.ExitStack() as exit_stack:
+        runs = [_open(config, workdir, dataset, exit_stack) for workdir, config in configs.items()]
+        unfinished = [run for run in runs if run.first_epoch <= run.setup.config.loop.num_epochs]
+        if unfinished:
+            _train(unfinished)
     for workdir in configs:
         evaluate_run(workdir)
 
 
 class _Run(NamedTuple):
-    """One of the runs, as far as it had come."""
+    """One of the runs, with its restored progress."""
 
     setup: Setup
     folder: RunFolder
@@ -67,9 +67,9 @@ class _Run(NamedTuple):
 
 
 def _open(
-    config: RunConfig, workdir: Path, dataset: PreparedDataset, opened: contextlib.ExitStack
+    config: RunConfig, workdir: Path, dataset: PreparedDataset, exit_stack: contextlib.ExitStack
 ) -> _Run:
-    """A run where it stands."""
+    """Builds and restores a run."""
     setup = build(config, dataset)
     if "device" not in setup.parallel.caches:
         raise InputError(
@@ -77,12 +77,12 @@ def _open(
             f"{config.parallel!r}; leave --together out"
         )
     check_resumable(config, workdir)
-    folder = opened.enter_context(RunFolder(workdir))
+    folder = exit_stack.enter_context(RunFolder(workdir))
     return _Run(setup, folder, folder.restore(setup.start))
 
 
 class _Folders:
-    """Shows the progress of all runs, and keeps each state in its run's folder."""
+    """Observer that shows the progress of all runs and saves each state in its run's folder."""
 
     def __init__(self, runs: Sequence[_Run]) -> None:
         self._runs = runs
@@ -92,18 +92,18 @@ class _Folders:
             run.folder.open_log(run.first_epoch, total, done, bar=run is runs[0])
 
     def step(self, clips: int, sums: metrics.Sums) -> None:
-        """Moves the one bar."""
+        """Advances the shared progress bar."""
         self._runs[0].folder.step(clips, jax.tree.map(lambda x: x.sum(0), sums))
 
     def save(self, progress: Progress) -> None:
-        """Keeps those within an epoch; one at its end is kept with its validation."""
+        """Saves the runs within an epoch; at its end a run is saved with its validation."""
         for number, run in enumerate(self._runs):
             if int(progress.state.step[number]) % run.setup.steps_per_epoch:
                 run.folder.save(_part(progress, number))
 
 
 def _train(runs: Sequence[_Run]) -> None:
-    """Trains epoch by epoch; ends each run's epoch as if it were alone."""
+    """Trains epoch by epoch; validates and saves each run on its own."""
     setup = runs[0].setup
     selections = [run.setup.clips[name] for run in runs for name in ("train", "validation")]
     feed = Feed(selections, setup.config.data.cache, setup.parallel)
@@ -123,18 +123,18 @@ def _train(runs: Sequence[_Run]) -> None:
             progress, speed = loop.train_epoch(progress, rows, folders, stop)
             for number, run in enumerate(runs):
                 if epoch >= run.first_epoch:
-                    ended, clips = _part(progress, number), run.setup.clips["validation"]
-                    trained = int((rows[..., number] >= 0).sum())
-                    pace = {**speed, "clips_per_second": trained / speed["seconds"]}
-                    scores = evaluator.undisturbed(ended.state.variables, clips, feed)
-                    run.setup.end_epoch(run.folder, epoch, ended, pace, scores)
-            progress = Progress(progress.state, _sums_of_next(runs, epoch))
+                    part, clips = _part(progress, number), run.setup.clips["validation"]
+                    num_clips = int((rows[..., number] >= 0).sum())
+                    run_speed = {**speed, "clips_per_second": num_clips / speed["seconds"]}
+                    scores = evaluator.undisturbed(part.state.variables, clips, feed)
+                    run.setup.end_epoch(run.folder, epoch, part, run_speed, scores)
+            progress = Progress(progress.state, _next_sums(runs, epoch))
             if stop.requested:
                 raise KeyboardInterrupt
 
 
 def _loop(runs: Sequence[_Run], feed: Feed) -> TrainingLoop:
-    """The loop of all runs."""
+    """Builds the training loop of all runs."""
     setup = runs[0].setup
     optimizer, loop = setup.config.optimizer, setup.config.loop
     lengths = sorted({run.setup.steps_per_epoch for run in runs})
@@ -154,27 +154,27 @@ def _loop(runs: Sequence[_Run], feed: Feed) -> TrainingLoop:
 
 
 def _rows(runs: Sequence[_Run], feed: Feed, epoch: int) -> Int[np.ndarray, "steps b m"]:
-    """Which clips make each run's batches; padding where a run has none left in the epoch."""
-    left = [run.setup.rows_left(feed, epoch, run.steps_done) for run in runs]
-    longest = max(len(rows) for rows in left)
+    """Returns the clips of each run's batches, padded to the longest run."""
+    unpadded = [run.setup.rows_left(feed, epoch, run.steps_done) for run in runs]
+    longest = max(len(rows) for rows in unpadded)
     return np.stack(
-        [np.pad(rows, ((0, longest - len(rows)), (0, 0)), constant_values=-1) for rows in left],
+        [np.pad(rows, ((0, longest - len(rows)), (0, 0)), constant_values=-1) for rows in unpadded],
         axis=2,
     )
 
 
-def _sums_of_next(runs: Sequence[_Run], epoch: int) -> metrics.Sums:
-    """Sums with which the epoch after ``epoch`` begins: none, but for runs that are ahead."""
+def _next_sums(runs: Sequence[_Run], epoch: int) -> metrics.Sums:
+    """Returns the sums to start the next epoch with: zeros, except for runs that are ahead."""
     zeros = metrics.zeros(runs[0].setup.net.num_classes)
     return _stacked([run.progress.sums if run.first_epoch > epoch else zeros for run in runs])
 
 
 def _part(progress: Progress, number: int) -> Progress:
-    """One run's part."""
+    """Returns one run's part."""
     sums = jax.tree.map(lambda x: x[number], progress.sums)
     return Progress(unstack(progress.state, number), sums)
 
 
 def _stacked(sums: Sequence[metrics.Sums]) -> metrics.Sums:
-    """The sums of all runs, on the host in float64."""
+    """Stacks the sums of all runs, on the host in float64."""
     return jax.tree.map(lambda *x: np.stack([np.asarray(a, np.float64) for a in x]), *sums)

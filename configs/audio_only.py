@@ -1,4 +1,4 @@
-"""The audio CNN alone (reference `AudioCNNPool`): MFCC to emotion, no frames read."""
+"""The audio CNN alone (reference `AudioCNNPool`), on MFCCs."""
 
 from configs import common
 

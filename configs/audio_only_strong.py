@@ -1,13 +1,13 @@
-"""Sound alone, better than `audio_only`: small CNNs of pitch and MFCCs that vote.
+"""Sound only, more accurate than `audio_only`: an ensemble of small CNNs on MFCCs and pitch.
 
-Needs a dataset with spectra: ``python -m avjax.prepare ... --log_mels 128``.
+Needs a dataset with log-mel spectrograms: ``python -m avjax.prepare ... --log_mels 128``.
 """
 
 from configs import common
 
 
 def get_config():
-    """AdamW with a cosine, spectra shifted in time and warped along the mel axis."""
+    """AdamW with cosine decay; spectrograms shifted in time and warped along the mel axis."""
     config = common.get_config("audio_only_strong", kind="log_mel")
     config.num_epochs = 40
     config.batch_size = 32

@@ -1,4 +1,4 @@
-"""What every configuration shares: the recipe of the reference (SGD with dampening, 100 epochs)."""
+"""Common config: the reference's recipe (SGD with dampening, 100 epochs)."""
 
 from ml_collections import ConfigDict
 
@@ -6,12 +6,12 @@ from ml_collections import ConfigDict
 def get_config(
     name: str, *, kind: str = "audio_visual", fusion: str = "ia", mask: str = "softhard"
 ) -> ConfigDict:
-    """The reference's training of a network.
+    """Returns the reference's recipe for a network.
 
     Args:
-      name: of the configuration; the default workdir is ``runs/<name>``.
-      kind: `audio_visual`, or `audio`, `log_mel` or `video` for one stream alone, without fusion
-        and mask.
+      name: name of the config; the default workdir is ``runs/<name>``.
+      kind: `audio_visual`; or `audio`, `log_mel` or `video` for a network of one stream, without
+        fusion and mask.
       fusion: `ia`, `it` or `lt`.
       mask: modality dropout, `softhard`, `noise` or `nodropout`.
     """
@@ -29,42 +29,42 @@ def get_config(
     config.model.pretrained = ""  # a run or model directory to start from
 
     config.mask = mask if kind == "audio_visual" else "nodropout"
-    config.augment = "flip_rotate"  # changes to frames, such as "flip_rotate,erase"; "" for none
-    config.sound_augment = ConfigDict()  # of log-mel spectra; 0 leaves a change out
-    config.sound_augment.shift = 0.0  # largest shift in time, in steps
+    config.augment = "flip_rotate"  # of frames, such as "flip_rotate,erase"; "" turns it off
+    config.sound_augment = ConfigDict()  # of log-mel spectrograms; 0 turns it off
+    config.sound_augment.shift = 0.0  # largest shift in time, in time steps
     config.sound_augment.warp = 0.0  # largest scaling of the mel axis, as a natural logarithm
-    config.dtype = "float32"  # or "bfloat16": what the network computes in; parameters stay float32
+    config.dtype = "float32"  # or "bfloat16": the compute dtype; parameters stay float32
     config.deduplicate = True  # compute repeated inputs of the enlarged batch once
-    config.parallel = "jit"  # how steps are spread over devices: jit or pmap
+    config.parallel = "jit"  # how steps are compiled for several devices: jit or pmap
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"  # or adamw, whose rate warms up, then falls by a cosine to 0
+    config.optimizer.name = "sgd"  # or adamw, with warm-up and cosine decay to 0
     config.optimizer.learning_rate = 0.04
-    config.optimizer.milestones = (40, 55, 65, 70, 200, 250)  # epochs from which it is a tenth
+    config.optimizer.milestones = (40, 55, 65, 70, 200, 250)  # epochs at which it drops to a tenth
     config.optimizer.momentum = 0.9
     config.optimizer.dampening = 0.9
     config.optimizer.weight_decay = 1e-3
     config.optimizer.warmup_epochs = 0  # of adamw
 
     config.data = ConfigDict()
-    config.data.dir = "data/ravdess"  # what avjax.prepare wrote
+    config.data.dir = "data/ravdess"  # written by avjax.prepare
     # A name (published, msaf6/0..5, five/0..4, repetition, manifest), or filters in words:
     # "train: actor=1-8; validation: actor=9,10; test: actor=11,12".
     config.data.fold = "published"
     config.data.folds = ()  # folds of your own, for avjax.crossval --folds=config
 
-    # True: recordings without sound too. RAVDESS has one (02-*) for each audio-video one (01-*), of
-    # the same trial. Clips that lack a face are always taken, those of sound alone among them.
+    # True includes recordings without sound. In RAVDESS, each of these (02-*) repeats the trial of
+    # an audio-video recording (01-*). Clips without a face, including sound files, are always used.
     config.data.video_only = False
 
-    # Where clips are kept once they are read: on the device, in the host's memory, or nowhere
-    # ("none"). "auto" takes the first with room enough. No digit depends on it.
+    # Where clips are cached: on the device, in host memory, or nowhere ("none"). "auto" takes the
+    # first with enough room. Results do not depend on it.
     config.data.cache = "auto"
 
-    # Steps of one compiled call, a large number for whole epochs. It spares the host's work between
-    # steps and memory's renewal; the progress bar moves, and a run can be stopped, between calls.
-    # 0 stands for what suits the devices: 4 on CPUs, 1 on others.
+    # Steps per compiled call; a large number for whole epochs. More steps save host work between
+    # steps, and clearing of memory. The progress bar moves, and a run stops, only between calls.
+    # 0 chooses what suits the devices: 4 on CPUs, 1 on others.
     config.steps_per_call = 0
 
-    config.checkpoint_minutes = 10.0  # between saves within an epoch
+    config.checkpoint_minutes = 10.0  # minutes between checkpoints within an epoch
     return config

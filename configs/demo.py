@@ -4,7 +4,7 @@ from configs import common
 
 
 def get_config():
-    """`ia` with `softhard`, tested on actors that it never saw."""
+    """`ia` with `softhard`, tested on unseen actors."""
     config = common.get_config("demo")
     config.data.dir = "data/demo"
     config.data.fold = "train: actor=1-8; validation: actor=9,10; test: actor=11,12"

@@ -1,4 +1,4 @@
-"""Fusion `ia` (intermediate attention) with no modality dropout."""
+"""Fusion `ia` (intermediate attention) without modality dropout."""
 
 from configs import common
 

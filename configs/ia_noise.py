@@ -1,4 +1,4 @@
-"""Fusion `ia` with `noise` modality dropout: either modality replaced by noise."""
+"""Fusion `ia` with `noise` modality dropout: noise replaces one modality."""
 
 from configs import common
 

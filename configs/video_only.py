@@ -1,4 +1,4 @@
-"""EfficientFace with its temporal head alone (reference `EfficientFaceTemporal`): no sound."""
+"""EfficientFace with its temporal head alone (reference `EfficientFaceTemporal`)."""
 
 from configs import common
 

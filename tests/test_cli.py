@@ -78,7 +78,7 @@ def test_errors_are_one_line(error, status, message, capsys):
 def test_interrupted_command_says_that_it_resumes(capsys):
     assert run(raises(KeyboardInterrupt()), resumes=True) == 130
     error = capsys.readouterr().err
-    assert error == "error: interrupted; the same command again goes on from here\n"
+    assert error == "error: interrupted; the same command resumes\n"
 
 
 def test_ctrl_c_in_a_callback_is_not_lost(capsys):

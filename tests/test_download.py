@@ -290,7 +290,7 @@ def test_wrong_archives_are_refused(record, server, out, content, message):
 def test_command_downloads_actors(command, out, capsys):
     assert command("--out", out, "--actors", "3,1-2", "--parallel=1") == 0
     check_complete(out, ACTORS)
-    assert capsys.readouterr().out == f"{out}: 3 actors, 3 of them brought now\n"
+    assert capsys.readouterr().out == f"{out}: 3 actors, 3 of them downloaded now\n"
     assert command(f"--out={out}", "--keep-zips") == 0
     assert "3 actors, 0 of them" in capsys.readouterr().out
 
@@ -303,7 +303,7 @@ def test_command_downloads_actors(command, out, capsys):
         (["--out=x", "--actors=0-3"], "'0' is no actor"),
         (["--out=x", "--actors="], "'' is no actor"),
         (["--out=x", "--actors=5-2"], "'5-2' is empty; write 2-5"),
-        ([f"--out={__file__}"], "is no folder"),
+        ([f"--out={__file__}"], "is not a folder"),
     ],
 )
 def test_wrong_arguments_are_refused(command, server, arguments, message, capsys):
@@ -355,7 +355,7 @@ def test_signal_stops_and_the_next_call_resumes(command, record, server, out, nu
 
     server.faults["video_2.zip"] = iter([interrupt])
     assert command("--out", out, "--parallel=1") == 128 + number
-    assert "the same command again goes on from here" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
     check_complete(out, [1])
     size = part.stat().st_size
     assert 0 < size < len(large)

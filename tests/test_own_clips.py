@@ -111,7 +111,7 @@ def test_same_manifest_adds_nothing_and_a_changed_one_is_refused(manifest, datas
     text = manifest.read_text(encoding="utf-8")
     manifest.write_text(text.replace("Ann/0.mp4,,low", "Ann/0.mp4,,high"), encoding="utf-8")
     try:
-        with pytest.raises(InputError, match=r"clip Ann/0@0\.25-1\.75 was listed otherwise"):
+        with pytest.raises(InputError, match=r"clip Ann/0@0\.25-1\.75 was listed differently"):
             prepare_manifest(manifest, dataset)
     finally:
         manifest.write_text(text, encoding="utf-8")

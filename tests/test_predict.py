@@ -141,13 +141,19 @@ def test_missing_stream_may_hold_nan(model):
     ("change", "message"),
     [
         (lambda mfcc, frames: (mfcc, frames / np.float32(255)), "frames are float32; give uint8"),
-        (lambda mfcc, frames: (mfcc, frames[0]), r"frames \[2, 64, 64, 3\] do not fit; give \[b"),
-        (lambda mfcc, frames: (mfcc, frames[..., :1]), r"frames .* do not fit"),
-        (lambda mfcc, frames: (mfcc[0], frames), r"mfcc \[156, 10\] does not fit; give \[b, t, 10"),
-        (lambda mfcc, frames: (mfcc.swapaxes(1, 2), frames), r"mfcc \[2, 10, 156\] does not fit"),
+        (
+            lambda mfcc, frames: (mfcc, frames[0]),
+            r"frames \[2, 64, 64, 3\] have the wrong",
+        ),
+        (lambda mfcc, frames: (mfcc, frames[..., :1]), r"frames .* have the wrong shape"),
+        (lambda mfcc, frames: (mfcc[0], frames), r"mfcc \[156, 10\] has the wrong shape; give"),
+        (
+            lambda mfcc, frames: (mfcc.swapaxes(1, 2), frames),
+            r"mfcc \[2, 10, 156\] has the wrong",
+        ),
         (lambda mfcc, frames: (mfcc.astype(complex), frames), "mfcc is complex128; give float32"),
         (lambda mfcc, frames: (mfcc.astype(str), frames), "mfcc is <U.*; give float32"),
-        (lambda mfcc, frames: ([[0], [0, 1]], frames), "mfcc is no array"),
+        (lambda mfcc, frames: ([[0], [0, 1]], frames), "mfcc is not an array"),
         (lambda mfcc, frames: (mfcc[:1], frames), r"different numbers of clips"),
         (lambda mfcc, frames: (mfcc[:0], frames), r"different numbers of clips"),
         (lambda mfcc, frames: (with_nan(mfcc, 1), frames), "mfcc of clip 1 holds NaN"),
@@ -162,7 +168,7 @@ def test_arrays_that_do_not_fit_are_refused(model, change, message):
 @pytest.mark.parametrize("name", ["has_audio", "has_video"])
 @pytest.mark.parametrize("value", [[True], np.ones(3, bool), np.ones((2, 1), bool), [1.0, 0.0], 1])
 def test_flags_that_do_not_fit_are_refused(model, name, value):
-    with pytest.raises(InputError, match=f"{name} is .*; give 2 booleans, one a clip"):
+    with pytest.raises(InputError, match=f"{name} is .*; give 2 booleans, one per clip"):
         model.logits(*inputs(2), **{name: value})
 
 

@@ -83,7 +83,7 @@ def test_prediction_computes_log_mel_spectra(finished, spectra, tmp_path):
     with pytest.raises(InputError, match=r"give \[b, t, 12\]"):
         model.logits(np.zeros((1, 16, 10), np.float32))
     clip = PreparedClip(np.zeros((0, 64, 64, 3), np.uint8), stored[:, :10], True, False)
-    with pytest.raises(InputError, match="prepared without log-mel spectra"):
+    with pytest.raises(InputError, match="prepared without log-mel spectrograms"):
         model.predict_prepared(clip)
 
 

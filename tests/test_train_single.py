@@ -171,14 +171,14 @@ def test_audio_model_predicts_from_sound_only(audio_run, tmp_path, monkeypatch):
     sound = model.predict(write_sound(tmp_path / "voice.wav", tone(1.0)))
     assert sound.missing == ()
     assert model.predict(write_video(tmp_path / "a.mp4", 30, sound=tone(1.0))).missing == ()
-    with pytest.raises(InputError, match=r"mute\.mp4 has no sound, and the model judges by"):
+    with pytest.raises(InputError, match=r"mute\.mp4 has no sound, and the model reads"):
         model.predict(write_video(tmp_path / "mute.mp4", 30))
     mfcc = np.random.default_rng(1).normal(size=(2, 16, 10)).astype(np.float32)
     frames = np.full((2, 3, 64, 64, 3), 7, np.uint8)
     np.testing.assert_array_equal(model.logits(mfcc), model.logits(mfcc, frames))
     with pytest.raises(InputError, match="neither mfcc nor frames"):
         model.logits()
-    with pytest.raises(InputError, match="reads nothing but mfcc"):
+    with pytest.raises(InputError, match="reads only mfcc"):
         model.logits(None, frames)
 
 
@@ -189,7 +189,7 @@ def test_configs_that_do_not_fit_the_streams_are_refused(sounds, tmp_path):
         train_run(config, tmp_path)
     config = common.get_config("both")
     config.data.dir = str(sounds)
-    with pytest.raises(InputError, match=r"holds sound alone; train configs/audio_only\.py"):
+    with pytest.raises(InputError, match=r"holds sound only; train configs/audio_only\.py"):
         train_run(config, tmp_path)
     assert not any(tmp_path.iterdir())
 
@@ -244,9 +244,9 @@ def test_video_network_is_trained_and_evaluated(mixed, tmp_path, takes_silent):
     frames = np.full((1, 2, 64, 64, 3), 7, np.uint8)
     mfcc = np.ones((1, 16, 10), np.float32)
     np.testing.assert_array_equal(model.logits(None, frames), model.logits(mfcc, frames))
-    with pytest.raises(InputError, match="reads nothing but frames"):
+    with pytest.raises(InputError, match="reads only frames"):
         model.logits(mfcc)
-    with pytest.raises(InputError, match="has no face, and the model judges by"):
+    with pytest.raises(InputError, match="has no face, and the model reads"):
         model.predict(write_sound(tmp_path / "voice.wav", tone(1.0)))
 
 

@@ -1,7 +1,7 @@
-"""The command lines: a module for each, whose docstring, flags and job are the command.
+"""Command lines: each module's docstring, flags and job make up one command.
 
-They import nothing that takes time: once the flags are read, a job imports what does its work. So
-``--help`` and mistakes are answered at once, and Ctrl-C ends a start in one line.
+Jobs import slow modules only after the flags are parsed. So ``--help`` and wrong flags are answered
+at once, and Ctrl-C during start-up prints one line.
 """
 
 import functools
@@ -15,8 +15,8 @@ def run(name: str, argv: list[str] | None = None) -> int:
     """Runs the command ``python -m avjax.<name>``.
 
     Args:
-      name: of a module here.
-      argv: program name and arguments; by default the process's.
+      name: name of a module in this package.
+      argv: program name and arguments; by default those of the process.
 
     Returns:
       The exit status, see `avjax.cli.run`.

@@ -1,4 +1,4 @@
-"""The flag ``--config`` of commands that train."""
+"""The flag ``--config`` of training commands."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from avjax.errors import InputError
 
 
 def define(values: flags.FlagValues, argv: list[str]) -> None:
-    """Defines ``--config``, with those changes of its values that ``argv`` holds."""
+    """Defines ``--config``, and the ``--config.KEY`` overrides in ``argv``."""
     config_flags.DEFINE_config_file(
         "config",
         None,
-        "Configuration file, one of configs/. --config.KEY=VALUE changes a value of it, such as "
+        "Config file, one of configs/. --config.KEY=VALUE overrides a value, such as "
         "--config.batch_size=16 --config.data.fold=msaf6/0; configs/common.py explains the keys.",
         flag_values=values,
         sys_argv=argv,
@@ -21,15 +21,15 @@ def define(values: flags.FlagValues, argv: list[str]) -> None:
 
 
 def read(values: flags.FlagValues) -> dict[str, Any]:
-    """The configuration's tree of keys, with the changes.
+    """Returns the config's tree of keys, with the overrides.
 
     Raises:
-      InputError: none is named, or the file cannot be read.
+      InputError: no config is named, or the file cannot be read.
     """
     if values.config is None:
         raise InputError("--config is missing; name a file such as configs/ia_softhard.py")
     try:
-        return values.config.to_dict()  # a file that could not be read fails on first use
+        return values.config.to_dict()  # an unreadable file fails on first use
     except OSError as error:
         file = values["config"].config_filename
         raise InputError(f"the config file {file} cannot be read; name one of configs/") from error

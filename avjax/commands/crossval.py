@@ -1,8 +1,8 @@
-"""Trains and scores a config on every fold of a cross-validation.
+"""Trains and evaluates a config on every fold of a cross-validation.
 
-``python -m avjax.crossval --config configs/ia_softhard.py --workdir RUN --folds msaf6``. Every fold
-and seed is a run of its own below the workdir; ``--together`` trains them at once. The same command
-again resumes.
+``python -m avjax.crossval --config configs/ia_softhard.py --workdir RUN --folds msaf6``. Each fold
+and seed is a run below the workdir; ``--together`` trains all runs at once. The same command
+resumes.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_string(
         "workdir",
         None,
-        "Where the runs are kept (default: runs/<config name>-<folds>).",
+        "Folder of the runs (default: runs/<config name>-<folds>).",
         flag_values=values,
     )
     flags.DEFINE_string(
@@ -36,7 +36,7 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
         "seeds", None, "Seeds, such as 0,1,2 (default: the config's).", flag_values=values
     )
     flags.DEFINE_bool(
-        "together", False, "Train all runs at once, as one program.", flag_values=values
+        "together", False, "Train all runs at once, as one vmapped program.", flag_values=values
     )
 
 

@@ -1,10 +1,10 @@
 """Downloads RAVDESS's speech clips from Zenodo: ``python -m avjax.download --out RAVDESS``.
 
 Writes ``RAVDESS/Actor_01`` to ``Actor_24``, each with the actor's mp4s and wavs, as
-``avjax.prepare --source RAVDESS`` expects them. ``--actors 1,5-8`` brings those alone (the wavs of
-all actors share one zip of 0.2 GB, which stays until the last actor is there). An actor's folder
-appears when it is whole. The same command again goes on where it stopped, in the middle of a file,
-too, and does nothing once all is there.
+``avjax.prepare --source RAVDESS`` expects them. ``--actors 1,5-8`` downloads only those (the wavs
+of all actors share one zip of 0.2 GB, which is kept until the last actor is complete). An actor's
+folder appears once it is complete. The same command resumes, even within a file, and skips complete
+actors.
 """
 
 from pathlib import Path
@@ -25,17 +25,21 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
         flags.DEFINE_string(name, None, help_, flag_values=values)
 
     text("out", "Folder for the clips.")
-    text("actors", "Some actors alone, such as 1,5-8.")
+    text("actors", "Only these actors, such as 1,5-8 (default: all).")
     flags.DEFINE_bool(
-        "keep_zips", False, "Leave the zips in OUT/zips after unpacking.", flag_values=values
+        "keep_zips", False, "Keep the zips in OUT/zips after unpacking.", flag_values=values
     )
     flags.DEFINE_integer(
-        "parallel", 2, "Files at a time; Zenodo blocks many.", lower_bound=1, flag_values=values
+        "parallel",
+        2,
+        "Files to fetch at once; Zenodo blocks clients that fetch many.",
+        lower_bound=1,
+        flag_values=values,
     )
 
 
 def job(values: flags.FlagValues, positional: list[str]) -> None:
-    """Brings the actors' clips and says so."""
+    """Downloads the actors' clips and prints a summary."""
     cli.no_arguments(positional)
     if not values.out:
         raise InputError("--out is missing; see --help")
@@ -47,4 +51,4 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
     actors = tuple(ACTORS) if values.actors is None else parse_actors(values.actors)
     out = Path(values.out)
     done = download(out, actors, parallel=values.parallel, keep_zips=values.keep_zips)
-    print(f"{out}: {len(done.actors)} actors, {len(done.brought)} of them brought now")
+    print(f"{out}: {len(done.actors)} actors, {len(done.brought)} of them downloaded now")

@@ -1,6 +1,6 @@
-"""Scores a model under every condition: ``python -m avjax.evaluate --workdir RUN``.
+"""Evaluates a model under every condition: ``python -m avjax.evaluate --workdir RUN``.
 
-Or a converted checkpoint on prepared clips: ``--checkpoint MODEL --data DATA --fold published``.
+For a converted checkpoint: ``--checkpoint MODEL --data DATA --fold published``.
 """
 
 from pathlib import Path
@@ -16,23 +16,23 @@ RESUMES = False
 
 def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string("workdir", None, "A run: its best epoch.", flag_values=values)
+    flags.DEFINE_string("workdir", None, "A run; evaluates its best epoch.", flag_values=values)
     flags.DEFINE_string("checkpoint", None, "A converted checkpoint.", flag_values=values)
     flags.DEFINE_string("data", None, "Prepared dataset, with --checkpoint.", flag_values=values)
     flags.DEFINE_string("fold", "published", "Fold, with --checkpoint.", flag_values=values)
     flags.DEFINE_bool(
-        "video_only", False, "Take clips without sound too, with --checkpoint.", flag_values=values
+        "video_only", False, "Include clips without sound, with --checkpoint.", flag_values=values
     )
-    flags.DEFINE_string("split", "test", "train, validation or test.", flag_values=values)
+    flags.DEFINE_string("split", "test", "Split: train, validation or test.", flag_values=values)
 
 
 def job(values: flags.FlagValues, positional: list[str]) -> None:
-    """Scores a run or a checkpoint and prints the figures."""
+    """Evaluates a run or a checkpoint and prints the scores."""
     cli.no_arguments(positional)
     if bool(values.workdir) == bool(values.checkpoint):
         raise InputError("give either --workdir RUN, or --checkpoint PATH with --data DATA")
     if values.checkpoint and not values.data:
-        raise InputError("--checkpoint needs --data DATA, the prepared clips to score it on")
+        raise InputError("--checkpoint needs --data DATA, the prepared clips to evaluate it on")
 
     with loading():
         from avjax.evaluate import evaluate_checkpoint, evaluate_run, table

@@ -1,4 +1,4 @@
-"""Names the emotion in raw clips: ``python -m avjax.predict --checkpoint RUN clip.mp4``."""
+"""Predicts the emotion in raw clips: ``python -m avjax.predict --checkpoint RUN clip.mp4``."""
 
 from absl import flags
 
@@ -13,11 +13,11 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_string(
         "checkpoint", None, "A run (its best epoch) or a converted checkpoint.", flag_values=values
     )
-    flags.DEFINE_bool("json", False, "Print one line of JSON a clip.", flag_values=values)
+    flags.DEFINE_bool("json", False, "Print one line of JSON per clip.", flag_values=values)
 
 
 def job(values: flags.FlagValues, positional: list[str]) -> int:
-    """Predicts every clip that is named."""
+    """Predicts the emotion in every clip."""
     if not values.checkpoint:
         raise InputError("--checkpoint is missing; name a run or a converted checkpoint")
     if not positional:

@@ -1,8 +1,8 @@
-"""Turns raw clips into a dataset: ``python -m avjax.prepare --source RAVDESS --out DATA``.
+"""Prepares raw clips into a dataset: ``python -m avjax.prepare --source RAVDESS --out DATA``.
 
-With ``--import_crops`` it takes what the reference's scripts already prepared. A clip is durable
-once it is done: the same command again goes on where it stopped. On several machines, each with
-``--shard 1/8`` to ``8/8``; then ``python -m avjax.prepare --merge --out DATA`` makes the dataset.
+``--import_crops`` imports clips prepared by the reference's scripts. Each finished clip is durable:
+the same command resumes. On several machines, run with ``--shard 1/8`` to ``8/8``, then
+``python -m avjax.prepare --merge --out DATA`` makes the dataset.
 """
 
 from pathlib import Path
@@ -28,8 +28,8 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     def text(name: str, default: str | None, help_: str) -> None:
         flags.DEFINE_string(name, default, help_, flag_values=values)
 
-    def number(name: str, default: int | None, help_: str, least: int = 1) -> None:
-        flags.DEFINE_integer(name, default, help_, lower_bound=least, flag_values=values)
+    def number(name: str, default: int | None, help_: str, minimum: int = 1) -> None:
+        flags.DEFINE_integer(name, default, help_, lower_bound=minimum, flag_values=values)
 
     def list_(name: str, help_: str) -> None:
         flags.DEFINE_list(name, None, help_, flag_values=values)
@@ -38,30 +38,30 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
         flags.DEFINE_bool(name, False, help_, flag_values=values)
 
     text("source", None, "RAVDESS folder; with --import_crops, the folder with the sound.")
-    text("manifest", None, "CSV file that lists own clips, instead of --source.")
-    list_("classes", "With --manifest: the classes in their order (default: sorted).")
+    text("manifest", None, "CSV file of your own clips, instead of --source.")
+    list_("classes", "With --manifest: the classes in order (default: sorted).")
     text("out", None, "Directory of the dataset.")
-    text("profile", None, "fixed (default), or reference: what published checkpoints expect.")
-    text("import_crops", None, "Take face crops that the reference's scripts wrote.")
-    number("num_frames", 15, "Frames of a clip.")
+    text("profile", None, "fixed (default), or reference, as published checkpoints expect.")
+    text("import_crops", None, "Folder with face crops written by the reference's scripts.")
+    number("num_frames", 15, "Frames per clip.")
     flags.DEFINE_float(
-        "seconds", WINDOW_SECONDS, "Of a clip's window.", lower_bound=0.5, flag_values=values
+        "seconds", WINDOW_SECONDS, "Length of the window.", lower_bound=0.5, flag_values=values
     )
     number("image_size", 224, "Side of a face crop in pixels.")
-    number("log_mels", 0, "Bands of a log-mel spectrum to store beside the MFCCs.", 0)
-    switch("pair_video_only", "Give 02-* recordings the sound of their trial, as the reference.")
+    number("log_mels", 0, "Bands of a log-mel spectrogram to store beside the MFCCs.", 0)
+    switch("pair_video_only", "Give 02-* clips the sound of their trial, as the reference does.")
     text(
         "shard",
         None,
-        "Prepare one share of the clips, such as 2/8; --merge makes a dataset of all.",
+        "Prepare one share of the clips, such as 2/8; --merge makes the dataset.",
     )
     switch("merge", "Make the dataset of the shards beside --out.")
-    number("workers", None, "Clips in hand at once (default: as many as cores).")
-    switch("strict", "Exit with status 1 when any clip was skipped.")
+    number("workers", None, "Clips processed at once (default: number of cores).")
+    switch("strict", "Exit with status 1 if any clip was skipped.")
 
 
 def job(values: flags.FlagValues, positional: list[str]) -> int:
-    """Prepares clips, or merges shards, and says what was done."""
+    """Prepares clips, or merges shards, and prints a summary."""
     cli.no_arguments(positional)
     _check_flags(values)
 
@@ -78,7 +78,7 @@ def job(values: flags.FlagValues, positional: list[str]) -> int:
 
 
 def _check_flags(values: flags.FlagValues) -> None:
-    """Raises InputError for flags that do not go together."""
+    """Raises InputError for missing or conflicting flags."""
     if not values.out:
         raise InputError("--out is missing; see --help")
     if values.merge + bool(values.source) + bool(values.manifest) != 1:
@@ -89,11 +89,11 @@ def _check_flags(values: flags.FlagValues) -> None:
     if values.merge and values.shard:
         raise InputError("--merge takes all shards; leave --shard out")
     if values.import_crops and values.profile not in (None, "reference"):
-        raise InputError("imported crops are of the reference profile; leave --profile out")
+        raise InputError("imported crops have the reference profile; leave --profile out")
     if values.import_crops and values.manifest:
         raise InputError("--import_crops finds RAVDESS clips; leave --manifest out")
     if values.classes and not values.manifest:
-        raise InputError("--classes names those of a --manifest; name that too")
+        raise InputError("--classes needs --manifest; add it")
 
 
 def _prepare(values: flags.FlagValues, out: Path, shard: "Shard | None") -> "Summary":
@@ -122,13 +122,13 @@ def _prepare(values: flags.FlagValues, out: Path, shard: "Shard | None") -> "Sum
 
 
 def _report(summary: "Summary", out: Path) -> None:
-    """Prints what was done."""
+    """Prints the summary."""
     from avjax.preparation.publish import SHEET_FILE
 
     for name, reason in summary.skipped.items():
         print(f"skipped {name}: {reason}")
-    for name, lack in summary.incomplete.items():
-        print(f"written incomplete {name}: {lack}")
+    for name, reason in summary.incomplete.items():
+        print(f"written incomplete {name}: {reason}")
     rate = summary.prepared_now / summary.seconds if summary.seconds else 0.0
     speed = f", {rate:.2f} clips per second" if summary.prepared_now else ""
     print(

@@ -1,6 +1,6 @@
 """Trains a model: ``python -m avjax.train --config configs/ia_softhard.py --workdir RUN``.
 
-The same command again resumes, from where the run stopped.
+The same command resumes the run.
 """
 
 from pathlib import Path
@@ -18,13 +18,13 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     """Defines the command's flags."""
     config_flag.define(values, argv)
     flags.DEFINE_string(
-        "workdir", None, "Where the run is kept (default: runs/<config name>).", flag_values=values
+        "workdir", None, "Folder of the run (default: runs/<config name>).", flag_values=values
     )
     cli.define_process_flags(values)
 
 
 def job(values: flags.FlagValues, positional: list[str]) -> None:
-    """Trains and scores a model, alone or as one of several processes."""
+    """Trains and evaluates a model, alone or as one of several processes."""
     cli.no_arguments(positional)
     tree = config_flag.read(values)
 

@@ -12,8 +12,8 @@ from avjax.models.ops import Dense, layer_norm
 class CrossAttention(nn.Module):
     """Multi-head attention with queries from one stream, keys and values from the other.
 
-    `weights` alone is what the `ia` fusion uses: there the value half of ``kv`` and ``proj`` exist
-    (checkpoints hold them) without reaching the output.
+    The `ia` fusion uses only `weights`. There, checkpoints hold ``proj`` and the value half of
+    ``kv``, but the output does not depend on them.
     """
 
     features: int
@@ -32,15 +32,15 @@ class CrossAttention(nn.Module):
     def __call__(
         self, query: Float[Array, "b tq cq"], key: Float[Array, "b tk ck"]
     ) -> Float[Array, "b tq c"]:
-        """Attends from ``query`` over ``key`` and projects the heads together."""
+        """Attends from ``query`` over ``key`` and projects the concatenated heads."""
         weights, values = self._attend(query, key)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(values.dtype), values)
-        return self.proj(mixed.reshape(*mixed.shape[:2], self.features))
+        heads = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(values.dtype), values)
+        return self.proj(heads.reshape(*heads.shape[:2], self.features))
 
     def weights(
         self, query: Float[Array, "b tq cq"], key: Float[Array, "b tk ck"]
     ) -> Float[Array, "b h tq tk"]:
-        """Softmax weights of each query over the keys, by head."""
+        """Returns the softmax weights of each query over the keys, per head."""
         if self.is_initializing():
             self.proj(jnp.zeros((1, self.features), query.dtype))
         return self._attend(query, key)[0]
@@ -71,8 +71,8 @@ class AttentionBlock(nn.Module):
     def __call__(
         self, query: Float[Array, "b tq cq"], key: Float[Array, "b tk ck"]
     ) -> Float[Array, "b tq c"]:
-        """Returns the query stream informed by the key stream."""
-        dtype = query.dtype  # which the norms leave for float32
+        """Returns the query stream, updated from the key stream."""
+        dtype = query.dtype  # the norms return float32
         x = self.attn(self.norm1_q(query).astype(dtype), self.norm1_k(key).astype(dtype))
         hidden = jax.nn.gelu(self.mlp_fc1(self.norm2(x).astype(dtype)), approximate=False)
         return x + self.mlp_fc2(hidden)

@@ -1,4 +1,4 @@
-"""The audio network: four unpadded convolutions over MFCC (reference `AudioCNNPool`)."""
+"""Audio CNN: four unpadded 1-D convolutions over MFCCs (reference `AudioCNNPool`)."""
 
 import flax.linen as nn
 from jaxtyping import Array, Float
@@ -6,11 +6,11 @@ from jaxtyping import Array, Float
 from avjax.errors import InputError
 from avjax.models.ops import BatchNorm, Conv1d, Dense, Map, max_pool_time, relu, values
 
-MIN_STEPS = 13  # each of the four blocks takes three steps
+MIN_STEPS = 13  # each of the four blocks removes three time steps
 
 
 class ConvBlock(nn.Module):
-    """Conv1d of kernel 3, BatchNorm, ReLU and, where ``pool``, MaxPool1d(2, stride 1)."""
+    """Conv1d of kernel size 3, BatchNorm, ReLU and, with ``pool``, MaxPool1d(2, stride 1)."""
 
     features: int
     padding: int = 0
@@ -21,13 +21,13 @@ class ConvBlock(nn.Module):
         self.bn = BatchNorm()
 
     def __call__(self, x: Map) -> Map:
-        """Maps ``[b t i]``; time shrinks by 2 without padding and by 1 more with pooling."""
+        """Maps ``[b t i]`` to ``[b u features]``: u is t, less 2 if unpadded, less 1 if pooled."""
         x = relu(self.bn(self.conv(x)))
         return max_pool_time(x) if self.pool else x
 
 
 class AudioCNN(nn.Module):
-    """MFCC to features, in the two stages between which the modalities may meet."""
+    """MFCCs to features in two stages; fusion may happen between them."""
 
     num_classes: int
 
@@ -39,10 +39,10 @@ class AudioCNN(nn.Module):
         self.classifier_1 = Dense(self.num_classes)
 
     def stage1(self, mfcc: Map) -> Map:
-        """The first two blocks: 156 MFCC steps ``[b t 10]`` become 150, ``[b t-6 128]``.
+        """First two blocks, ``[b t 10]`` to ``[b t-6 128]``: 156 time steps become 150.
 
         Raises:
-          InputError: too few steps.
+          InputError: too few time steps.
         """
         if mfcc.shape[1] < MIN_STEPS:
             raise InputError(
@@ -52,13 +52,13 @@ class AudioCNN(nn.Module):
         return self.conv1d_1(self.conv1d_0(mfcc))
 
     def stage2(self, x: Map) -> Map:
-        """The last two blocks: 150 steps ``[b t 128]`` become 144, ``[b t-6 128]``."""
+        """Last two blocks, ``[b t 128]`` to ``[b t-6 128]``: 150 time steps become 144."""
         return self.conv1d_3(self.conv1d_2(x))
 
     def classify(self, x: Map) -> Float[Array, "b k"]:
-        """Mean over time and the audio model's own classifier."""
+        """Returns logits of the audio classifier, from the mean over time."""
         return self.classifier_1(values(x).mean(1))
 
     def __call__(self, mfcc: Map) -> Float[Array, "b k"]:
-        """Logits of the audio model alone."""
+        """Returns logits of the audio model alone."""
         return self.classify(self.stage2(self.stage1(mfcc)))

@@ -29,11 +29,11 @@ class Fusion(nn.Module):
 
     Attributes:
       num_heads: attention heads; must divide the widths.
-      late: whether the streams meet behind both stages, else between them.
-      widths: of audio and video where they meet.
-      parts: names of the fusion's modules as in the reference, with their kinds: "attention" or
-        "attention_block"; empty where the reference has no such fusion.
-      unread: modules that checkpoints hold and the fusion never reads.
+      late: whether fusion follows both stages instead of the first.
+      widths: channels of the audio and video streams at the fusion.
+      parts: the submodules' names in the reference, each with its kind, "attention" or
+        "attention_block"; empty for a fusion that the reference lacks.
+      unread: submodules that checkpoints hold but the fusion never reads.
     """
 
     num_heads: int = 1
@@ -43,7 +43,7 @@ class Fusion(nn.Module):
     unread: ClassVar[tuple[str, ...]] = ()
 
     def check(self) -> None:
-        """Raises InputError for heads that do not divide a width."""
+        """Raises InputError if num_heads does not divide a width."""
         narrow = min(self.widths)
         if self.num_heads < 1 or any(width % self.num_heads for width in self.widths):
             raise InputError(
@@ -52,12 +52,12 @@ class Fusion(nn.Module):
             )
 
     def __call__(self, audio: Array, video: Array) -> Streams:
-        """Both streams, each informed by the other; shapes stay."""
+        """Returns both streams, each updated from the other, with unchanged shapes."""
         raise NotImplementedError
 
 
 class IntermediateAttention(Fusion):
-    """`ia`: each step is scaled by the attention that the other stream's queries pay to it."""
+    """`ia`: scales each time step by the attention it receives from the other stream."""
 
     parts: ClassVar = (("av1", "attention"), ("va1", "attention"))
     unread: ClassVar = ("proj",)
@@ -68,7 +68,7 @@ class IntermediateAttention(Fusion):
         self.va1 = CrossAttention(video, self.num_heads)
 
     def __call__(self, audio: Array, video: Array) -> Streams:
-        """Mean over heads and sum over queries of the weights, times the stream."""
+        """Multiplies each stream by its weights, averaged over heads and summed over queries."""
         to_video = self.av1.weights(audio, video).mean(1).sum(1)
         to_audio = self.va1.weights(video, audio).mean(1).sum(1)
         return (
@@ -78,7 +78,7 @@ class IntermediateAttention(Fusion):
 
 
 class IntermediateTransformer(Fusion):
-    """`it`: each stream plus a transformer block with the other's keys and values."""
+    """`it`: adds to each stream a transformer block over the other stream."""
 
     parts: ClassVar = (("av1", "attention_block"), ("va1", "attention_block"))
 
@@ -92,7 +92,7 @@ class IntermediateTransformer(Fusion):
 
 
 class LateTransformer(Fusion):
-    """`lt`: transformer blocks with the other stream's keys and values, behind both stages."""
+    """`lt`: replaces each stream by a transformer block over the other, after both stages."""
 
     late: ClassVar = True
     widths: ClassVar = (STAGE2, STAGE2)
@@ -121,7 +121,7 @@ class AudioVisualNet(Network):
       num_classes: number of emotions.
       fusion: one of `FUSIONS`.
       num_heads: attention heads; must divide both streams' widths.
-      stage_repeats: units in EfficientFace's stages; other than default for small tests only.
+      stage_repeats: units per EfficientFace stage; smaller in tests.
     """
 
     num_classes: int = 8
@@ -135,7 +135,7 @@ class AudioVisualNet(Network):
         return Inputs()
 
     def check(self) -> None:
-        """Raises InputError for an unknown fusion, or heads that do not divide its widths."""
+        """Raises InputError for an unknown fusion, or if num_heads does not divide its widths."""
         if self.fusion not in FUSIONS:
             raise InputError(f"unknown fusion {self.fusion!r}; choose one of {', '.join(FUSIONS)}")
         FUSIONS[self.fusion](self.num_heads, parent=None).check()
@@ -144,28 +144,28 @@ class AudioVisualNet(Network):
         self.check()
         self.audio_model = AudioCNN(self.num_classes)
         self.visual_model = EfficientFace(self.num_classes, self.stage_repeats)
-        self.meeting = FUSIONS[self.fusion](self.num_heads)
-        nn.share_scope(self, self.meeting)  # its parts stand beside the branches in checkpoints
+        self.fusion_module = FUSIONS[self.fusion](self.num_heads)
+        nn.share_scope(self, self.fusion_module)  # checkpoints hold its parameters at the top level
         self.classifier_1 = Dense(self.num_classes)
 
     def audio_stream(self, audio: Map) -> Map:
-        """MFCCs ``[a t 10]`` up to where the streams meet, ``[a u 128]``."""
+        """Encodes MFCCs ``[a t 10]`` up to the fusion, ``[a u 128]``."""
         x = self.audio_model.stage1(audio)
-        return self.audio_model.stage2(x) if self.meeting.late else x
+        return self.audio_model.stage2(x) if self.fusion_module.late else x
 
     def video_stream(self, frames: Map) -> Map:
-        """Frames ``[v n h w 3]`` up to where the streams meet, ``[v n c]``."""
+        """Encodes frames ``[v n h w 3]`` up to the fusion, ``[v n c]``."""
         x = self.visual_model.temporal_stage1(self.visual_model.clip_features(frames))
-        return self.visual_model.temporal_stage2(x) if self.meeting.late else x
+        return self.visual_model.temporal_stage2(x) if self.fusion_module.late else x
 
     def merge(self, audio: Map, video: Map) -> Float[Array, "p k"]:
-        """Logits of paired streams."""
+        """Returns logits of paired streams."""
         rows = audio.rows
-        a, v = self.meeting(values(audio), values(video))
-        if not self.meeting.late:
+        a, v = self.fusion_module(values(audio), values(video))
+        if not self.fusion_module.late:
             a = values(self.audio_model.stage2(Map(a, rows=rows)))
             v = values(self.visual_model.temporal_stage2(Map(v, rows=rows)))
-        if self.is_initializing():  # parameters that checkpoints hold and fusion never reads
+        if self.is_initializing():  # parameters of checkpoints that the output never reads
             self.audio_model.classify(Map(a))
             self.visual_model.classify(Map(v))
         return self.classifier_1(jnp.concatenate([a.mean(1), v.mean(1)], axis=-1))
@@ -173,15 +173,15 @@ class AudioVisualNet(Network):
     def trained(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Marks the parameters that the loss reaches, in the structure of ``params``.
 
-        The rest exist for checkpoints only: the single-modality classifiers and what the fusion
-        does not read. The reference's optimizer skips parameters without a gradient, weight decay
-        included.
+        The others exist only for checkpoints: the single-modality classifiers, and parameters that
+        the fusion does not read. The reference's optimizer skips parameters without a gradient,
+        weight decay included.
         """
         unread = FUSIONS[self.fusion].unread
 
-        def reached(path: tuple, _: Any) -> bool:
+        def is_trained(path: tuple, _: Any) -> bool:
             names = [entry.key for entry in path]
-            own_classifier = len(names) > 2 and names[1] == "classifier_1"
-            return not (own_classifier or set(unread) & set(names))
+            is_branch_classifier = len(names) > 2 and names[1] == "classifier_1"
+            return not (is_branch_classifier or set(unread) & set(names))
 
-        return jax.tree_util.tree_map_with_path(reached, params)
+        return jax.tree_util.tree_map_with_path(is_trained, params)

@@ -36,7 +36,7 @@ SIZE_MULTIPLE, MIN_SIZE = 32, 64
 
 
 class InvertedResidual(nn.Module):
-    """ShuffleNetV2's unit: with stride 2 both branches see all channels, else each sees a half."""
+    """ShuffleNetV2 unit: with stride 2 both branches read all channels, else one half each."""
 
     features: int
     stride: int = 1
@@ -58,18 +58,18 @@ class InvertedResidual(nn.Module):
     def __call__(self, x: Map | Channels) -> Channels:
         """Maps ``[b h w i]`` to ``[b h/stride w/stride features]``."""
         if self.stride > 1:
-            first = self.branch1_dw_bn(self.branch1_dw(x))
-            first = relu(self.branch1_pw_bn(self.branch1_pw(first)))
+            shortcut = self.branch1_dw_bn(self.branch1_dw(x))
+            shortcut = relu(self.branch1_pw_bn(self.branch1_pw(shortcut)))
         else:
-            first, x = split(x)
+            shortcut, x = split(x)
         y = relu(self.branch2_pw1_bn(self.branch2_pw1(x)))
         y = self.branch2_dw_bn(self.branch2_dw(y))
         y = relu(self.branch2_pw2_bn(self.branch2_pw2(y)))
-        return shuffle(concat(first, y), groups=2)
+        return shuffle(concat(shortcut, y), groups=2)
 
 
 class LocalFeatures(nn.Module):
-    """Depthwise features of the four quarters of the map, each padded inside itself."""
+    """Depthwise features of the map's four quarters, each padded on its own."""
 
     features: int
 
@@ -88,7 +88,7 @@ class LocalFeatures(nn.Module):
 
 
 class Modulator(nn.Module):
-    """Scales each value by the sigmoid of a channel gate times a spatial gate."""
+    """Scales a map by the sigmoid of a channel gate times a spatial gate."""
 
     @nn.compact
     def __call__(self, x: Map) -> Map:
@@ -111,11 +111,11 @@ class Modulator(nn.Module):
 
 
 class EfficientFace(nn.Module):
-    """Frames to features of 1024 per frame, then a temporal head in two stages.
+    """A backbone with 1024 features per frame, then a temporal head in two stages.
 
     Attributes:
       num_classes: number of emotions.
-      stage_repeats: units in the stages; other than the reference's for small tests only.
+      stage_repeats: units per stage; smaller in tests.
     """
 
     num_classes: int
@@ -140,7 +140,7 @@ class EfficientFace(nn.Module):
 
     @ops.few_at_once
     def frame_features(self, images: Map) -> Map:
-        """The backbone: images ``[b h w 3]`` to features ``[b 1024]``."""
+        """Backbone, images ``[b h w 3]`` to features ``[b 1024]``."""
         x = max_pool(relu(self.conv1_bn(self.conv1(images))))
         y = in_order(_sequence(self.stage2, x))
         x = self.modulator(y) + self.local(x)
@@ -148,10 +148,10 @@ class EfficientFace(nn.Module):
         return mean(relu(self.conv5_bn(self.conv5(_sequence(self.stage4, x)))))
 
     def clip_features(self, frames: Map) -> Map:
-        """Frame features ``[b n 1024]`` of clips ``[b n h w 3]``.
+        """Returns frame features ``[b n 1024]`` of clips ``[b n h w 3]``.
 
         Raises:
-          InputError: frames of a size that the network cannot take.
+          InputError: unsupported frame size.
         """
         length, height, width = frames.shape[1:4]
         if min(height, width) < MIN_SIZE or height % SIZE_MULTIPLE or width % SIZE_MULTIPLE:
@@ -170,17 +170,17 @@ class EfficientFace(nn.Module):
         return self.conv1d_3(self.conv1d_2(x))
 
     def classify(self, x: Map) -> Float[Array, "b k"]:
-        """Mean over time and the visual model's own classifier."""
+        """Returns logits of the visual classifier, from the mean over time."""
         return self.classifier_1(values(x).mean(1))
 
     def __call__(self, frames: Map) -> Float[Array, "b k"]:
-        """Logits of the visual model alone."""
+        """Returns logits of the visual model alone."""
         x = self.temporal_stage1(self.clip_features(frames))
         return self.classify(self.temporal_stage2(x))
 
 
 def _sequence(units: Sequence[InvertedResidual], x: Map | Channels) -> Map | Channels:
-    """A stage: its units one after the other."""
+    """Applies the units of a stage."""
     for unit in units:
         x = unit(x)
     return x

@@ -1,7 +1,7 @@
-"""A network of sound alone that reads log-mel spectra: small CNNs that vote.
+"""An audio-only network on log-mel spectrograms: an ensemble of small CNNs.
 
-Each member sees the voice's pitch, and MFCCs of its own number: networks that see different things
-err differently. Each learns from its own loss; their mean log probability is the network's answer.
+Each member reads the voice's pitch and its own number of MFCCs, to make different errors.
+Each is trained with its own loss; the network returns their mean log probability.
 """
 
 from collections.abc import Sequence
@@ -18,26 +18,26 @@ from avjax.models.audio_cnn import ConvBlock
 from avjax.models.network import Inputs, Network, cross_entropy
 from avjax.models.ops import BatchNorm, Dense, Map, Rows, values
 
-MIN_STEPS = 8  # halved three times, one is left
+MIN_STEPS = 8  # halved three times
 WIDTHS = (32, 64, 128, 64)
-HIGHEST_HZ = 11025.0  # of the spectra: half the sample rate
+HIGHEST_HZ = 11025.0  # half the sample rate
 PITCHES_HZ = np.geomspace(80.0, 550.0, 64)
-HARMONICS_BELOW_HZ = 2000.0  # further up the bands are wider than harmonics are apart
-VOICED_SCORE = 7.0  # of `harmonic_combs`: about 13 in voiced sound, 2 elsewhere
+HARMONICS_BELOW_HZ = 2000.0  # above, mel bands are wider than the spacing of harmonics
+VOICED_SCORE = 7.0  # threshold: `harmonic_combs` scores about 13 in voiced sound, 2 elsewhere
 
 
 def band_centres(bands: int) -> Float[np.ndarray, "bands"]:
-    """Hertz of the spectra's mel bands: Slaney's scale, linear up to 1 kHz, then logarithmic."""
-    below, step = 15, np.log(6.4) / 27  # mels up to 1 kHz; a mel's share of an e-fold above
+    """Returns the mel bands' centres in hertz, on Slaney's scale: linear to 1 kHz, then log."""
+    below, step = 15, np.log(6.4) / 27  # mels up to 1 kHz; log-frequency step per mel above
     highest = below + np.log(HIGHEST_HZ / 1000) / step
     mels = np.linspace(0, highest, bands + 2)[1:-1]
     return np.where(mels < below, mels * 1000 / below, 1000 * np.exp((mels - below) * step))
 
 
 def harmonic_combs(bands: int) -> Float[np.ndarray, "bands pitches"]:
-    """What a log-mel spectrum is projected on to see how well each of `PITCHES_HZ` explains it.
+    """Returns one harmonic comb per pitch of `PITCHES_HZ`, to score log-mel spectra with.
 
-    A comb has its teeth at a pitch's multiples, weaker with frequency, sums to 0 and has length 1.
+    A comb peaks at the pitch's multiples, decays with frequency, has zero sum and unit norm.
     """
     hertz = band_centres(bands)[:, None]
     used = hertz < HARMONICS_BELOW_HZ
@@ -48,9 +48,9 @@ def harmonic_combs(bands: int) -> Float[np.ndarray, "bands pitches"]:
 
 
 def pitch(spectra: Float[Array, "b t m"]) -> Float[Array, "b t 2"]:
-    """The voice's pitch in octaves about the clip's mean, 0 where there is none, and its presence.
+    """Returns the pitch in octaves relative to the clip's mean, and the voicing in 0..1.
 
-    Presence lies between 0 and 1. Relative pitch tells how a sentence moves, not who speaks.
+    Pitch is 0 where unvoiced. Relative pitch describes the intonation, not the speaker.
     """
     x = spectra.astype(jnp.promote_types(spectra.dtype, jnp.float32))
     scores = x @ jnp.asarray(harmonic_combs(x.shape[-1]), x.dtype)
@@ -61,11 +61,11 @@ def pitch(spectra: Float[Array, "b t m"]) -> Float[Array, "b t 2"]:
 
 
 class CepstralCNN(nn.Module):
-    """One member: four convolutions, time halved between them and averaged at the end.
+    """A member: four convolutions with pooling over time.
 
     Attributes:
       num_classes: number of emotions.
-      coefficients: how many MFCCs are read, from the first one.
+      coefficients: number of MFCCs to read, from the first.
     """
 
     num_classes: int
@@ -73,7 +73,7 @@ class CepstralCNN(nn.Module):
 
     @nn.compact
     def __call__(self, mfcc: Array, voice: Float[Array, "b t 2"], rows: Rows | None) -> Array:
-        """Logits ``[b k]`` of MFCCs ``[b t m]`` and the voice's pitch."""
+        """Returns logits ``[b k]`` of MFCCs ``[b t m]`` and the voice's pitch."""
         x = Map(jnp.concatenate([mfcc[..., : self.coefficients], voice], axis=-1), rows=rows)
         x = BatchNorm(name="standardise")(x)
         for number, width in enumerate(WIDTHS):
@@ -84,10 +84,10 @@ class CepstralCNN(nn.Module):
 
 
 def _halve_time(m: Map) -> Map:
-    """The larger of every two steps, the first one of equals; an odd last one is dropped.
+    """Max-pools time by 2; the first step wins ties, and an odd last step is dropped.
 
-    Not ``max`` over an axis: its derivative compares recomputed values with the maximum, and where
-    they round otherwise the gradient is lost.
+    Not ``max`` over an axis: its gradient compares recomputed values with the maximum, and is lost
+    where they round differently.
     """
     x = values(m)
     end = x.shape[1] // 2 * 2
@@ -96,12 +96,12 @@ def _halve_time(m: Map) -> Map:
 
 
 class MelNet(Network):
-    """Log-mel spectra to emotions by a vote of small networks.
+    """An ensemble of small CNNs on log-mel spectrograms.
 
     Attributes:
       num_classes: number of emotions.
-      num_mels: bands of the spectra.
-      coefficients: number of MFCCs of each member.
+      num_mels: mel bands of the spectrograms.
+      coefficients: number of MFCCs for each member.
     """
 
     num_classes: int = 8
@@ -110,11 +110,11 @@ class MelNet(Network):
 
     @property
     def inputs(self) -> Inputs:
-        """Log-mel spectra alone."""
+        """Log-mel spectrograms."""
         return Inputs(("audio",), "log_mel", self.num_mels)
 
     def check(self) -> None:
-        """Raises InputError for MFCCs that the bands do not give."""
+        """Raises InputError if a member's number of MFCCs is not in 1..num_mels."""
         numbers, mels = self.coefficients, self.num_mels
         if not numbers or not all(1 <= number <= mels for number in numbers):
             raise InputError(
@@ -126,27 +126,27 @@ class MelNet(Network):
         self.members = [CepstralCNN(self.num_classes, number) for number in self.coefficients]
 
     def audio_stream(self, audio: Map) -> Map:
-        """Logits ``[b members k]`` of every member, from spectra ``[b t m]``."""
+        """Returns the members' logits ``[b members k]`` of spectrograms ``[b t m]``."""
         spectra = values(audio)
         if spectra.shape[1] < MIN_STEPS:
             raise InputError(
                 f"{spectra.shape[1]} steps of sound are too few: the network halves them three "
                 f"times and needs at least {MIN_STEPS} (0.19 s of audio)"
             )
-        basis = jax.scipy.fft.dct(jnp.eye(spectra.shape[-1]), norm="ortho")  # type 2, as for MFCCs
+        basis = jax.scipy.fft.dct(jnp.eye(spectra.shape[-1]), norm="ortho")  # DCT-II, as for MFCCs
         inputs = spectra @ basis.astype(spectra.dtype), pitch(spectra), audio.rows
         return Map(jnp.stack([member(*inputs) for member in self.members], 1), rows=audio.rows)
 
     def merge(self, audio: Map, video: Map) -> Float[Array, "b members k"]:
-        """Logits of every member."""
+        """Returns the members' logits."""
         return values(audio)
 
     def losses(
         self, outputs: Float[Array, "p members k"], labels: Int[Array, "p"]
     ) -> Float[Array, "p"]:
-        """The members' mean loss: each learns from its own."""
+        """Returns the members' mean loss."""
         return cross_entropy(outputs, labels).mean(1)
 
     def logits(self, outputs: Float[Array, "p members k"]) -> Float[Array, "p k"]:
-        """The members' mean log probabilities."""
+        """Returns the members' mean log probabilities."""
         return jax.nn.log_softmax(outputs).mean(1)

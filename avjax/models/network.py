@@ -1,4 +1,4 @@
-"""What training, evaluation and prediction ask of a network."""
+"""The interface of networks, for training, evaluation and prediction."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -25,12 +25,12 @@ CONDITIONS = (
 
 
 class Inputs(NamedTuple):
-    """What a network reads.
+    """Inputs that a network reads.
 
     Attributes:
       streams: "audio", "video" or both.
-      audio: the stored features of sound, "mfcc" or "log_mel".
-      audio_width: their number per step.
+      audio: the audio features, "mfcc" or "log_mel".
+      audio_width: number of audio features per time step.
     """
 
     streams: tuple[str, ...] = ("audio", "video")
@@ -39,10 +39,10 @@ class Inputs(NamedTuple):
 
 
 class Dimmed(NamedTuple):
-    """Video clips that follow from given ones: each once more, dimmed, and at the end a black one.
+    """Video inputs computed from the given ones: a dimmed copy of each clip, and a black clip.
 
     Attributes:
-      factor: ``[b]`` what each clip is multiplied by.
+      factor: ``[b]`` brightness of each clip's dimmed copy.
       black_weight: multiplicity of the black clip.
     """
 
@@ -51,15 +51,15 @@ class Dimmed(NamedTuple):
 
 
 class Pairing(NamedTuple):
-    """Which distinct inputs meet in fusion, and how often each occurs in the enlarged batch.
+    """Pairs of distinct inputs to fuse, and the inputs' multiplicities in the enlarged batch.
 
     Attributes:
-      audio_rows: ``[p]`` audio input of pair p (static NumPy indices).
-      video_rows: ``[p]`` video input of pair p: one of ``frames``, then of ``dimmed``, the black
-        one last.
+      audio_rows: ``[p]`` index of pair p's audio input (static, NumPy).
+      video_rows: ``[p]`` index of pair p's video input, among ``frames``, then the dimmed copies,
+        then the black clip.
       audio_weight: ``[a]`` multiplicity of each audio input.
-      video_weight: ``[v]`` multiplicity of each video input but the black one.
-      dimmed: video clips that follow from ``frames``, or None where there are none.
+      video_weight: ``[v]`` multiplicity of each video input except the black clip.
+      dimmed: video inputs computed from ``frames``, or None.
       pair_weight: ``[p]`` 1 for a real pair, 0 for padding.
     """
 
@@ -72,21 +72,21 @@ class Pairing(NamedTuple):
 
 
 def cross_entropy(logits: Float[Array, "p *m k"], labels: Int[Array, "p"]) -> Float[Array, "p *m"]:
-    """Minus the log probability of each label."""
+    """Returns the cross entropy of each row."""
     log_probabilities = jax.nn.log_softmax(logits)
     index = labels.reshape(-1, *[1] * (logits.ndim - 1))
     return -jnp.take_along_axis(log_probabilities, index, axis=-1)[..., 0]
 
 
 class Network(nn.Module):
-    """The protocol of networks; its defaults are those of a network of one stream.
+    """Base class of networks; the defaults suit a network of one stream.
 
-    Subclasses have a field ``num_classes``.
+    Subclasses define a field ``num_classes``.
     """
 
     @property
     def inputs(self) -> Inputs:
-        """What the network reads."""
+        """The inputs that the network reads."""
         raise NotImplementedError
 
     def __call__(
@@ -98,81 +98,81 @@ class Network(nn.Module):
         pairing: Pairing | None = None,
         axis_name: str | None = None,
     ) -> Array:
-        """Logits of every pair of an audio and a video input; in training see `losses`.
+        """Returns logits of each pair; in training, outputs for `losses` and `logits`.
 
         Args:
-          audio: features of sound; zeros stand for missing sound.
-          frames: normalised face crops; zeros stand for missing video.
-          train: use batch statistics, and update the running ones.
-          pairing: how distinct inputs make up the enlarged batch; None pairs row i with row i.
-          axis_name: device axis over which batch statistics are summed.
+          audio: audio features; zeros for missing sound.
+          frames: normalised face crops; zeros for missing video.
+          train: use batch statistics and update the running statistics.
+          pairing: pairs of distinct inputs; None pairs row i with row i.
+          axis_name: device axis to reduce batch statistics over.
 
         Raises:
-          InputError: inputs of a shape that the network cannot take.
+          InputError: inputs of an unsupported shape.
         """
         sound, video, pairs = Map(audio), Map(frames), None
         if train:
             sound, video, pairs = _training_maps(audio, frames, pairing, axis_name)
-        heard, seen = self.audio_stream(sound), self.video_stream(video)
+        sound, video = self.audio_stream(sound), self.video_stream(video)
         if pairing is not None:
-            heard = ops.take(heard, pairing.audio_rows, pairs)
-            seen = ops.take(seen, pairing.video_rows, pairs)
-        outputs = self.merge(heard, seen)
+            sound = ops.take(sound, pairing.audio_rows, pairs)
+            video = ops.take(video, pairing.video_rows, pairs)
+        outputs = self.merge(sound, video)
         return outputs if train else self.logits(outputs)
 
     def audio_stream(self, audio: Map) -> Map:
-        """Sound up to where it meets the other stream; nothing where it is not read."""
+        """Encodes sound up to the fusion; by default returns no features."""
         return Map(jnp.zeros((audio.shape[0], 0)), rows=audio.rows)
 
     def video_stream(self, frames: Map) -> Map:
-        """Frames up to where they meet the other stream; nothing where they are not read."""
+        """Encodes frames up to the fusion; by default returns no features."""
         rows = 1 + 2 * frames.shape[0] if frames.dimmed is not None else frames.shape[0]
         return Map(jnp.zeros((rows, 0)), rows=frames.rows)
 
     def merge(self, audio: Map, video: Map) -> Array:
-        """Outputs of paired streams."""
+        """Returns the outputs of paired streams."""
         raise NotImplementedError
 
     def encode_audio(self, audio: Float[Array | np.ndarray, "b t c"]) -> Array:
-        """`audio_stream` of clips on their own."""
+        """Runs `audio_stream` for inference."""
         return ops.values(self.audio_stream(Map(audio)))
 
     def encode_video(self, frames: Frames) -> Array:
-        """`video_stream` of clips on their own."""
+        """Runs `video_stream` for inference."""
         return ops.values(self.video_stream(Map(frames)))
 
     def fuse(self, audio: Array, video: Array) -> Float[Array, "p k"]:
-        """Logits of paired streams, as `encode_audio` and `encode_video` return them."""
+        """Returns logits of paired results of `encode_audio` and `encode_video`."""
         return self.logits(self.merge(Map(audio), Map(video)))
 
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Fresh variables, those of `avjax.models.variables.init_variables`."""
+        """Initialises variables; see `avjax.models.variables.init_variables`."""
         from avjax.models.variables import init_variables
 
         return init_variables(self, rngs["params"] if isinstance(rngs, dict) else rngs)
 
     def check(self) -> None:
-        """Raises InputError for fields that make no network."""
+        """Raises InputError for invalid fields."""
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """Test conditions that make sense for the network; the first leaves clips undisturbed.
+        """Test conditions of the network; the first leaves clips undisturbed.
 
-        A network of one stream sees no difference between some, and nothing in others. Two are
-        left: its own stream alone, and its own stream disturbed.
+        A network of one stream has two: its stream undisturbed and with added noise. The others
+        would repeat these or remove its only stream.
         """
         streams = self.inputs.streams
         if len(streams) > 1:
             return CONDITIONS
-        other = "video" if streams == ("audio",) else "audio"
-        return f"{streams[0]}_only/zeros", f"{other}_only/addnoise"
+        unread = "video" if streams == ("audio",) else "audio"
+        return f"{streams[0]}_only/zeros", f"{unread}_only/addnoise"
 
     def losses(self, outputs: Array, labels: Int[Array, "p"]) -> Float[Array, "p"]:
-        """The loss of each pair, from what ``__call__`` returns in training."""
+        """Returns the loss of each pair, from the outputs of ``__call__`` in training."""
         return cross_entropy(outputs, labels)
 
     def logits(self, outputs: Array) -> Float[Array, "p k"]:
-        """The logits in what ``__call__`` returns in training."""
+        """Returns the logits, from the outputs of ``__call__`` in training."""
         return outputs
 
     def trained(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,7 +183,7 @@ class Network(nn.Module):
 def _training_maps(
     audio: Array | np.ndarray, frames: Frames, pairing: Pairing | None, axis_name: str | None
 ) -> tuple[Map, Map, Rows]:
-    """Both inputs with the multiplicities of their rows, and the rows of their pairs."""
+    """Returns both inputs with their rows' multiplicities, and the rows of the pairs."""
     if pairing is None:
         rows = Rows(jnp.ones(len(audio)), axis_name)
         return Map(audio, rows=rows), Map(frames, rows=rows), rows

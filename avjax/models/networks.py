@@ -1,4 +1,4 @@
-"""Networks by name: what a config or a card says of one, and the module that it means."""
+"""Builds networks by name, from a config or a model card."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,30 +10,30 @@ from avjax.models.mel_net import MelNet
 from avjax.models.network import Network
 from avjax.models.single_modality import AudioNet, VideoNet
 
-# By kind: the module, and those of its fields that a config sets and a card records.
+# By kind: the module, and its fields that configs set and cards record.
 NETWORKS: dict[str, tuple[type[Network], tuple[str, ...]]] = {
     "audio_visual": (AudioVisualNet, ("fusion", "num_heads")),
     "audio": (AudioNet, ()),
     "video": (VideoNet, ()),
     "log_mel": (MelNet, ("num_mels", "coefficients")),
 }
-BACKBONE_KIND = "efficientface"  # a checkpoint of the face backbone alone: no network to build
+BACKBONE_KIND = "efficientface"  # checkpoints of the face backbone; not a network
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The network, and what it starts from.
+    """The network and its initialisation.
 
     Attributes:
       kind: one of `NETWORKS`.
-      fusion: of "audio_visual", see `avjax.models.audio_visual.FUSIONS`.
+      fusion: of "audio_visual", one of `avjax.models.audio_visual.FUSIONS`.
       num_heads: attention heads of "audio_visual".
-      num_mels: bands that "log_mel" reads.
-      coefficients: MFCCs that each member of "log_mel" reads.
+      num_mels: mel bands of "log_mel".
+      coefficients: number of MFCCs for each member of "log_mel".
       pretrained: a run or model directory to start from; empty for fresh parameters.
 
     Raises:
-      InputError: values that make no network.
+      InputError: invalid values.
     """
 
     kind: str = "audio_visual"
@@ -47,12 +47,12 @@ class ModelConfig:
         build_network(self.describe(num_classes=1))
 
     def to_tree(self) -> dict[str, Any]:
-        """The keys that matter for the kind of network."""
+        """Returns the config keys that apply to the kind of network."""
         names = ("kind", *NETWORKS[self.kind][1], "pretrained")
         return {name: getattr(self, name) for name in names}
 
     def describe(self, num_classes: int) -> dict[str, Any]:
-        """What a checkpoint's card records of the network, for `build_network`."""
+        """Describes the network for a model card and `build_network`."""
         fields = NETWORKS[self.kind][1] if self.kind in NETWORKS else ()
         values = {name: getattr(self, name) for name in ("kind", *fields)}
         values["num_classes"] = num_classes
@@ -60,13 +60,13 @@ class ModelConfig:
 
 
 def build_network(description: Mapping[str, Any]) -> Network:
-    """The module that a card or `ModelConfig.describe` means.
+    """Builds the network described by a model card or `ModelConfig.describe`.
 
     Args:
-      description: ``kind``, ``num_classes``, and the fields that `NETWORKS` names for the kind.
+      description: ``kind``, ``num_classes``, and the kind's fields in `NETWORKS`.
 
     Raises:
-      InputError: unknown kind, or fields that make no network.
+      InputError: unknown kind or invalid fields.
     """
     kind = description.get("kind", "audio_visual")
     if kind not in NETWORKS:

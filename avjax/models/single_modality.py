@@ -1,6 +1,6 @@
-"""Networks of sound or frames alone: the audio-visual network's branches with a classifier each.
+"""Single-modality networks: the audio-visual network's branches with their own classifiers.
 
-They take what the audio-visual network takes and leave the other stream unread.
+They take the same inputs as the audio-visual network and ignore the other stream.
 """
 
 from jaxtyping import Array, Float
@@ -22,18 +22,18 @@ class AudioNet(Network):
 
     @property
     def inputs(self) -> Inputs:
-        """Sound alone."""
+        """Sound only."""
         return Inputs(("audio",))
 
     def setup(self) -> None:
         self.audio_model = AudioCNN(self.num_classes)
 
     def audio_stream(self, audio: Map) -> Map:
-        """MFCCs ``[b t 10]`` through both stages, ``[b u 128]``."""
+        """Encodes MFCCs ``[b t 10]`` in both stages, ``[b u 128]``."""
         return self.audio_model.stage2(self.audio_model.stage1(audio))
 
     def merge(self, audio: Map, video: Map) -> Float[Array, "b k"]:
-        """Logits from the stream."""
+        """Returns the classifier's logits."""
         return self.audio_model.classify(audio)
 
 
@@ -42,7 +42,7 @@ class VideoNet(Network):
 
     Attributes:
       num_classes: number of emotions.
-      stage_repeats: units in EfficientFace's stages; other than default for small tests only.
+      stage_repeats: units per EfficientFace stage; smaller in tests.
     """
 
     num_classes: int = 8
@@ -50,17 +50,17 @@ class VideoNet(Network):
 
     @property
     def inputs(self) -> Inputs:
-        """Frames alone."""
+        """Frames only."""
         return Inputs(("video",))
 
     def setup(self) -> None:
         self.visual_model = EfficientFace(self.num_classes, self.stage_repeats)
 
     def video_stream(self, frames: Map) -> Map:
-        """Frames ``[b n h w 3]`` through both stages, ``[b n 128]``."""
+        """Encodes frames ``[b n h w 3]`` in both stages, ``[b n 128]``."""
         x = self.visual_model.temporal_stage1(self.visual_model.clip_features(frames))
         return self.visual_model.temporal_stage2(x)
 
     def merge(self, audio: Map, video: Map) -> Float[Array, "b k"]:
-        """Logits from the stream."""
+        """Returns the classifier's logits."""
         return self.visual_model.classify(video)

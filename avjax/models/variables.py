@@ -1,4 +1,4 @@
-"""A network's variables before any training: their shapes, and fresh ones."""
+"""Shapes and initialisation of a network's variables."""
 
 import math
 import zlib
@@ -18,7 +18,7 @@ Path: TypeAlias = tuple[str, ...]
 
 
 def _smallest_inputs(net: Network) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs that every network takes; NumPy's, so that no device is touched."""
+    """Returns inputs valid for every network, as NumPy arrays to avoid using a device."""
     return (
         np.zeros((1, 20, net.inputs.audio_width), np.float32),
         np.zeros((1, 1, MIN_SIZE, MIN_SIZE, 3), np.float32),
@@ -26,17 +26,17 @@ def _smallest_inputs(net: Network) -> tuple[np.ndarray, np.ndarray]:
 
 
 def variable_shapes(net: Network) -> dict[str, Any]:
-    """Shapes and types of a network's variables, as `jax.ShapeDtypeStruct`."""
+    """Returns a network's variables as `jax.ShapeDtypeStruct`."""
     return jax.eval_shape(lambda key: _linen_init(net, key), jax.random.key(0))
 
 
 def init_variables(net: Network, key: Array) -> dict[str, Any]:
-    """Fresh parameters and statistics; their shapes depend on no input's.
+    """Initialises parameters and statistics; shapes do not depend on the inputs'.
 
-    Kernels and their biases are PyTorch's, U(-1/sqrt(fan_in), 1/sqrt(fan_in)); norms begin as the
-    identity; parameters of other names have the initialisers that their modules give them. Each
-    parameter's draws depend on the key and its own path alone. They are made on the host: to
-    compile hundreds of draws would take longer than the rest of a start.
+    Kernels and biases follow PyTorch, U(-1/sqrt(fan_in), 1/sqrt(fan_in)). Norms start as the
+    identity. Parameters of other names use their modules' initialisers. Each parameter depends only
+    on the key and its path. Draws are made on the host: compiling hundreds of them would take
+    longer than the rest of the start-up.
     """
     shapes = variable_shapes(net)
     params = flatten_dict(shapes["params"])
@@ -46,7 +46,7 @@ def init_variables(net: Network, key: Array) -> dict[str, Any]:
         return {path: _fresh(path, params, np.ravel(key_data)) for path in drawn}
 
     key_data = jax.random.key_data(key)
-    if isinstance(key_data, jax.core.Tracer):  # within a traced program, called as it runs
+    if isinstance(key_data, jax.core.Tracer):  # inside a traced function
         fresh = jax.pure_callback(draw, drawn, key_data)
     else:
         fresh = draw(np.asarray(key_data))
@@ -66,15 +66,15 @@ def _linen_init(net: Network, key: Array) -> dict[str, Any]:
 
 
 def _is_drawn(path: Path) -> bool:
-    """Whether a parameter is drawn here, by its name; else its module's initialiser counts."""
+    """Whether a parameter is drawn here rather than by its module's initialiser."""
     return path[-1] in ("kernel", "bias", "scale")
 
 
 def _fresh(path: Path, params: Mapping[Path, Any], key_data: np.ndarray) -> np.ndarray:
-    """A parameter's first value."""
+    """Draws a parameter's initial value."""
     shape, dtype, name = params[path].shape, params[path].dtype, path[-1]
     kernel: Any = params.get((*path[:-1], "kernel"))
-    if kernel is None:  # of a norm
+    if kernel is None:  # a norm
         return np.full(shape, name == "scale", dtype)
     bound = math.prod(kernel.shape[:-1]) ** -0.5
     seed = np.append(key_data, zlib.crc32("/".join(path).encode()))

@@ -1,4 +1,4 @@
-"""Augmentations: of uint8 frames by name, and of log-mel spectra."""
+"""Augmentations: of uint8 frames, by name, and of log-mel spectrograms."""
 
 import dataclasses
 from typing import Protocol
@@ -12,7 +12,7 @@ from avjax.errors import InputError
 from avjax.models.ops import per_row, row_keys
 
 MAX_ANGLE = 10  # degrees, reference `transforms.py`
-_SHARE_BITS = 15  # of a neighbour's share in a pixel; a product of two fits into 32 bits
+_WEIGHT_BITS = 15  # of a fixed-point bilinear weight; the product of two fits in 32 bits
 
 
 class Augmentation(Protocol):
@@ -34,6 +34,8 @@ def flip_rotate(
     key: Array, frames: UInt8[Array, "b n h w 3"], axis_name: str | None = None
 ) -> UInt8[Array, "b n h w 3"]:
     """Flips each clip with probability 1/2, then rotates it by -10..10 whole degrees.
+
+    All frames of a clip share one draw. It depends only on the clip's row in the global batch.
 
     Source: the reference's ``transforms.py``.
     """
@@ -80,76 +82,75 @@ def augment(
 def flip_and_rotate(
     frames: UInt8[Array, "n h w c"], flip: Bool[Array, ""], degrees: Int[Array, ""]
 ) -> UInt8[Array, "n h w c"]:
-    """Mirrors the frames where ``flip``, then turns them counter-clockwise about their centre.
+    """Flips the frames if ``flip``, then rotates them counter-clockwise about their centre.
 
-    Pillow's arithmetic (`Image.rotate`, bilinear): output pixel centres are mapped back; outside
-    the image the result is 0; neighbours past the edge repeat it; the mean is truncated. Pillow
-    computes in float64, this in whole numbers: up to one level apart on few pixels. Floating-point
-    sums would be rounded otherwise in a program for another number of devices.
+    Follows Pillow (`Image.rotate`, bilinear): maps output pixel centres back to the input, gives 0
+    outside the image, repeats the edge for neighbours past it, and truncates the mean. Pillow uses
+    float64. Fixed-point integers differ by up to one level on a few pixels, but do not depend on
+    the number of devices: XLA rounds float sums differently in programs of different batch sizes.
     """
     n, height, width, channels = frames.shape
-    source_x, source_y, bits = _sources(height, width, degrees)
-    one = 1 << bits  # a pixel
-    inside = (source_x >= 0) & (source_x < width * one)
-    inside &= (source_y >= 0) & (source_y < height * one)
-    left, top = (source_x - one // 2) >> bits, (source_y - one // 2) >> bits
-    right = _share(source_x - one // 2 - left * one, bits)
-    bottom = _share(source_y - one // 2 - top * one, bits)
+    source_x, source_y, bits = _source_coordinates(height, width, degrees)
+    unit = 1 << bits  # one pixel
+    inside = (source_x >= 0) & (source_x < width * unit)
+    inside &= (source_y >= 0) & (source_y < height * unit)
+    left, top = (source_x - unit // 2) >> bits, (source_y - unit // 2) >> bits
+    right_weight = _round_weight(source_x - unit // 2 - left * unit, bits)
+    bottom_weight = _round_weight(source_y - unit // 2 - top * unit, bits)
     columns = [jnp.clip(left + i, 0, width - 1) for i in (0, 1)]
     columns = [jnp.where(flip, width - 1 - column, column) for column in columns]
     rows = [jnp.clip(top + i, 0, height - 1) for i in (0, 1)]
 
-    # Frames share the map: gather whole pixels of all frames at once, [h*w, n*c].
+    # All frames share the coordinates: gather pixels of all frames at once, [h*w, n*c].
     pixels = frames.transpose(1, 2, 0, 3).reshape(height * width, n * channels)
-    whole = 1 << _SHARE_BITS
-    high = low = jnp.zeros((), jnp.int32)  # of the mean, so that products fit into 32 bits
-    for row, of_row in zip(rows, (whole - bottom, bottom), strict=True):
-        for column, of_column in zip(columns, (whole - right, right), strict=True):
+    scale = 1 << _WEIGHT_BITS
+    high = low = jnp.zeros((), jnp.int32)  # halves of the mean: products must fit in 32 bits
+    for row, row_weight in zip(rows, (scale - bottom_weight, bottom_weight), strict=True):
+        for column, col_weight in zip(columns, (scale - right_weight, right_weight), strict=True):
             pixel = pixels[(row * width + column).ravel()].astype(jnp.int32)
-            weight = (of_row * of_column).reshape(-1, 1)
-            high += pixel * (weight >> _SHARE_BITS)
-            low += pixel * (weight & (whole - 1))
-    value = (high + (low >> _SHARE_BITS)) >> _SHARE_BITS
+            weight = (row_weight * col_weight).reshape(-1, 1)
+            high += pixel * (weight >> _WEIGHT_BITS)
+            low += pixel * (weight & (scale - 1))
+    value = (high + (low >> _WEIGHT_BITS)) >> _WEIGHT_BITS
     value = jnp.where(inside.reshape(-1, 1), value, 0)
-    turned = value.astype(jnp.uint8).reshape(height, width, n, channels)
-    return turned.transpose(2, 0, 1, 3)
+    rotated = value.astype(jnp.uint8).reshape(height, width, n, channels)
+    return rotated.transpose(2, 0, 1, 3)
 
 
-def _sources(
+def _source_coordinates(
     height: int, width: int, degrees: Int[Array, ""]
 ) -> tuple[Int[Array, "h w"], Int[Array, "h w"], int]:
-    """Where output pixels come from, x and y in parts of a pixel, and how many bits a part has."""
-    bits = 30 - (height + width).bit_length()  # the longest way stays within 32 bits
+    """Returns each output pixel's source x and y in fixed point, and their fraction bits."""
+    bits = 30 - (height + width).bit_length()  # the largest coordinate fits in 32 bits
     angles = np.deg2rad(np.arange(-MAX_ANGLE, MAX_ANGLE + 1))
     cos, sin = (
         jnp.asarray(np.rint(f(angles) * (1 << bits)), jnp.int32)[degrees + MAX_ANGLE]
         for f in (np.cos, np.sin)
     )
     y, x = jnp.mgrid[:height, :width].astype(jnp.int32)
-    y, x = 2 * y + 1 - height, 2 * x + 1 - width  # from the centre, in halves of a pixel
+    y, x = 2 * y + 1 - height, 2 * x + 1 - width  # from the centre, in half pixels
     source_x = ((cos * x - sin * y) >> 1) + (width << bits) // 2
     source_y = ((sin * x + cos * y) >> 1) + (height << bits) // 2
     return source_x, source_y, bits
 
 
-def _share(part: Int[Array, "h w"], bits: int) -> Int[Array, "h w"]:
-    """A part of a pixel, rounded to `_SHARE_BITS`."""
-    spare = bits - _SHARE_BITS
-    return (part + (1 << spare >> 1)) >> spare
+def _round_weight(fraction: Int[Array, "h w"], bits: int) -> Int[Array, "h w"]:
+    """Rounds a fraction of a pixel to `_WEIGHT_BITS`."""
+    shift = bits - _WEIGHT_BITS
+    return (fraction + (1 << shift >> 1)) >> shift
 
 
-# ----------------------------------------------------------------------------------------- spectra
+# ------------------------------------------------------------------------------------ spectrograms
 
 
 @dataclasses.dataclass(frozen=True)
 class SoundAugmentation:
-    """How much log-mel spectra are changed; 0 leaves a change out.
-
-    Spectra are ``log(1 + 4e5 * power)``, so 0 is silence.
+    """Strength of the augmentation; 0 turns a transformation off.
 
     Attributes:
-      shift: largest shift in time, in steps.
-      warp: largest scaling of the mel axis, as a natural logarithm: another vocal tract's length.
+      shift: largest shift in time, in time steps.
+      warp: largest scaling of the mel axis, as a natural logarithm; imitates the length of another
+        vocal tract.
 
     Raises:
       InputError: a negative value.
@@ -175,19 +176,19 @@ def augment_sound(
     amount: SoundAugmentation,
     axis_name: str | None = None,
 ) -> Float[Array, "b t m"]:
-    """Shifts and warps each clip by draws of its own.
+    """Shifts and warps each clip at random.
 
     Args:
       key: the same on every device.
-      spectra: this device's clips.
-      amount: of every change.
+      spectra: spectrograms of this device's clips.
+      amount: strength of each transformation.
       axis_name: mapped device axis, or None.
     """
     spectra = jnp.asarray(spectra)
     keys = row_keys(key, spectra.shape[0], axis_name)
-    drawn = per_row(lambda k: jax.random.uniform(k, (3,), minval=-1, maxval=1), keys)
-    # Not the first value: it was another change's, and runs that were begun with it go on alike.
-    return jax.vmap(lambda x, u: _augment_clip(x, u[1], u[2], amount))(spectra, drawn)
+    draws = per_row(lambda k: jax.random.uniform(k, (3,), minval=-1, maxval=1), keys)
+    # Draw 0 belonged to a removed transformation; skipping it lets old runs resume unchanged.
+    return jax.vmap(lambda x, u: _augment_clip(x, u[1], u[2], amount))(spectra, draws)
 
 
 def _augment_clip(
@@ -196,7 +197,7 @@ def _augment_clip(
     warp: Float[Array, ""],
     amount: SoundAugmentation,
 ) -> Float[Array, "t m"]:
-    """One clip, from two draws of -1..1."""
+    """Augments one clip, by draws in -1..1."""
     steps, bands = x.shape
     if amount.shift:
         x = _interpolation(jnp.arange(steps) + amount.shift * shift, steps, x.dtype) @ x
@@ -207,7 +208,7 @@ def _augment_clip(
 
 
 def _interpolation(source: Float[Array, "n"], size: int, dtype: jnp.dtype) -> Array:
-    """The matrix that reads a sequence at real positions, linearly; past an end, its last value."""
-    inside = jnp.clip(source, 0, size - 1)
-    weights = jnp.maximum(0, 1 - jnp.abs(inside[:, None] - jnp.arange(size)))
+    """Returns the matrix that samples a sequence at ``source``: linear, clamped at the ends."""
+    clamped = jnp.clip(source, 0, size - 1)
+    weights = jnp.maximum(0, 1 - jnp.abs(clamped[:, None] - jnp.arange(size)))
     return weights.astype(dtype)

@@ -1,10 +1,10 @@
-"""Evaluation with a modality missing or disturbed: every condition in one forward pass.
+"""Evaluation with a missing or disturbed modality: all conditions in one forward pass.
 
-The conditions share inputs: seven logits need four versions of each stream (clean, zeros, noise,
-added noise), and the zeros of all clips are one. Each version is encoded once, then paired.
+The seven conditions share four versions of each stream: clean, zeros, noise and added noise. Each
+version is encoded once, then paired. All clips share one row of zeros.
 
-A clip counts in the conditions whose undisturbed stream it has. Where it lacks the other stream,
-zeros or noise replace that all the same, but nothing can be added to it.
+A clip counts in the conditions whose undisturbed stream it has. If it lacks the other stream, zeros
+or noise replace that stream as usual, but "addnoise" leaves it at zeros.
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from avjax.training import metrics
 from avjax.training.modality_dropout import gaussian_inputs
 from avjax.training.step import Batch, present_streams
 
-BATCH_SIZE = 8  # "addnoise" takes its statistics over a batch, so its size is part of the figure
+BATCH_SIZE = 8  # part of the metric: "addnoise" takes its statistics over a batch
 
 
 def clip_keys(key: Array, clip_key: UInt32[Array, "b"]) -> Array:
@@ -30,8 +30,8 @@ class Scored(NamedTuple):
     """Results of an evaluation step under one condition.
 
     Attributes:
-      sums: of the clips that count.
-      predicted: class of each row of the batch.
+      sums: metric sums of the clips that count.
+      predicted: predicted class of each row of the batch.
     """
 
     sums: metrics.Sums
@@ -45,7 +45,7 @@ def eval_step(
     net: Network,
     profile: str,
 ) -> metrics.Sums:
-    """Metric sums of undisturbed clips."""
+    """Returns the metric sums of undisturbed clips."""
     logits = net.apply(variables, *present_streams(batch, profile))
     return metrics.sums(logits, batch["label"], batch["weight"])
 
@@ -58,14 +58,14 @@ def eval_conditions_step(
     net: Network,
     profile: str,
 ) -> dict[str, Scored]:
-    """Scores of every condition that makes sense for the network, by name.
+    """Returns the scores of each of the network's conditions, by name.
 
     Args:
       variables: parameters and running statistics.
-      batch: as in training, with ``clip_key`` uint32 [b], from which noise is drawn.
+      batch: as in training, plus ``clip_key`` uint32 [b], which keys the noise.
       key: the evaluation's key.
       net: the network.
-      profile: how frames were prepared.
+      profile: preparation profile of the frames.
     """
     audio, stored = present_streams(batch, profile)
     frames = stored.seen()
@@ -81,19 +81,19 @@ def eval_conditions_step(
     stacked_video = jnp.concatenate([video_codes[v] for _, v in pairs])
     logits = net.apply(variables, stacked_audio, stacked_video, method="fuse")
     scored = {}
-    for name, part in zip(names, jnp.split(logits, len(names)), strict=True):
-        kept = streams[0] if len(streams) == 1 else name.partition("_only/")[0]
-        counted = weight * has.get(kept, True)
-        scored[name] = Scored(metrics.sums(part, batch["label"], counted), part.argmax(-1))
+    for name, condition_logits in zip(names, jnp.split(logits, len(names)), strict=True):
+        clean = streams[0] if len(streams) == 1 else name.partition("_only/")[0]
+        sums = metrics.sums(condition_logits, batch["label"], weight * has.get(clean, True))
+        scored[name] = Scored(sums, condition_logits.argmax(-1))
     return scored
 
 
 def _pair(condition: str) -> tuple[str, str]:
-    """Which versions of sound and frames make up a condition."""
-    kept, _, disturbance = condition.partition("_only/")
-    if kept == UNDISTURBED:
+    """Returns the versions of sound and frames that make up a condition."""
+    clean, _, disturbance = condition.partition("_only/")
+    if clean == UNDISTURBED:
         return "clean", "clean"
-    return ("clean", disturbance) if kept == "audio" else (disturbance, "clean")
+    return ("clean", disturbance) if clean == "audio" else (disturbance, "clean")
 
 
 def stream_versions(
@@ -102,20 +102,20 @@ def stream_versions(
     weight: Float[Array, "b"],
     present: Bool[Array, "b"],
 ) -> dict[str, Array]:
-    """A stream clean, as noise, with noise added; and one row of zeros for all clips.
+    """Returns a stream clean, as noise, with added noise, and one row of zeros for all clips.
 
-    Added noise is ``x + mean + std * noise`` with the mean and the unbiased deviation of all values
-    of the batch's real clips that have the stream (reference `validation.py`).
+    Added noise is ``x + mean + std * noise``, with the mean and unbiased standard deviation over
+    the batch's real clips that have the stream (reference `validation.py`).
     """
-    there = present.reshape(-1, *[1] * (x.ndim - 1))
-    real = weight.reshape(there.shape) * there
+    present = present.reshape(-1, *[1] * (x.ndim - 1))
+    real = weight.reshape(present.shape) * present
     count = jnp.maximum(real.sum() * (x.size // x.shape[0]), 2)
     mean = (x * real).sum() / count
     std = jnp.sqrt((jnp.square(x - mean) * real).sum() / (count - 1))
     return {
         "clean": x,
         "noise": noise,
-        "addnoise": jnp.where(there, x + mean + std * noise, 0),
+        "addnoise": jnp.where(present, x + mean + std * noise, 0),
         "zeros": jnp.zeros_like(x[:1]),
     }
 
@@ -127,7 +127,7 @@ def _encode(
     versions: dict[str, Array],
     needed: set[str],
 ) -> dict[str, Array]:
-    """Encodes versions in one pass; the zeros' single row is repeated for every clip."""
+    """Encodes the needed versions in one pass; broadcasts the row of zeros to every clip."""
     rows = versions["clean"].shape[0]
     versions = {name: version for name, version in versions.items() if name in needed}
     encoded = net.apply(variables, jnp.concatenate(list(versions.values())), method=method)

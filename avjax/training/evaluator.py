@@ -15,41 +15,47 @@ from avjax.models.network import Network
 from avjax.runtime.devices import Parallel
 from avjax.training import conditions, metrics
 
-NOISE_SEED = 0  # noise is keyed by clip below this, so figures are the same on every run
+NOISE_SEED = 0  # fixed, and noise is keyed by clip: every evaluation draws the same noise
 
 
 class Evaluator:
-    """Compiled evaluation of one network; compiles once for any number of epochs.
+    """Evaluates one network; compiles once for all epochs.
 
-    Each device scores whole batches of `conditions.BATCH_SIZE` clips in split order, and their sums
-    are added in that order, so figures do not depend on the number of devices.
+    Each device scores whole batches of `conditions.BATCH_SIZE` clips in split order. Their sums are
+    added in that order, so scores do not depend on the number of devices.
     """
 
     def __init__(self, net: Network, profile: str, parallel: Parallel) -> None:
-        """Evaluates ``net`` on frames of ``profile``, on the devices of ``parallel``."""
+        """Compiles nothing before the first call.
+
+        Args:
+          net: the network.
+          profile: preparation profile of the frames.
+          parallel: the devices.
+        """
         self._net = net
         self._parallel = parallel
 
-        def every(variables: Any, batch: Any) -> Any:
+        def all_conditions(variables: Any, batch: Any) -> Any:
             key = jax.random.key(NOISE_SEED)
             return conditions.eval_conditions_step(variables, batch, key, net=net, profile=profile)
 
         undisturbed = functools.partial(conditions.eval_step, net=net, profile=profile)
         self._undisturbed = parallel.compile_eval_step(undisturbed, by_row=True)
-        self._every = parallel.compile_eval_step(every)
+        self._all_conditions = parallel.compile_eval_step(all_conditions)
 
     @property
     def batch_size(self) -> int:
-        """Clips of a batch over all devices."""
+        """Number of clips per batch, over all devices."""
         return self._parallel.mesh.size * conditions.BATCH_SIZE
 
     def undisturbed(self, variables: Any, clips: Clips, feed: Feed) -> dict[str, float]:
-        """Loss, accuracy and macro F1 of undisturbed clips.
+        """Returns loss, accuracy and macro F1 of undisturbed clips.
 
         Args:
           variables: replicated.
-          clips: to score.
-          feed: holds the clips.
+          clips: the clips to score.
+          feed: the feed that holds them.
         """
         total = metrics.zeros(self._net.num_classes)
         rows = self._parallel.own(feed.rows(clips, self.batch_size))
@@ -61,21 +67,22 @@ class Evaluator:
     def all_conditions(
         self, variables: Any, clips: Clips
     ) -> tuple[dict[str, Any], Int[np.ndarray, "n"]]:
-        """Scores of every condition that makes sense for the network.
+        """Scores each of the network's conditions.
 
         Args:
           variables: replicated.
-          clips: to score.
+          clips: the clips to score.
 
         Returns:
-          Clips that count, loss, accuracy, macro F1 and confusion matrix by condition, without
-          those in which no clip counts; and the predicted class of each undisturbed clip.
+          By condition, the number of clips that count, loss, accuracy, macro F1 and confusion
+          matrix; conditions in which no clip counts are left out. And the predicted class of each
+          undisturbed clip.
         """
         names = self._net.conditions
         totals = dict.fromkeys(names, metrics.zeros(self._net.num_classes))
         predicted = []
         batches = clips.batches(self.batch_size, **self._parallel.share)
-        for scored in _shares(self._every, variables, map(self._parallel.split, batches)):
+        for scored in _shares(self._all_conditions, variables, map(self._parallel.split, batches)):
             totals = {name: metrics.add(sums, scored[name].sums) for name, sums in totals.items()}
             predicted.append(scored[names[0]].predicted)
         scores = {
@@ -91,7 +98,7 @@ class Evaluator:
 
 
 def _shares(step: Callable, variables: Any, batches: Iterable[Any]) -> Iterator[Any]:
-    """A step's results for each device's share of each batch, in split order, in all processes."""
+    """Yields a step's results for each device's shard of each batch, in split order."""
     for batch in batches:
         results = step(variables, batch)
         for share in range(len(jax.tree.leaves(results)[0])):

@@ -1,4 +1,4 @@
-"""The training loop: the calls of an epoch, its figures, stops and saves within it."""
+"""The training loop: the compiled calls of an epoch, with checkpoints and stops between them."""
 
 import dataclasses
 import functools
@@ -22,14 +22,14 @@ from avjax.training.step import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class LoopConfig:
-    """How long a run trains, and in which portions.
+    """Epochs, batch size, seed and checkpoint interval of a run.
 
     Attributes:
-      seed: of all that is random.
+      seed: seed of all randomness.
       num_epochs: passes over the training clips.
-      batch_size: clips of a step, over all devices.
-      steps_per_call: steps of one compiled call; 0 for as many as suit the devices.
-      checkpoint_minutes: between saves within an epoch.
+      batch_size: clips per step, over all devices.
+      steps_per_call: steps per compiled call; 0 chooses what suits the devices.
+      checkpoint_minutes: minutes between checkpoints within an epoch.
 
     Raises:
       InputError: a value out of range.
@@ -42,8 +42,8 @@ class LoopConfig:
     checkpoint_minutes: float = 10.0
 
     def __post_init__(self) -> None:
-        least = {"seed": 0, "num_epochs": 1, "batch_size": 1, "steps_per_call": 0}
-        for name, minimum in least.items():
+        minima = {"seed": 0, "num_epochs": 1, "batch_size": 1, "steps_per_call": 0}
+        for name, minimum in minima.items():
             value = getattr(self, name)
             if value < minimum:
                 raise InputError(f"config.{name}={value}; choose {minimum} or more")
@@ -55,25 +55,25 @@ class LoopConfig:
 
 @flax.struct.dataclass
 class Progress:
-    """What a checkpoint holds: the state, and the sums so far of the epoch it stands in."""
+    """Content of a checkpoint: the train state and the current epoch's metric sums so far."""
 
     state: TrainState
     sums: metrics.Sums
 
 
-@runtime_checkable  # for the tests, which check arguments
+@runtime_checkable  # the tests check argument types
 class Observer(Protocol):
-    """What follows a run while an epoch is trained."""
+    """Callbacks of a training epoch."""
 
     def step(self, clips: int, sums: metrics.Sums) -> None:
-        """Told of each call: its number of clips, and the epoch's sums so far."""
+        """Receives each call's number of clips, and the epoch's sums so far."""
 
     def save(self, progress: Progress) -> None:
-        """Keeps a state within an epoch, in host memory; called now and then and before a stop."""
+        """Saves progress within an epoch, given in host memory; called regularly and at a stop."""
 
 
 class TrainingLoop:
-    """Trains epochs with one compiled step, of one model or of several at once."""
+    """Trains epochs with one compiled step, for one model or several vmapped ones."""
 
     def __init__(
         self,
@@ -91,11 +91,11 @@ class TrainingLoop:
           key: third argument of ``step``.
           feed: the clips.
           parallel: the devices.
-          config: batch size, steps a call, minutes between saves.
-          steps_per_epoch: of the longest epoch.
+          config: batch size, steps per call, checkpoint interval.
+          steps_per_epoch: steps of the longest epoch.
 
         Raises:
-          InputError: several steps a call where the devices cannot take them.
+          InputError: several steps per call in a mode that does not support them.
         """
         if config.steps_per_call > 1 and "device" not in parallel.caches:
             raise InputError(
@@ -104,28 +104,28 @@ class TrainingLoop:
             )
         self._feed, self._parallel, self._config = feed, parallel, config
         self._key = parallel.replicate(key)
-        # An epoch's first call is of one step; room for more than the others would stay empty.
+        # An epoch's first call takes one step, so longer calls would only add padding.
         self._steps_per_call = min(
             config.steps_per_call or parallel.steps_per_call, max(1, steps_per_epoch - 1)
         )
         self._call = self.compile_call(step)
 
     def compile_call(self, step: Callable) -> Callable:
-        """What trains one call: ``call(state, batch_or_parts, count) -> (state, sums)``."""
+        """Compiles ``call(state, batch_or_rows, count) -> (state, sums)``."""
         if self._steps_per_call == 1:
             single = self._parallel.compile_train_step(step)
             return lambda state, batch, count: single(state, batch, self._key)
 
-        def batch_of(resident: Any, part: Any) -> Any:
-            return part if resident is None else take(resident, part)
+        def batch_of(resident: Any, rows: Any) -> Any:
+            return rows if resident is None else take(resident, rows)
 
-        several = self._parallel.compile_train_steps(step, batch_of)
-        return lambda state, parts, count: several(
-            state, parts, self._key, self._feed.resident, count
+        multiple = self._parallel.compile_train_steps(step, batch_of)
+        return lambda state, rows, count: multiple(
+            state, rows, self._key, self._feed.resident, count
         )
 
     def place(self, progress: Progress) -> Progress:
-        """Puts a state on the devices."""
+        """Puts the state on the devices."""
         return Progress(self._parallel.replicate(progress.state), progress.sums)
 
     def train_epoch(
@@ -135,75 +135,74 @@ class TrainingLoop:
         observer: Observer,
         stop: StopRequest,
     ) -> tuple[Progress, dict[str, float]]:
-        """Trains the rest of an epoch.
+        """Trains the remaining steps of an epoch.
 
-        Sums are fetched one call late, so that the device never waits for the host. Of several
-        steps a call, the first call takes one, so that its figures come soon.
+        Fetches each call's sums during the next call, so the device never waits for the host. With
+        several steps per call, the first call takes one step, to report early.
 
         Args:
-          progress: where the epoch stands; the state is on the devices.
-          rows: which clips make each batch, as `Feed.rows` tells.
-          observer: follows the epoch.
-          stop: the request to stop, granted between two calls.
+          progress: progress within the epoch; the state is on the devices.
+          rows: the clips of each batch, from `Feed.rows`.
+          observer: receives progress and checkpoints.
+          stop: checked between calls.
 
         Returns:
-          The epoch's end; its ``seconds``, ``clips_per_second`` and ``input_share``, the share of
-          time in which a batch was awaited.
+          The progress at the end of the epoch. And its ``seconds``, ``clips_per_second`` and
+          ``input_share``, the share of time spent waiting for batches.
 
         Raises:
           KeyboardInterrupt: stopped on request; the state is saved.
         """
-        several = self._steps_per_call > 1
         calls = _calls(rows, self._steps_per_call)
-        state, sums, unread = progress.state, progress.sums, None
-        began = saved = time.monotonic()
-        with self._batches(calls, several) as batches:
+        state, sums, pending = progress.state, progress.sums, None
+        start = saved = time.monotonic()
+        with self._batches(calls) as batches:
             for number, (call, batch) in enumerate(zip(calls, batches, strict=True), start=1):
-                state, new = self._call(state, batch, np.int32(len(call)))
-                sums = self._add(sums, unread)
-                unread = new
+                state, call_sums = self._call(state, batch, np.int32(len(call)))
+                sums = self._add(sums, pending)
+                pending = call_sums
                 observer.step(int((call >= 0).sum()), sums)
-                if number == len(calls):  # the caller saves a whole epoch, with its validation
+                if number == len(calls):  # the caller saves it, with its validation
                     break
                 due = time.monotonic() - saved > 60 * self._config.checkpoint_minutes
                 stopping, due = multihost.agree(number, stop.requested, due)
                 if stopping or due:
-                    sums, unread = self._add(sums, unread), None
-                    newest = Progress(self._parallel.single(state), sums)
-                    multihost.from_first(functools.partial(observer.save, newest))
+                    sums, pending = self._add(sums, pending), None
+                    progress = Progress(self._parallel.single(state), sums)
+                    multihost.from_first(functools.partial(observer.save, progress))
                     saved = time.monotonic()
                 if stopping:
                     raise KeyboardInterrupt
-            sums = self._add(sums, unread)
-            seconds = time.monotonic() - began
+            sums = self._add(sums, pending)
+            seconds = time.monotonic() - start
         return Progress(state, sums), {
             "seconds": seconds,
             "clips_per_second": int((rows >= 0).sum()) / seconds,
             "input_share": batches.waited / seconds,
         }
 
-    def _batches(self, calls: list[np.ndarray], several: bool) -> Any:
-        """The calls' batches on the devices, made ahead of their use."""
+    def _batches(self, calls: list[np.ndarray]) -> Any:
+        """Prefetches the calls' batches onto the devices."""
         shares = [self._parallel.own(call) for call in calls]  # of this process
-        if several:
-            parts = [_filled(share, self._steps_per_call) for share in shares]
-            return self._feed.batches(parts, self._parallel.split_steps, gather=False)
-        return self._feed.batches([share[0] for share in shares], self._parallel.split)
+        if self._steps_per_call == 1:
+            return self._feed.batches([share[0] for share in shares], self._parallel.split)
+        padded = [_pad_steps(share, self._steps_per_call) for share in shares]
+        return self._feed.batches(padded, self._parallel.split_steps, gather=False)
 
-    def _add(self, sums: metrics.Sums, new: Any) -> metrics.Sums:
-        """Adds a call's sums, on the devices, to the epoch's."""
-        if new is None:
+    def _add(self, sums: metrics.Sums, call_sums: Any) -> metrics.Sums:
+        """Adds a call's sums, which are on the devices, to the epoch's."""
+        if call_sums is None:
             return sums
-        return metrics.add(sums, self._parallel.single(new), steps=self._steps_per_call > 1)
+        return metrics.add(sums, self._parallel.single(call_sums), steps=self._steps_per_call > 1)
 
 
-def _calls(rows: Int[np.ndarray, "steps *rows"], most: int) -> list[np.ndarray]:
-    """An epoch's steps call by call: one, then as many as a call may take."""
-    firsts = [0, *range(1, len(rows), most)][: len(rows)]
-    return [rows[first:last] for first, last in itertools.pairwise([*firsts, len(rows)])]
+def _calls(rows: Int[np.ndarray, "steps *rows"], steps_per_call: int) -> list[np.ndarray]:
+    """Splits an epoch's steps into calls: one step, then ``steps_per_call`` steps each."""
+    starts = [0, *range(1, len(rows), steps_per_call)][: len(rows)]
+    return [rows[start:end] for start, end in itertools.pairwise([*starts, len(rows)])]
 
 
-def _filled(call: Int[np.ndarray, "taken *rows"], steps: int) -> Int[np.ndarray, "{steps} *rows"]:
-    """A call's rows with padding for the steps that it does not take."""
-    spare = ((0, steps - len(call)),) + ((0, 0),) * (call.ndim - 1)
-    return np.pad(call, spare, constant_values=-1)
+def _pad_steps(call: Int[np.ndarray, "n *rows"], steps: int) -> Int[np.ndarray, "{steps} *rows"]:
+    """Pads a call to ``steps`` steps."""
+    padding = ((0, steps - len(call)),) + ((0, 0),) * (call.ndim - 1)
+    return np.pad(call, padding, constant_values=-1)

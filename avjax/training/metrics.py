@@ -1,4 +1,4 @@
-"""Metrics as sums: exact for any batching, divided once at the end."""
+"""Metrics as sums over clips: independent of batching, divided once at the end."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from avjax.models.network import cross_entropy
 
 
 class Sums(NamedTuple):
-    """Sums over clips; `confusion[i, j]` counts clips of class i that were called j."""
+    """Sums over clips; `confusion[i, j]` counts clips of class i predicted as j."""
 
     loss: Float[Array | np.ndarray, ""]
     count: Float[Array | np.ndarray, ""]  # type: ignore[assignment]  # hides tuple.count
@@ -19,23 +19,23 @@ class Sums(NamedTuple):
 
 
 def zeros(num_classes: int) -> Sums:
-    """The sums of no clips at all."""
+    """Returns the sums of no clips."""
     return Sums(np.zeros(()), np.zeros(()), np.zeros((num_classes, num_classes)))
 
 
 def sums(logits: Float[Array, "b k"], labels: Int[Array, "b"], weight: Float[Array, "b"]) -> Sums:
-    """Sums of cross entropy, clips and confusions, each row counted ``weight`` times."""
+    """Sums cross entropy, clips and confusions; each row counts ``weight`` times."""
     loss = cross_entropy(logits, labels)
     classes = logits.shape[-1]
     true = jax.nn.one_hot(labels, classes) * weight[:, None]
-    called = jax.nn.one_hot(logits.argmax(-1), classes)
-    return Sums((loss * weight).sum(), weight.sum(), true.T @ called)
+    predicted = jax.nn.one_hot(logits.argmax(-1), classes)
+    return Sums((loss * weight).sum(), weight.sum(), true.T @ predicted)
 
 
 def add(first: Sums, second: Sums, *, steps: bool = False) -> Sums:
-    """Adds two sums on the host, in float64 so that long epochs stay exact.
+    """Adds two sums on the host, in float64 to stay exact over long epochs.
 
-    ``steps`` says that the second has a leading axis, to be summed first.
+    With ``steps``, first sums ``second`` over its leading axis.
     """
 
     def wide(x: ArrayLike) -> np.ndarray:
@@ -47,9 +47,9 @@ def add(first: Sums, second: Sums, *, steps: bool = False) -> Sums:
 
 
 def summarise(totals: Sums) -> dict[str, float]:
-    """Mean loss, accuracy (0..1) and macro F1.
+    """Returns mean loss, accuracy (0..1) and macro F1.
 
-    F1 of a class that neither occurs nor is called counts as absent, not as zero.
+    Macro F1 leaves out classes that neither occur nor are predicted.
     """
     confusion = np.asarray(totals.confusion, np.float64)
     count = float(totals.count)

@@ -1,11 +1,11 @@
-"""Modality dropout: the enlarged batch in which audio or video is missing (paper section 3.3).
+"""Modality dropout: the enlarged batch, with audio or video missing (paper section 3.3).
 
 `softhard` turns a batch of B clips (a, v) into the pairs (a, v), (c*a, (1-c)*v), (0, v), (a, 0);
-`noise` into (a, v), (N, v), (a, N). Where a clip lacks a stream, zeros stand for it from the start.
+`noise` into (a, v), (N, v), (a, N). A stream that a clip lacks is zeros from the start.
 
-Such a batch repeats itself: of softhard's 4B videos only 2B differ, of which B are multiples of
-the others, and the B black ones are a single clip of a single image. The distinct inputs and their
-multiplicities give the same loss, gradients and running statistics at half the cost.
+Such a batch repeats inputs. Of softhard's 4B videos, 2B are v, B are multiples of v, and B are the
+same black clip. The distinct inputs and their multiplicities give the same loss, gradients and
+running statistics at half the cost.
 """
 
 from typing import NamedTuple
@@ -24,7 +24,7 @@ MASKS = tuple(COPIES)
 
 
 class Present(NamedTuple):
-    """Row weights by what a clip has: anything, sound, a face."""
+    """Row weights of real clips, of those with sound, and of those with a face."""
 
     clip: Float[Array, "b"]
     audio: Float[Array, "b"]
@@ -32,13 +32,13 @@ class Present(NamedTuple):
 
 
 class Enlarged(NamedTuple):
-    """What the network receives in a training step.
+    """Network inputs of a training step.
 
     Attributes:
       audio: ``[a, t, c]`` distinct audio inputs.
-      frames: ``[v, n, h, w, 3]`` distinct video inputs but those that ``pairing.dimmed`` makes.
-      pairing: how they make up the enlarged batch; pairs come block by block.
-      copies: blocks in the enlarged batch.
+      frames: ``[v, n, h, w, 3]`` distinct video inputs, without those of ``pairing.dimmed``.
+      pairing: how they make up the enlarged batch, block by block.
+      copies: number of blocks in the enlarged batch.
     """
 
     audio: Array
@@ -48,7 +48,7 @@ class Enlarged(NamedTuple):
 
 
 def check_mask(mask: str) -> str:
-    """Returns ``mask``, or raises InputError where it is none of `MASKS`."""
+    """Returns ``mask``; raises InputError if it is not one of `MASKS`."""
     if mask not in COPIES:
         raise InputError(f"unknown config.mask {mask!r}; choose one of {', '.join(MASKS)}")
     return mask
@@ -68,19 +68,18 @@ def enlarge(
 ) -> Enlarged:
     """Builds the enlarged batch.
 
-    A pair from which the mask takes the only stream that its clip has holds nothing to learn from:
-    its weight is 0, as that of padding.
+    A pair without any stream left weighs 0, like padding.
 
     Args:
       mask: one of `MASKS`.
-      key: drawn from at global-batch positions, the same on every device.
-      audio: features of this device's sound.
+      key: the same on every device; draws depend on the position in the global batch.
+      audio: audio features of this device's clips.
       frames: normalised frames of this device's clips.
       weight: 1 for a clip, 0 for padding.
-      has_audio: which clips have sound; ``audio`` of the others is zeros.
-      has_video: which clips have a face; ``frames`` of the others are zeros.
+      has_audio: whether each clip has sound; ``audio`` is zeros otherwise.
+      has_video: whether each clip has a face; ``frames`` are zeros otherwise.
       axis_name: mapped device axis, or None.
-      deduplicate: False computes every repeated input anew: slower, for comparison.
+      deduplicate: False spells out every repeated input: slower, for comparison.
     """
     draws = draw(mask, key, audio, frames, axis_name)
     enlarged = enlarge_with(mask, draws, audio, frames, weight, has_audio, has_video)
@@ -90,11 +89,11 @@ def enlarge(
 def draw(
     mask: str, key: Array, audio: Array, frames: Array, axis_name: str | None = None
 ) -> tuple[Array, ...]:
-    """What is random in an enlarged batch.
+    """Draws the random part of an enlarged batch.
 
     Returns:
-      For `softhard` the coefficients ``[b]``, for `noise` audio and frames of noise, in the shapes
-      of ``audio`` and ``frames``; nothing for `nodropout`.
+      For `softhard` the coefficients ``[b]``; for `noise` audio and frames of noise, shaped like
+      ``audio`` and ``frames``; for `nodropout` nothing.
     """
     check_mask(mask)
     if mask == "nodropout":
@@ -114,7 +113,7 @@ def enlarge_with(
     has_audio: Bool[Array, "b"] | bool = True,
     has_video: Bool[Array, "b"] | bool = True,
 ) -> Enlarged:
-    """The enlarged batch's distinct inputs, from what `draw` returned; see `enlarge`."""
+    """Builds the enlarged batch from the result of `draw`; see `enlarge`."""
     present = Present(weight, weight * has_audio, weight * has_video)
     if mask == "softhard":
         return _softhard(draws[0], audio, frames, present)
@@ -125,12 +124,12 @@ def enlarge_with(
 
 
 def softhard_coefficients(keys: Array) -> Float[Array, "b"]:
-    """The audio share c of each clip, one of 0, .01, ..., .99."""
+    """Draws each clip's audio coefficient c from 0, .01, ..., .99."""
     return per_row(lambda key: jax.random.randint(key, (), 0, 100), keys) / 100
 
 
 def gaussian_inputs(keys: Array, audio: Array, frames: Array) -> tuple[Array, Array]:
-    """Standard normal inputs of the shapes of ``audio`` and ``frames``, one key per clip."""
+    """Draws standard normal inputs shaped like ``audio`` and ``frames``, with one key per clip."""
     keys = jax.vmap(jax.random.split)(keys)
     return (
         per_row(lambda k: jax.random.normal(k, audio.shape[1:], audio.dtype), keys[:, 0]),
@@ -141,21 +140,21 @@ def gaussian_inputs(keys: Array, audio: Array, frames: Array) -> tuple[Array, Ar
 def _softhard(
     coefficients: Float[Array, "b"], audio: Array, frames: Array, present: Present
 ) -> Enlarged:
-    """Audio rows: a, c*a, one of zeros. Video rows: v and, made by the network, (1-c)*v and 0."""
-    rows = np.arange(audio.shape[0])
-    whole, scaled = rows, len(rows) + rows
-    missing = np.full_like(rows, 2 * len(rows))
+    """Audio rows: a, c*a, one of zeros. Video rows: v; the network adds (1-c)*v and black."""
+    clean = np.arange(audio.shape[0])
+    scaled = len(clean) + clean
+    missing = np.full_like(clean, 2 * len(clean))
     c = coefficients.astype(audio.dtype)
     soft_audio = audio * c[:, None, None]
     silence = jnp.zeros_like(audio[:1])
-    clip, heard, seen = present
+    clip, sound, face = present
     pairing = Pairing(
-        audio_rows=np.concatenate([whole, scaled, missing, whole]),
-        video_rows=np.concatenate([whole, scaled, whole, missing]),
-        audio_weight=jnp.concatenate([clip + heard, clip, seen.sum()[None]]),
-        video_weight=jnp.concatenate([clip + seen, clip]),
-        dimmed=Dimmed((1 - c).astype(frames.dtype), heard.sum()),
-        pair_weight=jnp.concatenate([clip, clip, seen, heard]),
+        audio_rows=np.concatenate([clean, scaled, missing, clean]),
+        video_rows=np.concatenate([clean, scaled, clean, missing]),
+        audio_weight=jnp.concatenate([clip + sound, clip, face.sum()[None]]),
+        video_weight=jnp.concatenate([clip + face, clip]),
+        dimmed=Dimmed((1 - c).astype(frames.dtype), sound.sum()),
+        pair_weight=jnp.concatenate([clip, clip, face, sound]),
     )
     return Enlarged(jnp.concatenate([audio, soft_audio, silence]), frames, pairing, 4)
 
@@ -163,17 +162,17 @@ def _softhard(
 def _noise(
     audio_noise: Array, video_noise: Array, audio: Array, frames: Array, present: Present
 ) -> Enlarged:
-    """Each stream's rows: its clips, standing up to twice, then its noise."""
+    """Rows of each stream: the clips, then the noise."""
     clean = np.arange(audio.shape[0])
     noisy = len(clean) + clean
-    clip, heard, seen = present
+    clip, sound, face = present
     pairing = Pairing(
         audio_rows=np.concatenate([clean, noisy, clean]),
         video_rows=np.concatenate([clean, clean, noisy]),
-        audio_weight=jnp.concatenate([clip + heard, seen]),
-        video_weight=jnp.concatenate([clip + seen, heard]),
+        audio_weight=jnp.concatenate([clip + sound, face]),
+        video_weight=jnp.concatenate([clip + face, sound]),
         dimmed=None,
-        pair_weight=jnp.concatenate([clip, seen, heard]),
+        pair_weight=jnp.concatenate([clip, face, sound]),
     )
     audio, frames = (
         jnp.concatenate(rows) for rows in ((audio, audio_noise), (frames, video_noise))
@@ -182,7 +181,7 @@ def _noise(
 
 
 def spell_out(enlarged: Enlarged) -> Enlarged:
-    """The same enlarged batch with every pair's inputs in rows of their own."""
+    """Repeats the inputs of every pair, making pair i row i of both streams."""
     audio, frames, pairing, copies = enlarged
     if pairing.dimmed is not None:
         soft = frames * pairing.dimmed.factor[:, None, None, None, None]

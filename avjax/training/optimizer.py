@@ -1,4 +1,4 @@
-"""SGD as PyTorch computes it, with a rate that steps by epoch; AdamW with a cosine rate."""
+"""Optimizers: PyTorch's SGD with a step schedule, and AdamW with a cosine schedule."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -20,13 +20,13 @@ class OptimizerConfig:
     """The optimizer and its learning rate.
 
     Attributes:
-      name: `sgd` (PyTorch's, with a rate that steps) or `adamw` (with a cosine rate).
-      learning_rate: the highest.
-      milestones: of `sgd`, epochs from which the rate is a tenth of what it was.
-      momentum: of `sgd`, share of the buffer kept.
-      dampening: of `sgd`, share of the gradient left out of the buffer.
-      weight_decay: L2 factor of `sgd`; of `adamw` the share of the rate by which kernels shrink.
-      warmup_epochs: of `adamw`, over which the rate rises from 0.
+      name: `sgd` (PyTorch's, step schedule) or `adamw` (cosine schedule).
+      learning_rate: peak learning rate.
+      milestones: `sgd`: epochs at which the learning rate drops to a tenth.
+      momentum: `sgd`: decay of the momentum buffer.
+      dampening: `sgd`: the buffer adds ``1 - dampening`` times the gradient.
+      weight_decay: `sgd`: L2 factor; `adamw`: decoupled weight decay of kernels.
+      warmup_epochs: `adamw`: epochs of linear warm-up from 0.
 
     Raises:
       InputError: an unknown name, or a value out of range.
@@ -59,10 +59,10 @@ class OptimizerConfig:
             )
 
     def schedule(self, num_epochs: int, steps_per_epoch: int) -> optax.Schedule:
-        """The learning rate by step.
+        """Returns the learning rate schedule.
 
         Raises:
-          InputError: the warm-up leaves no epoch to the cosine.
+          InputError: the warm-up leaves no epoch for the cosine decay.
         """
         if self.name == "adamw":
             return cosine_schedule(
@@ -71,7 +71,7 @@ class OptimizerConfig:
         return step_schedule(self.learning_rate, self.milestones, steps_per_epoch)
 
     def optimizer(self, schedule: optax.Schedule, trained: Any) -> optax.GradientTransformation:
-        """The optimizer that follows a schedule; see `sgd` for ``trained``."""
+        """Returns the optimizer with this schedule; see `sgd` for ``trained``."""
         if self.name == "adamw":
             return adamw(schedule, weight_decay=self.weight_decay, trained=trained)
         return sgd(
@@ -84,16 +84,16 @@ class OptimizerConfig:
 
 
 class DampenedTrace(NamedTuple):
-    """State of `dampened_trace`: updates so far and the momentum buffer."""
+    """State of `dampened_trace`: number of updates and the momentum buffer."""
 
     count: Int[Array, ""]  # type: ignore[assignment]  # hides tuple.count
     trace: Any
 
 
 def dampened_trace(momentum: float, dampening: float) -> optax.GradientTransformation:
-    """``buffer = momentum * buffer + (1 - dampening) * gradient``, the first one undampened.
+    """Computes ``buffer = momentum * buffer + (1 - dampening) * gradient``, first step undampened.
 
-    `optax.trace` has no dampening; scaling the gradient beforehand would dampen the first step too.
+    `optax.trace` has no dampening, and scaling the gradient would also dampen the first step.
     """
 
     def init(params: Any) -> DampenedTrace:
@@ -113,9 +113,9 @@ def dampened_trace(momentum: float, dampening: float) -> optax.GradientTransform
 
 
 def step_schedule(base: float, milestones: Sequence[int], steps_per_epoch: int) -> optax.Schedule:
-    """Learning rate by step: ``base``, times 0.1 from the first step of each milestone epoch.
+    """Returns a schedule that multiplies ``base`` by 0.1 at the start of each milestone epoch.
 
-    Epochs count from 1, as in the reference (`utils.py`): milestone 40 acts from the 40th epoch on.
+    Epochs count from 1, as in the reference (`utils.py`).
     """
     starts = [(epoch - 1) * steps_per_epoch for epoch in milestones]
     return optax.piecewise_constant_schedule(base, dict.fromkeys(starts, 0.1))
@@ -129,15 +129,15 @@ def sgd(
     weight_decay: float,
     trained: Any,
 ) -> optax.GradientTransformation:
-    """PyTorch's SGD: decay added to the gradient, dampened momentum, then the learning rate.
+    """PyTorch's SGD: L2 decay, dampened momentum, then the learning rate.
 
     Args:
-      learning_rate: constant or schedule by step.
-      momentum: share of the buffer kept.
-      dampening: share of the gradient left out of the buffer.
+      learning_rate: constant or schedule.
+      momentum: see `dampened_trace`.
+      dampening: see `dampened_trace`.
       weight_decay: L2 factor added to the gradient.
-      trained: tree of booleans like the parameters; those marked False are left untouched, decay
-        included, as PyTorch skips parameters without a gradient.
+      trained: tree of booleans, like the parameters. False leaves a parameter untouched, even by
+        weight decay: PyTorch skips parameters without a gradient.
     """
     chain = optax.chain(
         optax.add_decayed_weights(weight_decay),
@@ -150,10 +150,10 @@ def sgd(
 def cosine_schedule(
     peak: float, warmup_epochs: int, num_epochs: int, steps_per_epoch: int
 ) -> optax.Schedule:
-    """Learning rate by step: from 0 to ``peak`` over the first epochs, then a half cosine to 0.
+    """Returns a schedule with linear warm-up from 0 to ``peak``, then cosine decay to 0.
 
     Raises:
-      InputError: the warm-up leaves no epoch to the cosine.
+      InputError: the warm-up leaves no epoch for the cosine decay.
     """
     if not 0 <= warmup_epochs < num_epochs:
         raise InputError(
@@ -168,11 +168,11 @@ def cosine_schedule(
 def adamw(
     learning_rate: optax.ScalarOrSchedule, *, weight_decay: float, trained: Any
 ) -> optax.GradientTransformation:
-    """AdamW on gradients clipped to a global norm of 5; only matrices and kernels decay.
+    """AdamW on gradients clipped to a global norm of 5; decays only matrices and kernels.
 
     Args:
-      learning_rate: constant or schedule by step.
-      weight_decay: share of the learning rate by which kernels shrink in a step.
+      learning_rate: constant or schedule.
+      weight_decay: decoupled weight decay, multiplied by the learning rate.
       trained: as in `sgd`.
     """
     chain = optax.chain(
@@ -190,5 +190,5 @@ def adamw(
 def _only_trained(
     chain: optax.GradientTransformation, trained: Any
 ) -> optax.GradientTransformation:
-    labels = jax.tree.map(lambda used: "trained" if used else "unused", trained)
+    labels = jax.tree.map(lambda is_trained: "trained" if is_trained else "unused", trained)
     return optax.partition({"trained": chain, "unused": optax.set_to_zero()}, labels)

@@ -21,20 +21,20 @@ from avjax.training.modality_dropout import Enlarged, check_mask, enlarge
 Batch = dict[str, Array]
 
 DTYPES = ("float32", "bfloat16")
-_SOUND = 1  # purpose of a draw, below the key of augmentation
+_SOUND = 1  # folded into the augmentation key
 
 
 @dataclasses.dataclass(frozen=True)
 class StepConfig:
-    """What a step does besides the network and the optimizer.
+    """Augmentation, modality dropout and dtype of a training step.
 
     Attributes:
-      mask: modality dropout, `softhard`, `noise` or `nodropout`.
-      augment: names of `AUGMENTATIONS` for the frames, separated by commas; empty for none.
-      sound_augment: how log-mel spectra are changed.
+      mask: modality dropout: `softhard`, `noise` or `nodropout`.
+      augment: augmentations of frames, names of `AUGMENTATIONS` separated by commas; may be empty.
+      sound_augment: augmentation of log-mel spectrograms.
       deduplicate: compute repeated inputs of the enlarged batch once.
-      dtype: type in which the network computes, one of `DTYPES`. Parameters, their gradients,
-        statistics, attention weights and losses are float32 in any case.
+      dtype: the network's compute dtype, one of `DTYPES`. Parameters, gradients, statistics,
+        attention weights and losses are always float32.
 
     Raises:
       InputError: an unknown mask, augmentation or dtype.
@@ -57,10 +57,10 @@ class StepConfig:
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a step changes: saved and restored as a whole.
+    """Everything that a step updates.
 
     Attributes:
-      step: updates so far, an int32; with the config's seed it fixes every draw of the next step.
+      step: number of updates, int32; with the config's seed it determines the next step's draws.
       params: network parameters.
       batch_stats: running statistics of BatchNorm.
       opt_state: momentum buffers and counters.
@@ -73,12 +73,12 @@ class TrainState:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the network's `apply` takes."""
+        """Variables for the network's `apply`."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
+    """Returns the state before the first step."""
     params = variables["params"]
     step = jnp.zeros((), jnp.int32)
     opt_state = jax.jit(optimizer.init, compiler_options=quick_compilation())(params)
@@ -96,7 +96,7 @@ def train_step(
     config: StepConfig,
     profile: str,
 ) -> tuple[TrainState, metrics.Sums]:
-    """Updates the state on one batch.
+    """Trains on one batch.
 
     Args:
       state: replicated over ``axis_name``.
@@ -106,11 +106,11 @@ def train_step(
       axis_name: mapped device axis; BatchNorm, loss and gradient are global over it.
       net: the network.
       optimizer: see `avjax.training.optimizer`.
-      config: mask, augmentation, computing type.
-      profile: how the clips were prepared, hence how frames are normalised.
+      config: mask, augmentation, dtype.
+      profile: preparation profile, which decides how frames are normalised.
 
     Returns:
-      The next state and the enlarged batch's metric sums over all devices.
+      The updated state, and the enlarged batch's metric sums over all devices.
     """
     augment_key, mask_key = step_keys(key, state.step)
     audio, frames = network_inputs(batch, config, profile, augment_key, axis_name)
@@ -125,7 +125,7 @@ def train_step(
         axis_name=axis_name,
         deduplicate=config.deduplicate,
     )
-    if config.dtype != "float32":  # else as the batch is, so that tests may compute in float64
+    if config.dtype != "float32":  # tests compute in float64
         audio, frames = (x.astype(config.dtype) for x in (enlarged.audio, enlarged.frames))
         enlarged = enlarged._replace(audio=audio, frames=frames)
     gradients, batch_stats, sums = loss_gradients(
@@ -135,7 +135,7 @@ def train_step(
 
 
 def step_keys(key: Array, step: Int[Array, ""]) -> tuple[Array, Array]:
-    """Keys of one step, for augmentation and for modality dropout."""
+    """Returns a step's keys for augmentation and modality dropout."""
     augment_key, mask_key = jax.random.split(jax.random.fold_in(key, step))
     return augment_key, mask_key
 
@@ -143,7 +143,7 @@ def step_keys(key: Array, step: Int[Array, ""]) -> tuple[Array, Array]:
 def network_inputs(
     batch: Batch, config: StepConfig, profile: str, key: Array, axis_name: str | None
 ) -> tuple[Float[Array, "b t c"], Float[Array, "b n h w 3"]]:
-    """Augmented, normalised inputs; a missing stream is all zeros after normalisation."""
+    """Augments and normalises a batch; missing streams become zeros."""
     frames, audio = batch["frames"], batch["audio"]
     if config.augment and frames.size:
         frames = augment(config.augment, key, frames, axis_name)
@@ -155,7 +155,7 @@ def network_inputs(
 
 
 def present_streams(batch: Batch, profile: str) -> tuple[Float[Array, "b t c"], StoredFrames]:
-    """What networks see of clips: zeros in place of the streams that a clip does not have."""
+    """Returns the network's inputs, with zeros for missing streams after normalisation."""
     audio = jnp.where(batch["has_audio"][:, None, None], batch["audio"], 0)
     return audio, StoredFrames(batch["frames"], batch["has_video"], profile, audio.dtype)
 
@@ -168,12 +168,12 @@ def loss_gradients(
     *,
     net: Network,
 ) -> tuple[Any, Any, metrics.Sums]:
-    """Gradients of the enlarged batch's mean loss, new running statistics and metric sums.
+    """Returns gradients of the enlarged batch's mean loss, new running statistics, metric sums.
 
     Args:
       state: parameters and running statistics.
-      enlarged: what the network receives.
-      label: of this device's clips.
+      enlarged: the network's inputs.
+      label: labels of this device's clips.
       axis_name: mapped device axis, or None.
       net: the network.
     """
@@ -203,7 +203,7 @@ def loss_gradients(
 def update(
     state: TrainState, gradients: Any, batch_stats: Any, optimizer: optax.GradientTransformation
 ) -> TrainState:
-    """The next state."""
+    """Applies one optimizer update."""
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, batch_stats, opt_state)

@@ -1,7 +1,7 @@
-"""One step of several runs at once: a vmapped program over a leading axis of runs.
+"""A training step of several runs at once, vmapped over a leading axis.
 
-The runs share a network and a step's config. Each has parameters, statistics, clips and keys of its
-own, and computes what it would compute alone; only the order of sums differs.
+The runs share the network and the step's config. Each has its own parameters, statistics, clips and
+keys, and computes the same as alone, up to the order of sums.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,11 +19,11 @@ from avjax.training.step import Batch, StepConfig, TrainState, train_step
 
 
 class Runs(NamedTuple):
-    """What tells the runs of one program apart, besides their states.
+    """Key and schedule of each run.
 
     Attributes:
-      keys: each run's key.
-      schedules: which of the learning rates' schedules each follows.
+      keys: each run's random key.
+      schedules: index of each run's learning rate schedule.
     """
 
     keys: Key[Array, "m"]
@@ -31,13 +31,13 @@ class Runs(NamedTuple):
 
 
 def stack(trees: Sequence[Any]) -> Any:
-    """Puts the runs' trees along a new leading axis."""
+    """Stacks the runs' trees along a new leading axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 @jax.jit
 def unstack(tree: Any, number: Int[Array, ""]) -> Any:
-    """One run's part of a stacked tree."""
+    """Returns one run's part of a stacked tree."""
     return jax.tree.map(lambda leaf: leaf[number], tree)
 
 
@@ -53,27 +53,27 @@ def vmapped_step(
     config: StepConfig,
     profile: str,
 ) -> tuple[TrainState, metrics.Sums]:
-    """Updates every run on its own batch, as `avjax.training.step.train_step` would.
+    """Trains every run on its own batch; see `avjax.training.step.train_step`.
 
-    A run all of whose rows are padding idles: its state stays as it is, counters included, and its
-    sums are zeros. So runs with fewer clips wait for those with more.
+    A run whose rows are all padding idles: its state, counters included, does not change, and its
+    sums are zeros. Runs with fewer clips thus wait for runs with more.
 
     Args:
-      states: of m runs, stacked.
-      batch: as of `train_step`, each array ``[b, m, ...]``: rows first, for devices share rows.
+      states: the stacked states of m runs.
+      batch: as for `train_step`, each array ``[b, m, ...]``: rows come first, to be sharded.
       runs: their keys and schedules.
       axis_name: mapped device axis, or None.
       net: the network of all runs.
-      optimizer: makes the optimizer that follows a schedule.
-      schedules: the different learning rates by step: a run's epochs may be of fewer steps.
-      config: of all runs.
-      profile: of all clips.
+      optimizer: makes the optimizer for a schedule.
+      schedules: the distinct learning rate schedules; runs differ in steps per epoch.
+      config: the step's config, the same for all runs.
+      profile: preparation profile of all clips.
 
     Returns:
-      The next states and the metric sums, stacked.
+      The stacked states and metric sums.
     """
 
-    def one(state: TrainState, rows: Batch, run: Runs) -> tuple[TrainState, metrics.Sums]:
+    def single(state: TrainState, rows: Batch, run: Runs) -> tuple[TrainState, metrics.Sums]:
         new, sums = train_step(
             state,
             rows,
@@ -84,17 +84,17 @@ def vmapped_step(
             config=config,
             profile=profile,
         )
-        trains = total(rows["weight"].sum(), axis_name) > 0
+        has_clips = total(rows["weight"].sum(), axis_name) > 0
         return (
-            jax.tree.map(lambda after, before: jnp.where(trains, after, before), new, state),
-            jax.tree.map(lambda x: jnp.where(trains, x, 0), sums),
+            jax.tree.map(lambda after, before: jnp.where(has_clips, after, before), new, state),
+            jax.tree.map(lambda x: jnp.where(has_clips, x, 0), sums),
         )
 
-    return jax.vmap(one, in_axes=(0, 1, 0))(states, batch, runs)
+    return jax.vmap(single, in_axes=(0, 1, 0))(states, batch, runs)
 
 
 def _choose(schedules: Sequence[optax.Schedule], number: Int[Array, ""]) -> optax.Schedule:
-    """The schedule of a number that only the running program knows."""
+    """Returns the schedule at a traced index."""
     if len(schedules) == 1:
         return schedules[0]
     return lambda step: jnp.stack([schedule(step) for schedule in schedules])[number]

@@ -1,16 +1,15 @@
-"""Operations on maps, each with a derivative of its own: what decides the cost of a step.
+"""Fast operations on maps, with custom gradients.
 
-XLA's grouped convolutions, max-pooling and the automatic derivative of batch normalisation are slow
-on CPU, above all backward (a depthwise 3x3 weight gradient becomes nine reductions over the whole
-map). The forms here are plain slices, multiply-adds and matrix products. All arrays are
+On CPU, XLA's grouped convolutions, max-pooling and the automatic derivative of batch normalisation
+are slow, above all backward: a depthwise 3x3 weight gradient becomes nine reductions over the whole
+map. The operations here use plain slices, multiply-adds and matrix products. All arrays are
 channels-last: images ``b h w c``, sequences ``b t c``.
 
-A `Map` knows which elementwise steps are still to be done to it, and, in training, its rows'
-multiplicities: a row of multiplicity m stands for m equal rows of an enlarged batch, and one of 0
-is padding that must not be seen.
+A `Map` holds its pending elementwise operations and, in training, its rows' multiplicities. A row
+of multiplicity m stands for m equal rows of the enlarged batch; multiplicity 0 marks padding.
 
-XLA adds up in another order than PyTorch, so results differ by rounding: float32 logits by some
-1e-6, float64 ones by 1e-15 (docs/fidelity.md).
+XLA sums in another order than PyTorch, so results differ by rounding: float32 logits by some 1e-6,
+float64 logits by 1e-15 (docs/fidelity.md).
 """
 
 from avjax.models.ops.batch_norm import (

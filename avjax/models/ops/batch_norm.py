@@ -1,4 +1,4 @@
-"""Batch normalisation of rows with multiplicities: statistics now, the rest later."""
+"""Batch normalisation of rows with multiplicities: statistics now, affine map later."""
 
 import functools
 import math
@@ -15,12 +15,12 @@ from avjax.models.ops.sums import sum_positions
 
 
 class Moments(NamedTuple):
-    """Statistics of a batch, float32 at least.
+    """Batch statistics, in float32 or wider.
 
     Attributes:
-      mean: of each channel.
-      variance: biased.
-      count: number of values behind each channel's statistics.
+      mean: mean of each channel.
+      variance: biased variance of each channel.
+      count: number of values per channel.
     """
 
     mean: Any
@@ -28,17 +28,17 @@ class Moments(NamedTuple):
     count: Any  # hides tuple.count
 
 
-EPSILON = 1e-5  # PyTorch's default, for LayerNorm as well
+EPSILON = 1e-5  # PyTorch's default, also for LayerNorm
 
 
 def running_affine(scale: Any, bias: Any, mean: Any, var: Any) -> tuple[Array, Array]:
-    """Factor and offset of each channel by running statistics."""
+    """Returns the scale and offset per channel that apply running statistics."""
     factor = scale * lax.rsqrt(var + EPSILON)
     return factor, bias - mean * factor
 
 
 def running_norm(m: Map, gamma: Any, beta: Any, mean: Any, var: Any) -> Map:
-    """The map normalised by running statistics, which is still to be done."""
+    """Normalises a map by running statistics, as a pending operation."""
     if m.scale is not None or m.relu:
         m = materialise(m)
     mean = mean if m.bias is None else mean - m.bias
@@ -46,10 +46,10 @@ def running_norm(m: Map, gamma: Any, beta: Any, mean: Any, var: Any) -> Map:
 
 
 def batch_norm(m: Map, gamma: Float[Array, "c"], beta: Float[Array, "c"]) -> tuple[Map, Moments]:
-    """The map normalised by the statistics of the batch that its rows stand for.
+    """Normalises a map by the statistics of the enlarged batch.
 
-    A row of multiplicity m counts m times, and receives the share m/N of the gradient that flows
-    through the statistics. A constant yet to be added moves the mean alone.
+    A row of multiplicity m counts m times, and receives the share m/N of the statistics' gradient.
+    A pending bias only shifts the mean.
 
     Args:
       m: a map in training.
@@ -57,8 +57,7 @@ def batch_norm(m: Map, gamma: Float[Array, "c"], beta: Float[Array, "c"]) -> tup
       beta: bias.
 
     Returns:
-      The map, in which the normalisation is still to be done; and its statistics, through which no
-      gradient flows.
+      The map, with the normalisation pending, and its statistics, without gradient.
     """
     rows = m.rows
     assert rows is not None, "batch statistics need rows"
@@ -108,7 +107,7 @@ def _forward(x, gamma, beta, brightness, weight, axis_name):
 
 
 def _moments(x: Array, weight: Array, axis_name: str | None) -> Moments:
-    """Sums of rows before their weights: XLA then reads x itself, not a weighted copy of it."""
+    """Weights the rows' sums, not the rows: XLA then reads x without copying it."""
     wide = weight.dtype
     count = total(weight.sum() * math.prod(x.shape[1:-1]), axis_name)
     sums = sum_positions(lambda x: x.astype(wide), x)
@@ -118,29 +117,30 @@ def _moments(x: Array, weight: Array, axis_name: str | None) -> Moments:
 
 
 def _dimmed_moments(x: Array, brightness: Array, weight: Array, axis_name: str | None) -> Moments:
-    """Statistics of all rows, from sums over the images around a value near their mean."""
+    """Computes all rows' statistics from sums over the stored images, centred near their mean."""
     wide, positions = weight.dtype, math.prod(x.shape[1:-1])
     count = total(weight.sum() * positions, axis_name)
-    each = weight[:-1].reshape(brightness.shape)
+    dimmed_weight = weight[:-1].reshape(brightness.shape)
     sums = sum_positions(lambda x: x.astype(wide), x)
-    mean = total((each * brightness).sum(0) @ sums, axis_name) / count
+    mean = total((dimmed_weight * brightness).sum(0) @ sums, axis_name) / count
     centre = sums.mean(0) / positions
     squares = sum_positions(lambda x, centre: jnp.square(x.astype(wide) - centre), x, centre)
-    # s x - mean is s (x - centre) + away, of a row of brightness s
-    away = brightness[:, :, None] * centre - mean
-    product = 2 * brightness[:, :, None] * away * (sums - positions * centre)
-    rows = jnp.square(brightness)[:, :, None] * squares + product + positions * jnp.square(away)
-    variance = (each[:, :, None] * rows).sum((0, 1)) + weight[-1] * positions * jnp.square(mean)
+    # For a row of brightness s: s * x - mean == s * (x - centre) + shift.
+    shift = brightness[:, :, None] * centre - mean
+    product = 2 * brightness[:, :, None] * shift * (sums - positions * centre)
+    rows = jnp.square(brightness)[:, :, None] * squares + product + positions * jnp.square(shift)
+    variance = (dimmed_weight[:, :, None] * rows).sum((0, 1)) + weight[-1] * positions * jnp.square(
+        mean
+    )
     return Moments(mean, total(variance, axis_name) / count, count)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _backward(axis_name, residuals, cotangents):
-    """What x gets by way of mean and variance: ``share * (slope * x + constant)``.
+    """Adds the gradient through mean and variance, ``share * (slope * x + constant)``.
 
-    The gradient that reached the stored array directly holds each distinct row's whole gradient
-    (all its copies), so only the share of the statistics carries the multiplicity. A dimmed row's
-    share is linear in the row, hence in x.
+    The direct gradient of a distinct row already includes all its copies, so the multiplicity only
+    enters the gradient through the statistics. For a dimmed row, that is linear in x.
     """
     x, brightness, share, mean, inverse, scale = residuals
     direct, _, dscale, dbeta, _ = cotangents
@@ -149,12 +149,12 @@ def _backward(axis_name, residuals, cotangents):
     constant = -scale * total(dbeta, axis_name) - slope * mean
     space = (1,) * (x.ndim - 2)
     if brightness is None:
-        of_row = share.reshape(-1, *space, 1)
-        dx = direct + of_row * (slope * x + constant)
+        row_share = share.reshape(-1, *space, 1)
+        dx = direct + row_share * (slope * x + constant)
     else:
-        each = share[:-1].reshape(brightness.shape)
-        linear = (jnp.square(brightness) * each).sum(0).reshape(-1, *space, 1)
-        shift = (brightness * each).sum(0).reshape(-1, *space, 1)
+        dimmed_share = share[:-1].reshape(brightness.shape)
+        linear = (jnp.square(brightness) * dimmed_share).sum(0).reshape(-1, *space, 1)
+        shift = (brightness * dimmed_share).sum(0).reshape(-1, *space, 1)
         dx = direct + linear * slope * x + shift * constant
     return lax.optimization_barrier(dx.astype(x.dtype)), dgamma, dbeta, None, None
 

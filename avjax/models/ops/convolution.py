@@ -1,7 +1,7 @@
-"""Convolutions and dense products of maps, in the form that a platform likes.
+"""Convolutions and dense products of maps, with one form per platform.
 
-On CPU the patches of one image are gathered, multiplied and forgotten while they are in cache. GPUs
-and TPUs have convolutions of their own.
+On CPU, patches are gathered and multiplied image by image to stay in cache. GPUs and TPUs use XLA's
+convolutions.
 """
 
 import dataclasses
@@ -22,15 +22,15 @@ from avjax.models.ops.platform import by_platform
 
 
 def conv1x1(m: Map | Channels | Array, kernel: Float[Array, "i o"]) -> Map:
-    """Maps the channels of every position: a convolution of size 1.
+    """Pointwise convolution.
 
-    A map normalised without ReLU is never computed: ``((x - mean) * scale + bias) @ kernel`` is
-    ``x @ (scale * kernel)`` and a constant, which is left to be added, and which the next batch
-    normalisation takes away.
+    A normalisation without ReLU is folded into the kernel: ``((x - mean) * scale + bias) @ kernel``
+    is ``x @ (scale * kernel)`` plus a constant. The constant becomes the result's pending bias,
+    which the next batch normalisation cancels.
 
     Args:
       m: ``[b *space i]``; channels in any order.
-      kernel: its gradient is summed up in float32 at least.
+      kernel: its gradient accumulates in float32 or wider.
     """
     if isinstance(m, Channels):
         m, order = gather(m)
@@ -81,20 +81,22 @@ _folded_product.defvjp(_folded_forward, _folded_backward)
 
 
 def _kernel_gradient(x: Float[Array, "*b i"], dz: Float[Array, "*b o"]) -> Float[Array, "i o"]:
-    """The sum of x^T dz over all positions, in float32 at least."""
-    # As two matrices: where several axes are contracted, XLA transposes one through memory.
+    """Sums x^T dz over all positions, in float32 or wider."""
+    # As two matrices: contracting several axes makes XLA transpose one operand in memory.
     rows = x.reshape(-1, x.shape[-1]), dz.reshape(-1, dz.shape[-1])
-    return by_platform(*rows, cpu=_product_of_widened, other=_widening_product)
+    return by_platform(*rows, cpu=_upcast_then_multiply, other=_multiply_accumulating_wide)
 
 
-def _product_of_widened(x: Float[Array, "n i"], dz: Float[Array, "n o"]) -> Float[Array, "i o"]:
-    """``x^T dz`` in float32 at least; CPUs multiply bfloat16 to bfloat16 only."""
+def _upcast_then_multiply(x: Float[Array, "n i"], dz: Float[Array, "n o"]) -> Float[Array, "i o"]:
+    """Computes ``x^T dz`` in float32 or wider; on CPU a bfloat16 product is bfloat16."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
     return x.astype(wide).T @ dz.astype(wide)
 
 
-def _widening_product(x: Float[Array, "n i"], dz: Float[Array, "n o"]) -> Float[Array, "i o"]:
-    """The same, widened as it is summed up."""
+def _multiply_accumulating_wide(
+    x: Float[Array, "n i"], dz: Float[Array, "n o"]
+) -> Float[Array, "i o"]:
+    """Computes ``x^T dz`` with accumulation in float32 or wider."""
     wide = jnp.promote_types(x.dtype, jnp.float32)
     return jnp.matmul(x.T, dz, preferred_element_type=wide)
 
@@ -103,19 +105,19 @@ def _widening_product(x: Float[Array, "n i"], dz: Float[Array, "n o"]) -> Float[
 
 
 class Convolution(NamedTuple):
-    """A first layer that is yet to be computed: by itself, or with the pooling behind it."""
+    """A pending first layer, computed alone or fused with the pooling after it."""
 
     images: Any
     kernel: Array
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the convolution's result."""
+        """Shape of the result."""
         b, h, w, _ = self.images.shape
         return b, h // 2, w // 2, self.kernel.shape[-1]
 
     def compute(self) -> Array:
-        """The result."""
+        """Computes the result."""
         return apply(Conv2d(2, 1, 1), Map(as_seen(self.images)), self.kernel).x
 
 
@@ -136,19 +138,19 @@ def conv2d(
 
 @dataclasses.dataclass(frozen=True)
 class Conv2d:
-    """How a square kernel moves over an image."""
+    """Stride, padding and dilation of a square kernel."""
 
     stride: int
     padding: int
     dilation: int
 
     def forward(self, y: Array, kernel: Array) -> Array:
-        """The convolution."""
+        """Computes the convolution."""
         kernel = kernel.astype(y.dtype)
         return by_platform(y, kernel, cpu=self._by_rows, other=self._at_once)
 
     def backward(self, y: Array, params: tuple[Array], dz: Array) -> tuple[Array, Array]:
-        """Gradients of the images and of the kernel."""
+        """Returns the gradients of the images and the kernel."""
         (kernel,) = params
         weights = kernel.astype(y.dtype)
 
@@ -178,15 +180,15 @@ class Conv2d:
         return lax.map(lambda row: self._patches(row, kernel.shape[0]) @ matrix, y)
 
     def _image_gradient(self, y: Array, kernel: Array, dz: Array) -> Array:
-        """A convolution of ``dz`` with the turned kernel."""
+        """Convolves ``dz`` with the rotated kernel."""
         if self.stride > 1:
             return jax.vjp(functools.partial(self._at_once, kernel=kernel), y)[1](dz)[0]
         padding = self.dilation * (kernel.shape[0] - 1) - self.padding
-        turned = kernel[::-1, ::-1].swapaxes(2, 3)
-        return Conv2d(1, padding, self.dilation)._by_rows(dz, turned)
+        rotated = kernel[::-1, ::-1].swapaxes(2, 3)
+        return Conv2d(1, padding, self.dilation)._by_rows(dz, rotated)
 
     def _patches(self, image: Float[Array, "h w c"], size: int) -> Float[Array, "oh ow p"]:
-        """What the kernel sees at every position: ``size * size * c`` values, row by row."""
+        """Gathers the ``size * size * c`` inputs of every output position, in row-major order."""
         stride, padding, dilation = self.stride, self.padding, self.dilation
         padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
         height, width = ((n - dilation * (size - 1) - 1) // stride + 1 for n in padded.shape[:2])
@@ -201,24 +203,24 @@ class Conv2d:
 
 def _sum_rows(patches: Callable[[Array], Array], x: Array, dz: Array) -> Float[Array, "i o"]:
     """Sums ``patches(x_b)^T dz_b`` over the rows b."""
-    outer = dz.shape[-1]
-    inner = jax.eval_shape(patches, x[0]).shape[-1]
+    outputs = dz.shape[-1]
+    inputs = jax.eval_shape(patches, x[0]).shape[-1]
     wide = jnp.promote_types(x.dtype, jnp.float32)
 
     def add_row(index, acc):
-        row = patches(x[index]).reshape(-1, inner).astype(wide)
-        return acc + row.T @ dz[index].reshape(-1, outer).astype(wide)
+        row = patches(x[index]).reshape(-1, inputs).astype(wide)
+        return acc + row.T @ dz[index].reshape(-1, outputs).astype(wide)
 
-    return lax.fori_loop(0, x.shape[0], add_row, jnp.zeros((inner, outer), wide))
+    return lax.fori_loop(0, x.shape[0], add_row, jnp.zeros((inputs, outputs), wide))
 
 
 def depthwise_conv3x3(m: Map | Array, kernel: Float[Array, "3 3 o"], stride: int = 1) -> Map:
-    """3x3 depthwise convolution with zero padding of one.
+    """3x3 depthwise convolution with zero padding of 1.
 
     Args:
       m: ``[b h w c]``; output o reads input ``o // (outputs // c)``.
-      kernel: one window an output.
-      stride: 1, or 2 for even heights and widths (padding (1, 1), as PyTorch pads).
+      kernel: one window per output channel.
+      stride: 1, or 2 for even heights and widths (padding (1, 1), as in PyTorch).
     """
     return apply(Depthwise(stride), as_map(m), kernel)
 

@@ -12,22 +12,22 @@ from avjax.models.ops.map import zero_after
 from avjax.models.ops.platform import by_platform
 from avjax.models.ops.windows import scatter_stride2, taps
 
-# Accumulators of the kernel's gradient should stay in a core's cache: floats per tap.
+# Floats per tap of the kernel gradient's accumulators, to stay in a core's cache.
 _ACCUMULATOR_FLOATS = 1 << 15
 
 
 @dataclasses.dataclass(frozen=True)
 class Depthwise:
-    """A window per channel, padded by one; output o reads input ``o // (outputs // inputs)``."""
+    """Depthwise convolution, padding 1; output o reads input ``o // (outputs // inputs)``."""
 
     stride: int
 
     def forward(self, y: Array, kernel: Array) -> Array:
-        """The convolution."""
+        """Computes the convolution."""
         return _correlate(_repeated(y, kernel), kernel.astype(y.dtype), self.stride)
 
     def backward(self, y: Array, params: tuple[Array], dz: Array) -> tuple[Array, Array]:
-        """Gradients of the map and of the kernel."""
+        """Returns the gradients of the map and the kernel."""
         (kernel,) = params
         dz = lax.optimization_barrier(dz)
         weights = kernel.astype(dz.dtype)
@@ -35,9 +35,9 @@ class Depthwise:
             dy = _correlate(dz, weights[::-1, ::-1], 1)
         else:
             dy = scatter_stride2(lambda i, j: dz * weights[i, j])
-        times = kernel.shape[-1] // y.shape[-1]
-        if times > 1:
-            dy = dy.reshape(*y.shape, times).sum(-1)
+        multiplier = kernel.shape[-1] // y.shape[-1]
+        if multiplier > 1:
+            dy = dy.reshape(*y.shape, multiplier).sum(-1)
         gradient = by_platform(
             _repeated(y, kernel),
             dz,
@@ -48,9 +48,9 @@ class Depthwise:
 
 
 def _repeated(x: Array, kernel: Array) -> Array:
-    """The input channel of every output."""
-    times = kernel.shape[-1] // x.shape[-1]
-    return x if times == 1 else jnp.repeat(x, times, axis=-1)
+    """Repeats input channels, one per output channel."""
+    multiplier = kernel.shape[-1] // x.shape[-1]
+    return x if multiplier == 1 else jnp.repeat(x, multiplier, axis=-1)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -63,7 +63,7 @@ def _correlate(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def _pad_one(x: Array) -> Array:
-    """Zero-pads height and width by one; the barrier stops XLA recomputing x for each tap."""
+    """Zero-pads height and width by 1; the barrier stops XLA from recomputing x for each tap."""
     return lax.optimization_barrier(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))
 
 
@@ -75,25 +75,25 @@ def _kernel_gradient_by_reductions(x: Array, dz: Array, stride: int) -> Array:
 
 
 def _kernel_gradient_by_images(x: Array, dz: Array, stride: int) -> Array:
-    """Loops over blocks of images with nine elementwise accumulators of one block's size.
+    """Accumulates blocks of images in nine elementwise accumulators, reduced at the end.
 
-    On CPU a reduction to ``[c]`` vectorises badly; accumulating maps and reducing them once at the
-    end turns nearly all the work into contiguous multiply-adds.
+    On CPU a reduction to ``[c]`` vectorises badly; this makes nearly all the work contiguous
+    multiply-adds.
     """
     images, height, width, channels = dz.shape
     block = max(1, min(images, _ACCUMULATOR_FLOATS // (height * width * channels)))
-    spare = -images % block
-    padding = ((0, spare), (1, 1), (1, 1), (0, 0))
-    padded = jnp.pad(x, padding, constant_values=zero_after(dz))  # not the forward pass's own
-    dz = jnp.pad(dz, ((0, spare), (0, 0), (0, 0), (0, 0)))
+    extra = -images % block
+    padding = ((0, extra), (1, 1), (1, 1), (0, 0))
+    padded = jnp.pad(x, padding, constant_values=zero_after(dz))  # stops CSE with the forward pass
+    dz = jnp.pad(dz, ((0, extra), (0, 0), (0, 0), (0, 0)))
 
     def add_block(index, sums):
-        some_dz = lax.dynamic_slice_in_dim(dz, index * block, block)
-        some_x = lax.dynamic_slice_in_dim(padded, index * block, block)
-        windows = taps(some_x, height, width, stride)
-        return tuple(acc + tap * some_dz for acc, tap in zip(sums, windows, strict=True))
+        block_dz = lax.dynamic_slice_in_dim(dz, index * block, block)
+        block_x = lax.dynamic_slice_in_dim(padded, index * block, block)
+        windows = taps(block_x, height, width, stride)
+        return tuple(acc + tap * block_dz for acc, tap in zip(sums, windows, strict=True))
 
     wide = jnp.promote_types(x.dtype, jnp.float32)
     start = tuple(jnp.zeros((block, height, width, channels), wide) for _ in range(9))
-    sums = lax.fori_loop(0, (images + spare) // block, add_block, start)
+    sums = lax.fori_loop(0, (images + extra) // block, add_block, start)
     return jnp.stack([acc.sum((0, 1, 2)) for acc in sums]).reshape(3, 3, channels)

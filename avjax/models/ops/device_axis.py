@@ -1,4 +1,4 @@
-"""What spans the devices of a mapped axis: sums, and random keys of the global batch's rows."""
+"""The mapped device axis: sums over it, and random keys by row of the global batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,9 +15,9 @@ def total(x: Any, axis_name: str | None) -> Any:
 
 
 def row_keys(key: Array, rows: int, axis_name: str | None) -> Array:
-    """Returns a key for each row of this device: the row's key in the global batch.
+    """Returns one key per row of this device's shard, by position in the global batch.
 
-    Draws from them do not depend on how a batch is spread over devices.
+    Draws from them do not depend on how a batch is sharded over devices.
 
     Args:
       key: one key, the same on every device.
@@ -25,7 +25,7 @@ def row_keys(key: Array, rows: int, axis_name: str | None) -> Array:
       axis_name: mapped device axis, or None.
 
     Returns:
-      ``[rows]`` keys; device d holds those of global rows ``d * rows + i``.
+      ``[rows]`` keys; row i of device d gets the key of global row ``d * rows + i``.
     """
     first = 0 if axis_name is None else lax.axis_index(axis_name) * rows
     return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(rows))

@@ -1,4 +1,4 @@
-"""Frames as datasets hold them, and what networks see of them."""
+"""Stored uint8 frames and their normalisation."""
 
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,7 +20,7 @@ class Normalisation(NamedTuple):
 
 NORMALISATION = {
     "reference": Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-    # RGB statistics in the AffectNet test script of EfficientFace's repository.
+    # RGB statistics from the AffectNet test script of EfficientFace's repository.
     "fixed": Normalisation(
         (0.55391484, 0.43522123, 0.3821877), (0.24837189, 0.21625527, 0.20221159)
     ),
@@ -30,7 +30,7 @@ NORMALISATION = {
 def normalise(
     frames: UInt8[Array | np.ndarray, "*b h w 3"], profile: str, dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "*b h w 3"]:
-    """Scales frames to what the profile's networks expect.
+    """Normalises frames as the profile's networks expect.
 
     Raises:
       InputError: unknown profile.
@@ -46,17 +46,16 @@ def normalise(
 
 @flax.struct.dataclass
 class StoredFrames:
-    """Clips or images that are normalised where they are read.
+    """Clips or images in uint8, normalised only when read.
 
-    In inference a CPU reads them a few images at a time, so that no normalised copy of all of them
-    goes through memory.
+    For inference on a CPU, a few images are read at a time, which saves a normalised copy of all
+    frames in memory.
 
     Attributes:
-      pixels: uint8, ``[*b h w 3]``.
-      present: bool, ``[b]``; False where zeros are seen instead (after normalisation), for a
-        missing stream.
-      profile: how frames were prepared.
-      dtype: of what is seen.
+      pixels: uint8 ``[*b h w 3]``.
+      present: bool ``[b]``; False for a missing stream, which becomes zeros after normalisation.
+      profile: preparation profile of the frames.
+      dtype: dtype of the normalised frames.
     """
 
     pixels: Array | np.ndarray
@@ -66,18 +65,18 @@ class StoredFrames:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the pixels and of what is seen alike."""
+        """Shape of the frames."""
         return self.pixels.shape
 
     def images(self) -> "StoredFrames":
-        """The clips' frames one by one, ``[b*n h w 3]``."""
+        """Flattens clips into images, ``[b*n h w 3]``."""
         length = self.pixels.shape[1]
         pixels = self.pixels.reshape(-1, *self.pixels.shape[2:])
         present = jnp.repeat(self.present, length)
         return StoredFrames(pixels, present, self.profile, self.dtype)
 
     def seen(self) -> Float[Array, "*b h w 3"]:
-        """What the network sees.
+        """Returns the normalised frames; missing streams are zeros.
 
         Raises:
           InputError: unknown profile.
@@ -92,12 +91,12 @@ Frames: TypeAlias = Array | np.ndarray | StoredFrames
 
 
 def as_seen(frames: Frames) -> Float[Array, "*b h w 3"]:
-    """Frames as the network sees them."""
+    """Returns frames as the network sees them: normalised, with zeros for missing streams."""
     return frames.seen() if isinstance(frames, StoredFrames) else jnp.asarray(frames)
 
 
 def as_images(frames: Frames) -> Frames:
-    """The frames of clips ``[b n h w 3]`` one by one."""
+    """Flattens clips ``[b n h w 3]`` into images ``[b*n h w 3]``."""
     if isinstance(frames, StoredFrames):
         return frames.images()
     return frames.reshape(-1, *frames.shape[2:])

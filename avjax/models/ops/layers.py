@@ -1,4 +1,4 @@
-"""Layers with PyTorch's conventions: default initialisers, BatchNorm momentum, epsilons."""
+"""Layers with PyTorch's defaults: initialisers, BatchNorm momentum, epsilons."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from avjax.models.ops.channels import Channels
 from avjax.models.ops.convolution import conv1d, conv1x1, conv2d, depthwise_conv3x3
 from avjax.models.ops.map import Map
 
-MOMENTUM = 0.1  # PyTorch's convention: share of the new batch in the running statistics
+MOMENTUM = 0.1  # weight of the new batch in the running statistics, as in PyTorch
 
 
 def uniform(fan_in: int) -> Any:
@@ -26,7 +26,7 @@ def uniform(fan_in: int) -> Any:
 
 
 class Dense(nn.Module):
-    """Affine map of the last axis of an array."""
+    """Affine map of the last axis."""
 
     features: int
     use_bias: bool = True
@@ -98,7 +98,7 @@ class Conv1d(nn.Module):
 
 
 def _with_bias(module: nn.Module, y: Map, fan_in: int) -> Map:
-    """Adds the module's bias: a constant that batch normalisation behind it takes away."""
+    """Adds the module's bias to the map's pending bias."""
     bias = module.param("bias", uniform(fan_in), (y.shape[-1],))
     return y.replace(bias=bias if y.bias is None else y.bias + bias)
 
@@ -106,8 +106,8 @@ def _with_bias(module: nn.Module, y: Map, fan_in: int) -> Map:
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last.
 
-    In training by the statistics of the batch that a map's rows stand for, else by the running
-    ones, which follow PyTorch: momentum 0.1 for the new value, unbiased variance stored.
+    Uses the enlarged batch's statistics in training, else the running statistics. These follow
+    PyTorch: momentum 0.1 for the new value, unbiased variance.
     """
 
     @nn.compact
@@ -122,12 +122,12 @@ class BatchNorm(nn.Module):
         y, batch = batch_norm(x, scale, bias)
         if not self.is_initializing():
             mean.value += MOMENTUM * (batch.mean - mean.value)
-            several = batch.count > 1  # one value alone has no variance
+            has_variance = batch.count > 1
             unbiased = batch.variance * (batch.count / jnp.maximum(batch.count - 1, 1))
-            var.value += jnp.where(several, MOMENTUM * (unbiased - var.value), 0)
+            var.value += jnp.where(has_variance, MOMENTUM * (unbiased - var.value), 0)
         return y
 
 
 def layer_norm() -> nn.LayerNorm:
-    """Layer normalisation of the last axis with PyTorch's epsilon, variance in two passes."""
+    """Returns a layer norm with PyTorch's epsilon and two-pass variance."""
     return nn.LayerNorm(epsilon=EPSILON, use_fast_variance=False)

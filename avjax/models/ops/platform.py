@@ -1,4 +1,4 @@
-"""Which form of an operation a program takes."""
+"""Choice of an operation's form by platform."""
 
 import contextlib
 import contextvars
@@ -11,9 +11,9 @@ _FORM: contextvars.ContextVar[str | None] = contextvars.ContextVar("form", defau
 
 
 def by_platform(*arguments: Any, cpu: Callable, other: Callable) -> Any:
-    """Calls the form that suits the platform for which a program is lowered.
+    """Calls the form for the platform that the program is lowered for.
 
-    Both compute the same, up to the order of sums.
+    Both forms compute the same, up to the order of sums.
     """
     form = _FORM.get()
     if form is not None:
@@ -23,7 +23,7 @@ def by_platform(*arguments: Any, cpu: Callable, other: Callable) -> Any:
 
 @contextlib.contextmanager
 def forms(name: str) -> Iterator[None]:
-    """Within the block programs are traced with the forms of "cpu" or "other" alone."""
+    """Context in which programs are traced with the forms of "cpu" or "other" only."""
     token = _FORM.set(name)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Pooling: the largest of 3x3 windows, of two steps in time, and means."""
+"""Pooling: max over 3x3 windows, max over time, and mean over positions."""
 
 import dataclasses
 import functools
@@ -19,12 +19,12 @@ from avjax.models.ops.windows import scatter_stride2, taps
 
 
 def max_pool(m: Map | Array) -> Map:
-    """Max over 3x3 windows, stride 2, padding 1 (never the maximum); height and width even.
+    """Max over 3x3 windows, stride 2, padding 1 with -inf; height and width must be even.
 
-    What is left to be done to a map is monotone in each channel, so that the maximum of what it
-    gives is what it gives of the maximum, or of the minimum where a channel's scale is negative:
-    the map is pooled first, once for an image and its dimmed copies. Where a scale is 0, the
-    gradient is that of the greatest value of each window, not of the first.
+    A map's pending operations are monotone in each channel, so the stored array is pooled first:
+    by its maximum, or by its minimum in channels of negative scale. An image and its dimmed copies
+    are pooled once. In channels of scale 0, the gradient goes to the window's greatest stored
+    value, not to the first.
     """
     m = as_map(m)
     if isinstance(m.x, Convolution):
@@ -36,7 +36,7 @@ def max_pool(m: Map | Array) -> Map:
 
 
 def _pooled_convolution(m: Map) -> Map:
-    """A first layer, normalised by running statistics, image by image where that suits caches."""
+    """Pools a pending first layer; on CPU both are computed image by image, to stay in cache."""
     convolution: Convolution = m.x
 
     def by_images(images: Any) -> Array:
@@ -58,7 +58,7 @@ def _pool(x: Array) -> Array:
     return winners(x)[0]
 
 
-_pool.defvjp(lambda x: winners(x), lambda winner, dz: (_scattered(winner, dz),))
+_pool.defvjp(lambda x: winners(x), lambda winner, dz: (_scatter(winner, dz),))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -82,20 +82,18 @@ def _pool_forward(x, mean, scale, bias, brightness, relu):
 @functools.partial(jax.jit, static_argnums=(0,))
 def _pool_backward(relu, residuals, dz):
     pooled, winner, y, mean, scale, brightness = residuals
-    through = dz.astype(scale.dtype)
-    through = jnp.where(y > 0, through, 0) if relu else through
+    dy = dz.astype(scale.dtype)
+    dy = jnp.where(y > 0, dy, 0) if relu else dy
     rows = pooled if brightness is None else dimmed_rows(pooled, brightness)
-    dbias = through.sum((1, 2)).sum(0)
-    dscale = (through * (rows - mean)).sum((1, 2)).sum(0)
-    if brightness is None:
-        direct = through
-    else:
-        # One after the other: CPUs are slow to reduce an axis of two.
+    dbias = dy.sum((1, 2)).sum(0)
+    dscale = (dy * (rows - mean)).sum((1, 2)).sum(0)
+    if brightness is not None:
+        # Not one reduction: CPUs are slow to reduce an axis of two.
         count = len(pooled)
-        each = [through[i * count : (i + 1) * count] for i in range(len(brightness))]
-        seen = [b[:, None, None, None] * dy for b, dy in zip(brightness, each, strict=True)]
-        direct = functools.reduce(operator.add, seen)
-    dx = _scattered(winner, (scale * direct).astype(pooled.dtype))
+        copies = [dy[i * count : (i + 1) * count] for i in range(len(brightness))]
+        scaled = [b[:, None, None, None] * copy for b, copy in zip(brightness, copies, strict=True)]
+        dy = functools.reduce(operator.add, scaled)
+    dx = _scatter(winner, (scale * dy).astype(pooled.dtype))
     return dx, -scale * dbias, dscale, dbias, None
 
 
@@ -103,20 +101,21 @@ _pool_affine.defvjp(_pool_forward, _pool_backward)
 
 
 def dimmed_rows(x: Array, brightness: Array) -> Array:
-    """Every row ``[k*b + 1 h w c]``: ``x`` times each brightness, then one of zeros."""
+    """Returns rows ``[k*b + 1 h w c]``: ``x`` times each brightness, then a row of zeros."""
     rows = brightness.astype(x.dtype)[:, :, None, None, None] * x
     rows = rows.reshape(-1, *x.shape[1:])
     return jnp.concatenate([rows, jnp.zeros_like(rows[:1])])
 
 
 def winners(x: Array, sign: Array | None = None) -> tuple[Array, Array]:
-    """The maxima of ``x``, times a sign by channel, and which tap won: the first, as in PyTorch.
+    """Returns the windows' maxima of ``x``, times a sign per channel, and the winning taps.
 
-    Ties are common (black borders give constant maps), so the choice is part of the gradient.
+    The first tap wins ties, as in PyTorch. Ties are common, as black borders give constant maps, so
+    this choice affects the gradient.
     """
 
     def by_rows(x: Array) -> tuple[Array, Array]:
-        """Row by row: a signed map is made, pooled and forgotten while it is in cache."""
+        """Processes row by row, to keep the signed map in cache."""
         return lax.map(lambda row: _best(row if sign is None else row * sign), x)
 
     def at_once(x: Array) -> tuple[Array, Array]:
@@ -126,7 +125,7 @@ def winners(x: Array, sign: Array | None = None) -> tuple[Array, Array]:
 
 
 def _best(y: Array) -> tuple[Array, Array]:
-    """Maxima and winning taps of ``[*b h w c]``."""
+    """Returns the maxima and winning taps of ``[*b h w c]``."""
     *rows, h, w, c = y.shape
     padding = ((0, 0),) * len(rows) + ((1, 1), (1, 1), (0, 0))
     padded = lax.optimization_barrier(jnp.pad(y, padding, constant_values=-jnp.inf))
@@ -139,16 +138,16 @@ def _best(y: Array) -> tuple[Array, Array]:
     return best, winner
 
 
-def _scattered(winner: Array, dz: Array) -> Array:
-    """Adjoint of the choice: puts each value where its window's maximum was, and adds up."""
+def _scatter(winner: Array, dz: Array) -> Array:
+    """Adds each gradient to the position of its window's maximum."""
     return scatter_stride2(lambda i, j: jnp.where(winner == 3 * i + j, dz, 0))
 
 
-# ------------------------------------------------------------------------------- time, and means
+# --------------------------------------------------------------------------- time and means
 
 
 def max_pool_time(m: Map | Array) -> Map:
-    """Max over two neighbouring steps of ``[b t c]``, stride 1; the first wins a tie."""
+    """Max over two neighbouring time steps of ``[b t c]``, stride 1; the first wins ties."""
     m = as_map(m)
     y = values(m)
     first, second = y[:, :-1], y[:, 1:]
@@ -156,7 +155,7 @@ def max_pool_time(m: Map | Array) -> Map:
 
 
 def mean(m: Map | Array) -> Map:
-    """The mean over all positions, ``[b c]``."""
+    """Mean over all positions, ``[b c]``."""
     return apply(_Mean(), as_map(m))
 
 

@@ -1,4 +1,4 @@
-"""Rows and quarters of maps: clips and their images, pairs of rows, a map in four."""
+"""Reshaping of maps: clips to images and back, rows, quarters."""
 
 from collections.abc import Sequence
 
@@ -10,24 +10,24 @@ from avjax.models.ops.map import Dimmed, Map, Rows, values
 
 
 def quarters(m: Map) -> tuple[Map, Map, Map, Map]:
-    """Top left, bottom left, top right, bottom right of ``[b h w c]``."""
+    """Splits ``[b h w c]`` into top left, bottom left, top right and bottom right."""
     left, right = jnp.split(values(m), 2, axis=2)
-    cut = [*jnp.split(left, 2, axis=1), *jnp.split(right, 2, axis=1)]
-    top_left, bottom_left, top_right, bottom_right = (Map(x, rows=m.rows) for x in cut)
+    pieces = [*jnp.split(left, 2, axis=1), *jnp.split(right, 2, axis=1)]
+    top_left, bottom_left, top_right, bottom_right = (Map(x, rows=m.rows) for x in pieces)
     return top_left, bottom_left, top_right, bottom_right
 
 
 def join_quarters(parts: Sequence[Map]) -> Map:
-    """The map whose `quarters` these are."""
+    """Inverse of `quarters`."""
     arrays = [values(part) for part in parts]
     columns = [jnp.concatenate(arrays[:2], axis=1), jnp.concatenate(arrays[2:], axis=1)]
     return Map(jnp.concatenate(columns, axis=2), rows=parts[0].rows)
 
 
 def as_images(clips: Map) -> Map:
-    """The frames of clips ``[b n h w c]`` one by one, ``[b*n h w c]``.
+    """Flattens clips ``[b n h w c]`` into images ``[b*n h w c]``.
 
-    The black clip that dimmed ones end in is one image, for all its frames are the same.
+    The black clip after the dimmed ones becomes a single image: all its frames are equal.
     """
     x, length = clips.x, clips.shape[1]
     if isinstance(x, StoredFrames):
@@ -43,19 +43,19 @@ def as_images(clips: Map) -> Map:
 
 
 def as_clips(images: Map, length: int) -> Map:
-    """Features of images ``[b*n c]`` as those of clips ``[b n c]``; undoes `as_images`."""
+    """Groups image features ``[b*n c]`` by clip, ``[b n c]``; undoes `as_images`."""
     x, rows = values(images), images.rows
-    whole = len(x) // length * length
-    clips = x[:whole].reshape(-1, length, x.shape[-1])
+    end = len(x) // length * length
+    clips = x[:end].reshape(-1, length, x.shape[-1])
     if rows is None:
         return Map(clips)
-    weight = rows.weight[:whole:length]
-    if whole < len(x):  # a black clip
+    weight = rows.weight[:end:length]
+    if end < len(x):  # a black clip
         clips = jnp.concatenate([clips, jnp.broadcast_to(x[-1], (1, length, x.shape[-1]))])
         weight = jnp.append(weight, rows.weight[-1] / length)
     return Map(clips, rows=Rows(weight, rows.axis_name))
 
 
 def take(m: Map, index: np.ndarray, rows: Rows | None) -> Map:
-    """The rows of a map at static positions, with the multiplicities that they have there."""
+    """Gathers a map's rows at static indices; ``rows`` are the result's."""
     return Map(jnp.take(values(m), index, axis=0), rows=rows)

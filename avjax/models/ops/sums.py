@@ -1,4 +1,4 @@
-"""Sums over the positions of a map, channel by channel."""
+"""Sums over the positions of a map, per channel."""
 
 import functools
 import math
@@ -9,40 +9,40 @@ from jaxtyping import Array, Float
 
 from avjax.models.ops.platform import by_platform
 
-# Sums that a CPU adds to at once: whole vectors for its cores, long loops, and still in cache.
+# Accumulators on CPU: enough for full SIMD vectors and long loops, yet in cache.
 _SUMS = 1 << 10
 
 
 def sum_positions(
     function: Callable[..., Array], x: Float[Array, "b *space c"], *vectors: Float[Array, "c"]
 ) -> Float[Array, "b c"]:
-    """Sums ``function(x, *vectors)`` over all positions of every row.
+    """Sums ``function(x, *vectors)`` over all positions of each row.
 
-    On a CPU neighbouring positions make one long row of channels, so that many sums are added to
-    at once, and come together at the end: half the time of as many sums as there are channels.
+    On CPU, neighbouring positions form one long row of channels. Its accumulators are reduced to
+    one per channel at the end, which takes half the time of one accumulator per channel.
 
     Args:
-      function: elementwise.
+      function: an elementwise function.
       x: the map.
-      vectors: a value of every channel.
+      vectors: one value per channel.
     """
     return by_platform(
         x,
         *vectors,
-        cpu=functools.partial(_by_many_positions, function),
-        other=functools.partial(_by_single_positions, function),
+        cpu=functools.partial(_by_groups, function),
+        other=functools.partial(_at_once, function),
     )
 
 
-def _by_single_positions(function: Callable[..., Array], x: Array, *vectors: Array) -> Array:
+def _at_once(function: Callable[..., Array], x: Array, *vectors: Array) -> Array:
     return function(x, *vectors).sum(tuple(range(1, x.ndim - 1)))
 
 
-def _by_many_positions(function: Callable[..., Array], x: Array, *vectors: Array) -> Array:
+def _by_groups(function: Callable[..., Array], x: Array, *vectors: Array) -> Array:
     rows, *space, channels = x.shape
     positions = math.prod(space)
-    most = max(1, min(positions, _SUMS // channels))
-    together = next(n for n in range(most, 0, -1) if positions % n == 0)
-    long = x.reshape(rows, positions // together, together * channels)
-    sums = function(long, *(jnp.tile(vector, together) for vector in vectors)).sum(1)
-    return sums.reshape(rows, together, channels).sum(1)
+    limit = max(1, min(positions, _SUMS // channels))
+    group = next(n for n in range(limit, 0, -1) if positions % n == 0)
+    grouped = x.reshape(rows, positions // group, group * channels)
+    sums = function(grouped, *(jnp.tile(vector, group) for vector in vectors)).sum(1)
+    return sums.reshape(rows, group, channels).sum(1)
