@@ -308,7 +308,7 @@ def test_only_bad_clips_is_an_error(tmp_path, cli):
         (["--out=DATA"], "give one of --source FOLDER, --manifest FILE, and --merge"),
         (["--out=DATA", "--source=.", "--manifest=clips.csv"], "give one of --source FOLDER"),
         (["--out=DATA", "--manifest=gone.csv"], "gone.csv cannot be read"),
-        (["--out=DATA", "--source=.", "--classes=a,b"], "those of a --manifest"),
+        (["--out=DATA", "--source=.", "--classes=a,b"], "--classes needs --manifest"),
         (["--out=DATA", "--source=.", "--profile=reference", "--seconds=2"], "windows of 3.6 s"),
         (["--source=gone", "--out=DATA"], "there is no folder gone"),
         (["--source=.", "--out=DATA"], "no clips found"),
