@@ -35,7 +35,7 @@ demo: setup  ## Generate clips, prepare, train, evaluate; goes on where it was s
 	$(BIN)/python -m avjax.train --config configs/demo.py --workdir runs/demo
 
 test: setup  ## Run the tests.
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: setup  ## Lint, formatting, types.
 	$(BIN)/ruff check $(CODE)

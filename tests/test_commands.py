@@ -53,7 +53,7 @@ def test_help_shows_every_flag(name, capsys):
     expected = {"--help"}
     if name in ("train", "crossval"):
         expected |= {"--config", "--workdir"}
-        assert "--config.KEY=VALUE changes a value" in "\n".join(lines)
+        assert "--config.KEY=VALUE overrides a value" in "\n".join(lines)
     if name == "train":
         expected |= {"--distributed", "--coordinator", "--num_processes", "--process_id"}
     if name == "crossval":
