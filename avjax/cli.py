@@ -15,7 +15,7 @@ from avjax.runtime.signals import (
     INTERRUPT_STATUS,
     TERMINATION_STATUS,
     Terminated,
-    unlosable_interrupts,
+    repeat_lost_interrupts,
 )
 
 USAGE_STATUS = 2
@@ -58,7 +58,7 @@ def run(
         if values["help"].value:
             print(_help(usage, values))
             return 0
-        with unlosable_interrupts():
+        with repeat_lost_interrupts():
             return job(values, positional) or 0
     except flags.Error as error:
         return _fail(error, USAGE_STATUS)

@@ -23,7 +23,7 @@ from avjax.errors import InputError
 from avjax.models.networks import build_network
 from avjax.runs.saved_model import ModelCard, load_model
 from avjax.runtime import multihost
-from avjax.runtime.devices import spread
+from avjax.runtime.devices import make_parallel
 from avjax.runtime.files import write_json
 from avjax.training import conditions
 from avjax.training.evaluator import Evaluator
@@ -75,7 +75,7 @@ def evaluate_checkpoint(
         num_frames=card.num_frames,
         image_size=card.image_size,
     )
-    devices = spread(parallel, conditions.BATCH_SIZE * jax.device_count())
+    devices = make_parallel(parallel, conditions.BATCH_SIZE * jax.device_count())
     evaluator = Evaluator(net, card.profile, devices)
     scores, predicted = evaluator.all_conditions(devices.replicate(variables), clips)
     return {

@@ -28,7 +28,7 @@ from avjax.runs.pretrained import initial_variables
 from avjax.runs.run_folder import RunFolder
 from avjax.runs.saved_model import ModelCard
 from avjax.runtime import multihost
-from avjax.runtime.devices import Parallel, spread
+from avjax.runtime.devices import Parallel, make_parallel
 from avjax.runtime.signals import StopRequest
 from avjax.runtime.versions import versions
 from avjax.training import metrics
@@ -192,7 +192,7 @@ def build(config: RunConfig, dataset: PreparedDataset | None = None) -> Setup:
     dataset = dataset or open_dataset(config.data.dir)
     net = build_network(config.model.describe(len(dataset.metadata.classes)))
     clips = _select_clips(config, dataset, net)
-    parallel = spread(config.parallel, config.loop.batch_size)
+    parallel = make_parallel(config.parallel, config.loop.batch_size)
     variables = initial_variables(
         net, config.loop.seed, config.model.pretrained, dataset.metadata.profile
     )

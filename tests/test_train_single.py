@@ -20,7 +20,7 @@ from avjax.models.network import Inputs
 from avjax.models.networks import build_network
 from avjax.runs.metrics_log import read_metrics
 from avjax.runs.saved_model import load_model
-from avjax.runtime.devices import MODES, spread
+from avjax.runtime.devices import MODES, make_parallel
 from avjax.training.evaluator import Evaluator
 from configs import common, video_only
 from tests.clips import tone, write_sound, write_video
@@ -151,7 +151,7 @@ def test_evaluation_does_not_depend_on_the_number_of_devices(audio_run, sounds):
     clips = open_dataset(sounds).select(resolve_fold("published")["test"], Inputs(("audio",)))
     results = []
     for mode, devices in (("jit", 1), *((mode, 2) for mode in MODES)):
-        parallel = spread(mode, 8 * devices, jax.local_devices()[:devices])
+        parallel = make_parallel(mode, 8 * devices, jax.local_devices()[:devices])
         evaluator = Evaluator(build_network(card.network), "reference", parallel)
         replicated = parallel.replicate(variables)
         scores, predicted = evaluator.all_conditions(replicated, clips)

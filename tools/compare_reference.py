@@ -26,7 +26,7 @@ from avjax import cli
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.variables import variable_shapes
-from avjax.training.modality_dropout import draw, enlarge_with
+from avjax.training.modality_dropout import draw, enlarge_from_draws
 from avjax.training.optimizer import sgd
 from avjax.training.step import (
     StepConfig,
@@ -104,7 +104,7 @@ def compare_training(fusion: str, mask: str, seed: int) -> Iterator[Row]:
         augment_key, mask_key = step_keys(key, state.step)
         network = network_inputs(batch, config, "reference", augment_key, None)
         draws = draw(mask, mask_key, *network)
-        enlarged = enlarge_with(mask, draws, *network, batch["weight"])
+        enlarged = enlarge_from_draws(mask, draws, *network, batch["weight"])
         gradients, _, _ = loss_gradients(state, enlarged, batch["label"], net=net)
         whole_step = functools.partial(
             train_step, net=net, optimizer=optimizer, config=config, profile="reference"

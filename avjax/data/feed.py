@@ -70,7 +70,7 @@ def choose_cache(
     return cache
 
 
-class ReadAhead:
+class Prefetcher:
     """Prefetches items of an iterator in a thread.
 
     Attributes:
@@ -154,7 +154,7 @@ class Feed:
         place: Callable[[Any], Any] = lambda batch: batch,
         *,
         gather: bool = True,
-    ) -> ReadAhead:
+    ) -> Prefetcher:
         """Prefetches batches.
 
         Args:
@@ -163,7 +163,7 @@ class Feed:
           gather: False yields positions instead of batches if clips are cached on the device; the
             compiled step then gathers them from `resident` with `take`.
         """
-        return ReadAhead(self._batches(rows, place, gather))
+        return Prefetcher(self._batches(rows, place, gather))
 
     def _batches(
         self, rows: Sequence[np.ndarray], place: Callable[[Any], Any], gather: bool

@@ -138,7 +138,7 @@ class EfficientFace(nn.Module):
         self.conv1d_3 = ConvBlock(128, padding=1)
         self.classifier_1 = Dense(self.num_classes)
 
-    @ops.few_at_once
+    @ops.in_small_batches
     def frame_features(self, images: Map) -> Map:
         """Backbone, images ``[b h w 3]`` to features ``[b 1024]``."""
         x = max_pool(relu(self.conv1_bn(self.conv1(images))))

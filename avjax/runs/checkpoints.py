@@ -48,8 +48,8 @@ class RunCheckpoints:
         Raises:
           InputError: the disk is full.
         """
-        with saving(self._directory, state):
-            self._manager.save(next_number(self._manager, step), args=ocp.args.StandardSave(state))
+        with checked_save(self._directory, state):
+            self._manager.save(next_step(self._manager, step), args=ocp.args.StandardSave(state))
 
     def restore(self, like: State) -> State | None:
         """Restores the newest state with the structure and dtypes of ``like``, or returns None."""
@@ -59,7 +59,7 @@ class RunCheckpoints:
         return self._manager.restore(step, args=ocp.args.StandardRestore(like))
 
 
-def next_number(manager: Manager, at_least: int = 0) -> int:
+def next_step(manager: Manager, at_least: int = 0) -> int:
     """Returns a number greater than all existing ones, so that the newest is the highest."""
     latest = manager.latest_step()
     return at_least if latest is None else max(at_least, latest + 1)
@@ -90,7 +90,7 @@ def open_manager(directory: Path, handlers: Any, *, write: bool = True) -> Manag
 
 
 @contextmanager
-def saving(directory: Path, tree: Any) -> Iterator[None]:
+def checked_save(directory: Path, tree: Any) -> Iterator[None]:
     """Checks for free space before a save, and reports a disk that fills up during it."""
     needed = sum(getattr(leaf, "nbytes", 8) for leaf in jax.tree.leaves(tree)) + _HEADROOM
     check_space(directory, needed, _REMEDY)

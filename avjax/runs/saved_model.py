@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 
 from avjax.errors import InputError
 from avjax.models.networks import BACKBONE_KIND
-from avjax.runs.checkpoints import Manager, next_number, open_manager, saving
+from avjax.runs.checkpoints import Manager, checked_save, next_step, open_manager
 from avjax.runs.run_config import CONFIG_FILE
 
 BEST = "best"
@@ -56,10 +56,10 @@ def save_model(directory: Path, variables: Mapping[str, Any], card: ModelCard) -
     tree = {"params": variables["params"], "batch_stats": variables["batch_stats"]}
     with (
         _model_manager(directory, write=True) as manager,
-        saving(directory, tree),
+        checked_save(directory, tree),
     ):
         manager.save(
-            next_number(manager),
+            next_step(manager),
             args=ocp.args.Composite(
                 variables=ocp.args.StandardSave(tree),
                 card=ocp.args.JsonSave(dataclasses.asdict(card)),

@@ -30,7 +30,7 @@ CPU_STEPS_PER_CALL = 4
 
 
 class Parallel:
-    """Compiles steps for a set of devices with `jit`; see `spread` for other modes.
+    """Compiles steps for a set of devices with `jit`; see `make_parallel` for other modes.
 
     Attributes:
       mesh: the devices, on one axis named `AXIS`.
@@ -76,7 +76,7 @@ class Parallel:
         """The supported caches of clips (`avjax.data.feed`); only "none" for several processes."""
         return ("device", "host", "none") if self.share["process_count"] == 1 else ("none",)
 
-    def own(self, rows: np.ndarray) -> np.ndarray:
+    def local_rows(self, rows: np.ndarray) -> np.ndarray:
         """Returns this process's share of ``[steps, rows, ...]``."""
         share = rows.shape[1] // self.share["process_count"]
         first = self.share["process_index"] * share
@@ -258,7 +258,9 @@ def check_mode(mode: str) -> None:
         raise InputError(f"unknown config.parallel {mode!r}; choose one of {', '.join(MODES)}")
 
 
-def spread(mode: str, batch_size: int, devices: Sequence[jax.Device] | None = None) -> Parallel:
+def make_parallel(
+    mode: str, batch_size: int, devices: Sequence[jax.Device] | None = None
+) -> Parallel:
     """Creates the `Parallel` of a mode (``config.parallel``).
 
     Raises:

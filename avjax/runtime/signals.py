@@ -39,7 +39,7 @@ def _exit_at_once(number: int, frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def unlosable_interrupts() -> Iterator[None]:
+def repeat_lost_interrupts() -> Iterator[None]:
     """Repeats a KeyboardInterrupt raised in a callback, where Python prints and ignores it.
 
     JAX, for example, has a callback at every garbage collection.

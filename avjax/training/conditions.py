@@ -68,7 +68,7 @@ def eval_conditions_step(
       profile: preparation profile of the frames.
     """
     audio, stored = present_streams(batch, profile)
-    frames = stored.seen()
+    frames = stored.normalised()
     audio_noise, video_noise = gaussian_inputs(clip_keys(key, batch["clip_key"]), audio, frames)
     weight, names, streams = batch["weight"], net.conditions, net.inputs.streams
     has = {"audio": batch["has_audio"], "video": batch["has_video"]}

@@ -58,7 +58,7 @@ class Evaluator:
           feed: the feed that holds them.
         """
         total = metrics.zeros(self._net.num_classes)
-        rows = self._parallel.own(feed.rows(clips, self.batch_size))
+        rows = self._parallel.local_rows(feed.rows(clips, self.batch_size))
         with feed.batches(list(rows), self._parallel.split) as batches:
             for sums in _shares(self._undisturbed, variables, batches):
                 total = metrics.add(total, sums)

@@ -183,7 +183,7 @@ class TrainingLoop:
 
     def _batches(self, calls: list[np.ndarray]) -> Any:
         """Prefetches the calls' batches onto the devices."""
-        shares = [self._parallel.own(call) for call in calls]  # of this process
+        shares = [self._parallel.local_rows(call) for call in calls]  # of this process
         if self._steps_per_call == 1:
             return self._feed.batches([share[0] for share in shares], self._parallel.split)
         padded = [_pad_steps(share, self._steps_per_call) for share in shares]

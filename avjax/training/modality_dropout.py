@@ -82,7 +82,7 @@ def enlarge(
       deduplicate: False spells out every repeated input: slower, for comparison.
     """
     draws = draw(mask, key, audio, frames, axis_name)
-    enlarged = enlarge_with(mask, draws, audio, frames, weight, has_audio, has_video)
+    enlarged = enlarge_from_draws(mask, draws, audio, frames, weight, has_audio, has_video)
     return enlarged if deduplicate else spell_out(enlarged)
 
 
@@ -104,7 +104,7 @@ def draw(
     return gaussian_inputs(keys, audio, frames)
 
 
-def enlarge_with(
+def enlarge_from_draws(
     mask: str,
     draws: tuple[Array, ...],
     audio: Array,

@@ -151,7 +151,7 @@ def network_inputs(
         sound_key = jax.random.fold_in(key, _SOUND)
         audio = augment_sound(sound_key, audio, config.sound_augment, axis_name)
     audio, stored = present_streams({**batch, "frames": frames, "audio": audio}, profile)
-    return audio, stored.seen()
+    return audio, stored.normalised()
 
 
 def present_streams(batch: Batch, profile: str) -> tuple[Float[Array, "b t c"], StoredFrames]:

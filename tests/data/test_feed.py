@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from avjax.data.feed import Feed, ReadAhead, choose_cache, take
+from avjax.data.feed import Feed, Prefetcher, choose_cache, take
 from avjax.data.folds import Filter
 from avjax.data.pipeline import PreparedDataset, open_dataset
 from avjax.errors import InputError
@@ -145,7 +145,7 @@ def test_read_ahead_keeps_order_and_passes_errors_on():
             yield number
         raise ValueError("spoilt")
 
-    with ReadAhead(items(), depth=2) as read_ahead:
+    with Prefetcher(items(), depth=2) as read_ahead:
         reader = iter(read_ahead)
         assert [next(reader) for _ in range(5)] == produced == list(range(5))
         with pytest.raises(ValueError, match="spoilt"):
@@ -161,6 +161,6 @@ def test_read_ahead_stops_with_its_reader():
             produced.append(number)
             yield number
 
-    with ReadAhead(items(), depth=3) as read_ahead:
+    with Prefetcher(items(), depth=3) as read_ahead:
         assert next(iter(read_ahead)) == 0
     assert len(produced) <= 4

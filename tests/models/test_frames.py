@@ -32,14 +32,14 @@ def variables():
 
 @pytest.mark.parametrize("profile", ["reference", "fixed"])
 def test_missing_video_is_zeros_after_normalisation(profile):
-    frames = StoredFrames(PIXELS, np.array([True, False]), profile).seen()
+    frames = StoredFrames(PIXELS, np.array([True, False]), profile).normalised()
     np.testing.assert_array_equal(frames[0], normalise(PIXELS[0], profile))
     assert not frames[1].any()
 
 
 def test_unknown_profile_is_refused():
     with pytest.raises(InputError, match="unknown profile 'fixd'"):
-        StoredFrames(PIXELS, np.ones(2, bool), "fixd").seen()
+        StoredFrames(PIXELS, np.ones(2, bool), "fixd").normalised()
 
 
 def features(variables, frames):
@@ -54,15 +54,15 @@ def test_cpu_form_of_inference_equals_the_other_form(variables, clips):
     """The CPU form splits images into parts, fuses the first layers and merges the quarters."""
     stored = StoredFrames(PIXELS[:clips], np.array([True, False])[:clips], "fixed")
     with forms("other"):
-        expected = features(variables, stored.seen())
-    for frames in (stored, stored.seen()):
+        expected = features(variables, stored.normalised())
+    for frames in (stored, stored.normalised()):
         with forms("cpu"):
             np.testing.assert_allclose(features(variables, frames), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_fused_inference_equals_the_single_layers(variables):
     """Methods decorated for inference equal their layers applied one by one."""
-    frames = StoredFrames(PIXELS, np.ones(2, bool), "fixed").seen()
+    frames = StoredFrames(PIXELS, np.ones(2, bool), "fixed").normalised()
     x = NET.apply(variables, frames, method=lambda net, f: _first_layers(net, as_images(f)))
     local = NET.apply(variables, x, method=lambda net, x: values(net.local(Map(x))))
     for number, quarter in enumerate(quarters(Map(x)), start=1):
@@ -85,6 +85,8 @@ def _quarter(variables, number, x):
 
 
 def test_last_part_may_hold_a_single_image(variables):
-    frames = StoredFrames(PIXELS, np.ones(2, bool), "fixed").seen().reshape(1, 8, 64, 64, 3)[:, :7]
+    frames = (
+        StoredFrames(PIXELS, np.ones(2, bool), "fixed").normalised().reshape(1, 8, 64, 64, 3)[:, :7]
+    )
     all_frames, last_frame = features(variables, frames), features(variables, frames[:, 6:])
     np.testing.assert_allclose(all_frames[:, 6:], last_frame, rtol=1e-4, atol=1e-5)

@@ -11,7 +11,7 @@ import pytest
 from avjax.models.audio_visual import FUSIONS, AudioVisualNet
 from avjax.models.variables import variable_shapes
 from avjax.training import metrics
-from avjax.training.modality_dropout import enlarge_with
+from avjax.training.modality_dropout import enlarge_from_draws
 from avjax.training.optimizer import sgd
 from avjax.training.step import create_state, loss_gradients, update
 from avjax.weights.key_maps import audio_visual_layers
@@ -136,7 +136,7 @@ def test_losses_and_final_state_equal_the_reference(
 
     @jax.jit
     def step(state, mfcc, frames, labels, draws):
-        enlarged = enlarge_with(mask, draws, mfcc, frames, jnp.ones(len(labels)))
+        enlarged = enlarge_from_draws(mask, draws, mfcc, frames, jnp.ones(len(labels)))
         gradients, batch_stats, sums = loss_gradients(state, enlarged, labels, net=net)
         return sums.loss / sums.count, update(state, gradients, batch_stats, optimizer)
 

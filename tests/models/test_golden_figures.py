@@ -11,7 +11,7 @@ import pytest
 
 from avjax.models.audio_visual import FUSIONS, AudioVisualNet
 from avjax.models.variables import variable_shapes
-from avjax.training.modality_dropout import MASKS, enlarge_with
+from avjax.training.modality_dropout import MASKS, enlarge_from_draws
 from avjax.training.optimizer import sgd
 from avjax.training.step import create_state, loss_gradients, update
 from avjax.weights.key_maps import audio_visual_layers
@@ -121,7 +121,7 @@ def test_training_equals_the_reference(figures, fusion, mask):
 
     @jax.jit
     def step(state, mfcc, frames, labels, draws):
-        enlarged = enlarge_with(mask, draws, mfcc, frames, jnp.ones(len(labels)))
+        enlarged = enlarge_from_draws(mask, draws, mfcc, frames, jnp.ones(len(labels)))
         gradients, batch_stats, sums = loss_gradients(state, enlarged, labels, net=net)
         loss = sums.loss / sums.count
         return loss, gradients, update(state, gradients, batch_stats, optimizer)

@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from avjax.models.audio_visual import FUSIONS, AudioVisualNet
 from avjax.models.variables import variable_shapes
-from avjax.training.modality_dropout import MASKS, draw, enlarge_with
+from avjax.training.modality_dropout import MASKS, draw, enlarge_from_draws
 from avjax.training.step import TrainState, loss_gradients
 from tests.models import plain
 
@@ -83,7 +83,7 @@ def check_training(settings, mask, *clips):
     def step(variables, draws, mfcc, frames):
         state = TrainState(0, **variables, opt_state=None)
         weight = jnp.ones(len(label)).at[-1].set(0)
-        enlarged = enlarge_with(mask, draws, mfcc, frames, weight, has_audio, has_video)
+        enlarged = enlarge_from_draws(mask, draws, mfcc, frames, weight, has_audio, has_video)
         gradients, batch_stats, sums = loss_gradients(state, enlarged, label, net=net)
         return sums.loss / sums.count, gradients, batch_stats
 

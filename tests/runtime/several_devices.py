@@ -15,7 +15,7 @@ import numpy as np
 from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.networks import build_network
 from avjax.models.variables import init_variables
-from avjax.runtime.devices import spread
+from avjax.runtime.devices import make_parallel
 from avjax.training.optimizer import sgd
 from avjax.training.step import StepConfig, create_state, train_step
 
@@ -57,7 +57,7 @@ def job(network, mask, dtype):
 def results(mode, devices, network, mask, dtype):
     """Returns losses of all steps; gradients and statistics of the first."""
     variables, optimizer, step = job(network, mask, dtype)
-    parallel = spread(mode, BATCH_SIZE, devices)
+    parallel = make_parallel(mode, BATCH_SIZE, devices)
     step = parallel.compile_train_step(step)
     state, key = parallel.replicate((create_state(variables, optimizer), jax.random.key(1)))
     losses, first = [], None

@@ -18,7 +18,7 @@ from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.single_modality import AudioNet
 from avjax.models.variables import init_variables
-from avjax.runtime.devices import CPU_STEPS_PER_CALL, MODES, Parallel, spread
+from avjax.runtime.devices import CPU_STEPS_PER_CALL, MODES, Parallel, make_parallel
 from avjax.training.modality_dropout import MASKS
 from avjax.training.optimizer import sgd
 from avjax.training.step import StepConfig, create_state, train_step
@@ -192,8 +192,8 @@ def test_call_takes_the_given_number_of_steps(devices):
 
 
 def test_cpus_take_several_steps_per_call():
-    assert spread("jit", 4).steps_per_call == CPU_STEPS_PER_CALL > 1
-    assert spread("pmap", 4, jax.local_devices()[:1]).steps_per_call == 1
+    assert make_parallel("jit", 4).steps_per_call == CPU_STEPS_PER_CALL > 1
+    assert make_parallel("pmap", 4, jax.local_devices()[:1]).steps_per_call == 1
 
 
 @pytest.mark.parametrize(("platform", "devices"), [("cuda", 2), ("tpu", 1)])
@@ -216,7 +216,7 @@ def test_batch_size_must_be_divisible_by_the_devices():
     devices = [jax.local_devices()[0]] * 3
     for mode in MODES:
         with pytest.raises(InputError, match="batch_size=8 cannot be split over 3 devices"):
-            spread(mode, 8, devices)
+            make_parallel(mode, 8, devices)
 
 
 def test_processes_with_unequal_numbers_of_devices_are_refused():
@@ -228,14 +228,14 @@ def test_unknown_mode_is_refused():
     with pytest.raises(
         InputError, match=r"unknown config\.parallel 'pjit'; choose one of jit, pmap"
     ):
-        spread("pjit", 8)
+        make_parallel("pjit", 8)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("devices", [1, 2])
 def test_rows_may_be_evaluated_separately(mode, devices):
     """Rows come in order and once, from a CPU's cores or from several devices."""
-    parallel = spread(mode, 4, jax.local_devices()[:devices])
+    parallel = make_parallel(mode, 4, jax.local_devices()[:devices])
     batch = {name: x for name, x in batch_of_four().items() if name in ("audio", "label")}
     batch["audio"] = batch["audio"].astype(np.float32)
 

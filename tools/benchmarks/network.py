@@ -16,7 +16,7 @@ from avjax.models.network import Network
 from avjax.models.networks import build_network
 from avjax.models.variables import init_variables
 from avjax.runtime import compilation
-from avjax.runtime.devices import Parallel, spread
+from avjax.runtime.devices import Parallel, make_parallel
 from avjax.training.conditions import eval_step
 from avjax.training.optimizer import sgd
 from avjax.training.step import StepConfig, create_state, train_step
@@ -159,7 +159,7 @@ def _forward(setting: Setting) -> Callable[[], None]:
 def _parallel(setting: Setting) -> Parallel:
     if setting.devices > jax.device_count():
         raise InputError(f"--devices={setting.devices}: only {jax.device_count()} exist; give less")
-    return spread("jit", setting.batch, jax.devices()[: setting.devices])
+    return make_parallel("jit", setting.batch, jax.devices()[: setting.devices])
 
 
 def _peak() -> int:

@@ -22,7 +22,7 @@ from avjax.models.ops.batch_norm import (
 from avjax.models.ops.channels import Channels, concat, in_order, shuffle, split
 from avjax.models.ops.convolution import conv1d, conv1x1, conv2d, depthwise_conv3x3
 from avjax.models.ops.device_axis import per_row, row_keys, total
-from avjax.models.ops.inference import few_at_once, quarters_at_once
+from avjax.models.ops.inference import in_small_batches, quarters_at_once
 from avjax.models.ops.layers import (
     BatchNorm,
     Conv1d,
@@ -60,9 +60,9 @@ __all__ = [
     "conv2d",
     "depthwise_conv3x3",
     "elementwise",
-    "few_at_once",
     "forms",
     "in_order",
+    "in_small_batches",
     "join_quarters",
     "layer_norm",
     "materialise",

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from avjax.models.ops.channels import Channels, gather
 from avjax.models.ops.depthwise import Depthwise
-from avjax.models.ops.frames import as_seen
+from avjax.models.ops.frames import as_normalised
 from avjax.models.ops.map import Map, apply, as_map
 from avjax.models.ops.platform import by_platform
 
@@ -118,7 +118,7 @@ class Convolution(NamedTuple):
 
     def compute(self) -> Array:
         """Computes the result."""
-        return apply(Conv2d(2, 1, 1), Map(as_seen(self.images)), self.kernel).x
+        return apply(Conv2d(2, 1, 1), Map(as_normalised(self.images)), self.kernel).x
 
 
 def conv2d(

@@ -75,7 +75,7 @@ class StoredFrames:
         present = jnp.repeat(self.present, length)
         return StoredFrames(pixels, present, self.profile, self.dtype)
 
-    def seen(self) -> Float[Array, "*b h w 3"]:
+    def normalised(self) -> Float[Array, "*b h w 3"]:
         """Returns the normalised frames; missing streams are zeros.
 
         Raises:
@@ -90,9 +90,9 @@ Frames: TypeAlias = Array | np.ndarray | StoredFrames
 """Normalised frames, or stored ones."""
 
 
-def as_seen(frames: Frames) -> Float[Array, "*b h w 3"]:
+def as_normalised(frames: Frames) -> Float[Array, "*b h w 3"]:
     """Returns frames as the network sees them: normalised, with zeros for missing streams."""
-    return frames.seen() if isinstance(frames, StoredFrames) else jnp.asarray(frames)
+    return frames.normalised() if isinstance(frames, StoredFrames) else jnp.asarray(frames)
 
 
 def as_images(frames: Frames) -> Frames:

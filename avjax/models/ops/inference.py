@@ -24,7 +24,7 @@ from avjax.models.ops.platform import by_platform
 IMAGES_AT_ONCE = 6
 
 
-def few_at_once(method: Callable[[Any, Map], Map]) -> Callable[[Any, Map], Map]:
+def in_small_batches(method: Callable[[Any, Map], Map]) -> Callable[[Any, Map], Map]:
     """Takes images through a method, ``[b ...] -> [b c]``, some after the others on CPU."""
 
     @functools.wraps(method)

@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array
 
 from avjax.models.ops.convolution import Convolution
-from avjax.models.ops.frames import as_seen
+from avjax.models.ops.frames import as_normalised
 from avjax.models.ops.map import Map, apply, as_map, values
 from avjax.models.ops.platform import by_platform
 from avjax.models.ops.stem import pooled_conv3x3
@@ -43,7 +43,7 @@ def _pooled_convolution(m: Map) -> Map:
         dtype = convolution.images.dtype
         kernel = (convolution.kernel * m.scale).astype(dtype)
         offset = (m.bias - m.mean * m.scale).astype(dtype)
-        return lax.map(lambda image: pooled_conv3x3(as_seen(image), kernel, offset), images)
+        return lax.map(lambda image: pooled_conv3x3(as_normalised(image), kernel, offset), images)
 
     def at_once(images: Any) -> Array:
         return max_pool(m.replace(x=convolution._replace(images=images).compute())).x
@@ -55,10 +55,10 @@ def _pooled_convolution(m: Map) -> Map:
 
 @jax.custom_vjp
 def _pool(x: Array) -> Array:
-    return winners(x)[0]
+    return max_and_argmax(x)[0]
 
 
-_pool.defvjp(lambda x: winners(x), lambda winner, dz: (_scatter(winner, dz),))
+_pool.defvjp(lambda x: max_and_argmax(x), lambda winner, dz: (_scatter(winner, dz),))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -71,7 +71,7 @@ def _pool_affine(
 @functools.partial(jax.jit, static_argnums=(5,))
 def _pool_forward(x, mean, scale, bias, brightness, relu):
     sign = jnp.where(scale < 0, -1, 1).astype(x.dtype)
-    best, winner = winners(x, sign)
+    best, winner = max_and_argmax(x, sign)
     pooled = best * sign
     rows = pooled if brightness is None else dimmed_rows(pooled, brightness)
     y = rows * scale + (bias - mean * scale)
@@ -107,7 +107,7 @@ def dimmed_rows(x: Array, brightness: Array) -> Array:
     return jnp.concatenate([rows, jnp.zeros_like(rows[:1])])
 
 
-def winners(x: Array, sign: Array | None = None) -> tuple[Array, Array]:
+def max_and_argmax(x: Array, sign: Array | None = None) -> tuple[Array, Array]:
     """Returns the windows' maxima of ``x``, times a sign per channel, and the winning taps.
 
     The first tap wins ties, as in PyTorch. Ties are common, as black borders give constant maps, so
