@@ -34,6 +34,26 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 install_import_hook(["avjax.models", "avjax.training"], "beartype.beartype")
 
 
+# The longest files, begun first so that neither of two processes idles at the end.
+LONG = (
+    "test_vmapped.py",
+    "test_plain.py",
+    "test_saved_by_v0_1.py",
+    "test_devices.py",
+    "test_golden_figures.py",
+    "test_train_single.py",
+    "test_train.py",
+    "test_own_clips.py",
+    "test_train_vmapped.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts files by `LONG`; other files and the tests of each keep their order."""
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
+
+
 @pytest.fixture(scope="session")
 def root_dir() -> Path:
     """Root of the repository."""

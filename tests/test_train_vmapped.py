@@ -101,7 +101,10 @@ def test_run_trained_with_others_resumes_separately(joined, sounds):
     assert lines(workdir) == before
 
 
-@pytest.mark.parametrize("stop_after", [2, 3, 5])  # calls of 1, 4 and 1 steps
+@pytest.mark.parametrize(  # calls of 1, 4 and 1 steps
+    "stop_after",
+    [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(5, marks=pytest.mark.slow)],
+)
 def test_interrupted_runs_resume_bit_by_bit(joined, sounds, tmp_path, stop_after):
     """Stopped within the first epoch, at its end in the longer fold, and within the second."""
     with stopped_at(stop_after):
