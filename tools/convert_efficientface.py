@@ -2,11 +2,13 @@
 
 python tools/convert_efficientface.py SRC.pth OUT [--num-heads N] [--table]
 
-Either format of torch.save is read without PyTorch, and nothing in the file is run. A whole model
+Either format of torch.save, or safetensors, is read without PyTorch. Nothing in the file is run:
+classes that are no tensors are ignored by name. A whole model
 then serves avjax.load, avjax.evaluate and avjax.predict; either serves config.model.pretrained.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -25,6 +27,7 @@ with loading():
     from avjax.weights.conversion import LEFT_OUT, Converted, Route, convert
 
 MOST_NAMES = 4  # of tensors alike that are named one by one
+MOST_IGNORED = 8  # classes that the summary names; --table names all
 
 
 def class_names(named: list[str] | None, count: int) -> list[str]:
@@ -70,8 +73,9 @@ def model_card(converted: Converted, values: flags.FlagValues) -> ModelCard:
     )
 
 
-def table(routes: list[Route]) -> str:
-    """What went where, a line per tensor."""
+def table(routes: list[Route], ignored: Sequence[str] = ()) -> str:
+    """What went where: a line per tensor, and per class that was ignored."""
+    routes = [*routes, *(Route(name, (), "ignored: no tensor") for name in ignored)]
     names, shapes = [r.name for r in routes], [str(list(r.shape)) for r in routes]
     widths = max(map(len, names)), max(map(len, shapes))
     return "\n".join(
@@ -89,6 +93,12 @@ def summary(converted: Converted, card: ModelCard, out: Path) -> str:
     moved = len(converted.routes) - sum(map(len, left_out.values()))
     lines = [f"{moved} tensors went into {out}"]
     lines += [f"{_named(names)} {reason}" for reason, names in left_out.items()]
+    if converted.ignored:
+        more = len(converted.ignored) - MOST_IGNORED
+        shown = [*converted.ignored[:MOST_IGNORED], *([f"{more} more"] if more > 0 else [])]
+        lines.append(f"ignored: {', '.join(shown)}")
+    if converted.choice:
+        lines.append(converted.choice)
     network = card.network
     if network["kind"] == BACKBONE_KIND:
         lines.append("EfficientFace backbone; train from it with --config.model.pretrained")
@@ -147,7 +157,7 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
     save_model(out, converted.variables, card)
     print(summary(converted, card, out))
     if values.table:
-        print(f"\n{table(converted.routes)}")
+        print(f"\n{table(converted.routes, converted.ignored)}")
 
 
 def main(argv: list[str] | None = None) -> int:

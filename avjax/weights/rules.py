@@ -98,11 +98,12 @@ def to_flax(
       ``{"params": ..., "batch_stats": ...}`` of NumPy arrays.
 
     Raises:
-      InputError: tensors are missing, unexpected or of the wrong shape; lists all of them.
+      InputError: tensors are missing, unexpected or of the wrong shape, or have numbers that are
+        not finite in float32; lists all of them.
     """
     unexpected = set(state_dict) - set(counters(layers))
     variables: dict[str, Any] = {}
-    faults = []
+    faults, not_finite = [], []
     for key, path, leaf in leaves(layers):
         if key not in state_dict:
             faults.append(f"missing {key}")
@@ -114,10 +115,19 @@ def to_flax(
         if tensor.shape != expected:
             faults.append(f"{key} has shape {list(tensor.shape)} instead of {list(expected)}")
             continue
+        with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite
+            finite = np.isfinite(tensor.astype(np.float32, copy=False))
+        if bad := tensor.size - np.count_nonzero(finite):
+            not_finite.append(f"{key} ({bad} of {tensor.size})")
         _set(variables, path, np.ascontiguousarray(leaf.to_flax(tensor)))
     faults += [f"unexpected {key}" for key in sorted(unexpected)]
     if faults:
         raise InputError(f"{name} does not fit the network: {'; '.join(faults)}")
+    if not_finite:
+        raise InputError(
+            f"{name} holds NaN or infinite numbers in {', '.join(not_finite)}; take a checkpoint "
+            "from before training diverged"
+        )
     return variables
 
 
