@@ -70,7 +70,7 @@ def convert(path: str | os.PathLike[str]) -> Converted:
 
     Raises:
       InputError: the file is not a checkpoint, the network is unknown, tensors are missing,
-        unexpected or of the wrong shape (lists all of them), or numbers are not finite.
+        unexpected or of the wrong shape (lists them), or numbers are not finite.
     """
     file = read_torch_file(path)
     state_dict, choice = _choose(file, str(path))

@@ -84,6 +84,7 @@ _BYTES = {
     "BYTEARRAY8",
 }
 _LITERALS = _NUMBERS | _TEXTS | _BYTES
+_LINES = {"GLOBAL": 2, "INST": 2, "PERSID": 1}  # arguments of lines of text
 # Integers of more than 255 bytes, text of protocol 0, and data outside of the pickle.
 _REFUSED = {"LONG4", "STRING", "NEXT_BUFFER", "READONLY_BUFFER"}
 
@@ -98,7 +99,17 @@ def _opcodes(stream: Any) -> Iterator[tuple[str, Any]]:
         name = opcode.name
         if name in _REFUSED:
             raise RefusedPickle(f"its pickle uses {name}, which plain data does not need")
-        yield name, opcode.arg.reader(stream) if opcode.arg else None
+        if name in _LINES:  # pickletools would interpret escapes, and warn
+            yield name, [_read_line(stream) for _ in range(_LINES[name])]
+        else:
+            yield name, opcode.arg.reader(stream) if opcode.arg else None
+
+
+def _read_line(stream: Any) -> str:
+    line = stream.readline()
+    if not line.endswith(b"\n"):
+        raise RefusedPickle("its pickle is truncated or damaged")
+    return line[:-1].decode()
 
 
 class _Machine:
@@ -181,7 +192,7 @@ class _Machine:
         """Executes opcodes that Python's unpickler would import or call something for."""
         match opcode:
             case "GLOBAL":
-                self._push_name(*argument.split(" ", 1))
+                self._push_name(*argument)
             case "STACK_GLOBAL":
                 self._push_name(*self._pop(2))
             case "REDUCE" | "NEWOBJ":
@@ -193,7 +204,7 @@ class _Machine:
                 self._stack.append(self._call(function, tuple(arguments)))
             case "INST":
                 arguments = self._pop_frame()
-                self._push_name(*argument.split(" ", 1))
+                self._push_name(*argument)
                 self._stack.append(self._call(self._stack.pop(), tuple(arguments)))
             case "BUILD":
                 self._pop(1)

@@ -161,13 +161,13 @@ def under(prefix, tensors):
     return {f"{prefix}{name}": x for name, x in tensors.items()}
 
 
-@pytest.mark.parametrize("key", ["", "state_dict", "model_state_dict", "model", "net", "weights"])
-@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.module.", "model._orig_mod.net.module."])
+@pytest.mark.parametrize(
+    ("key", "prefix"), [("", "module.module."), ("model", "model._orig_mod.net.module.")]
+)
 def test_wrappings_are_taken_off(tmp_path, key, prefix):
     tensors = backbone_tensors()
     tree = under(prefix, tensors)
-    path = save(tmp_path / "wrapped.pth", {"epoch": 2, key: tree} if key else tree)
-    converted = convert(path)
+    converted = convert(save(tmp_path / "w.pth", {"epoch": 2, key: tree} if key else tree))
     assert converted.network == {"kind": "efficientface"}
     assert [route.name for route in converted.routes] == list(tensors)
     back = to_torch(converted.variables, backbone_layers(STAGE_REPEATS))
@@ -176,25 +176,13 @@ def test_wrappings_are_taken_off(tmp_path, key, prefix):
     assert converted.choice == "" and converted.ignored == ()
 
 
-def test_a_compiled_part_has_its_prefix_inside(tmp_path):
-    tensors = {
-        name.replace("stage2.", "stage2._orig_mod."): x for name, x in backbone_tensors().items()
-    }
-    assert convert(save(tmp_path / "part.pth", tensors)).network == {"kind": "efficientface"}
-
-
-@pytest.mark.parametrize("keys", [("state_dict_ema", "state_dict"), ("ema.module", "net")])
-def test_of_a_model_and_its_average_the_model_is_taken(tmp_path, keys):
-    average, plain = keys
-    tree = {"optimizer": {"state": {"0": {"momentum_buffer": np.ones(3, np.float32)}}}}
-    outer, *inner = average.split(".")
-    averages = {name: np.zeros_like(x) for name, x in backbone_tensors().items()}
-    tree[outer] = {inner[0]: averages} if inner else averages
-    tree[plain] = backbone_tensors()
+def test_of_a_model_and_its_average_the_model_is_taken(tmp_path):
+    average = {name: np.zeros_like(x) for name, x in backbone_tensors().items()}
+    tree = {"ema": {"module": average}, "net": backbone_tensors()}
     converted = convert(save(tmp_path / "ema.pth", tree))
-    assert converted.choice == f"took {plain} rather than {average}"
+    assert converted.choice == "took net rather than ema.module"
     kernel = converted.variables["params"]["conv1"]["kernel"]
-    np.testing.assert_array_equal(kernel, tree[plain]["conv1.0.weight"].transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(kernel, tree["net"]["conv1.0.weight"].transpose(2, 3, 1, 0))
 
 
 def test_what_belongs_to_no_network_is_left_out_and_named(tmp_path):
@@ -214,9 +202,7 @@ def test_what_belongs_to_no_network_is_left_out_and_named(tmp_path):
         convert(save(tmp_path / "left.ckpt", {"state_dict": tensors}))
 
 
-@pytest.mark.parametrize(
-    ("value", "dtype"), [(np.nan, np.float32), (np.inf, np.float16), (1e300, np.float64)]
-)
+@pytest.mark.parametrize(("value", "dtype"), [(np.nan, np.float32), (1e300, np.float64)])
 def test_numbers_that_are_not_finite_are_an_error(tmp_path, value, dtype):
     tensors = backbone_tensors()
     weight = tensors["stage3.1.branch2.0.weight"].astype(dtype)
