@@ -128,8 +128,8 @@ def to_flax(
         raise InputError(f"{name} does not fit the network: {'; '.join(faults)}")
     if not_finite:
         raise InputError(
-            f"{name} holds NaN or infinite numbers in {', '.join(_first(not_finite))}; take a checkpoint "
-            "from before training diverged"
+            f"{name} holds NaN or infinite numbers in {', '.join(_first(not_finite))}; take a "
+            "checkpoint from before training diverged"
         )
     return variables
 
