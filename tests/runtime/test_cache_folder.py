@@ -52,24 +52,30 @@ def test_without_one_caches_are_temporary_and_that_is_told(environment, tmp_path
     assert not folder.exists()
 
 
-def test_an_unwritable_installation_without_a_home_can_read_sound(root_dir, tmp_path):
-    """Numba, which librosa uses, wants to cache beside the code or at home."""
-    code = (
+def test_numba_finds_a_place_that_it_can_write(root_dir, tmp_path):
+    """It caches beside the code or at home, and refuses to import librosa if it can do neither."""
+    home, code = tmp_path / "home", tmp_path / "code"
+    home.write_text("no folder")
+    code.mkdir()
+    (code / "cached.py").write_text(
+        "import avjax, numba\n"
         "from numba.core import caching\n"
         "caching.InTreeCacheLocator.from_function = lambda *_: None\n"
-        "import avjax\n"
-        "from avjax.preparation import media\n"
-        "print(media.librosa.feature.mfcc.__name__)\n"
+        "@numba.jit(cache=True)\n"
+        "def function():\n"
+        "    pass\n"
     )
-    home = tmp_path / "home"
-    home.write_text("no folder")
     result = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", "import cached"],
         cwd=root_dir,
-        env={**os.environ, "HOME": str(home), "XDG_CACHE_HOME": "", "TMPDIR": str(tmp_path)},
+        env={
+            **os.environ,
+            **{"HOME": str(home), "XDG_CACHE_HOME": "", "TMPDIR": str(tmp_path)},
+            "PYTHONPATH": f"{root_dir}:{code}",
+        },
         capture_output=True,
         text=True,
     )
     assert result.returncode == 0, result.stderr
     assert "set XDG_CACHE_HOME" in result.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "code"}
