@@ -7,6 +7,8 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from avjax.runtime.cache_folder import ensure_cache_folder
+
 if TYPE_CHECKING:
     from avjax import crossval, download, evaluate, predict, prepare, train
     from avjax.config import RunConfig
@@ -33,6 +35,8 @@ __all__ = [
     "resolve_fold",
     "train",
 ]
+
+ensure_cache_folder()  # before any library looks for one
 
 _MODULES = {
     "InputError": "avjax.errors",

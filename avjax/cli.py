@@ -1,6 +1,7 @@
 """Shared by all command lines: flags without global state, one-line errors."""
 
 import errno
+import io
 import os
 import re
 import sys
@@ -52,6 +53,7 @@ def run(
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
     logging.set_verbosity(logging.WARNING)
+    _print_anything()
     try:
         define_flags(values)
         positional = _parse(values, underscored(sys.argv if argv is None else argv))
@@ -76,6 +78,13 @@ def run(
         status = TERMINATION_STATUS if isinstance(interrupt, Terminated) else INTERRUPT_STATUS
         hint = "; the same command resumes" if resumes else ""
         return _fail(f"interrupted{hint}", status)
+
+
+def _print_anything() -> None:
+    """Lets output be printed that a terminal's encoding lacks, such as names of files."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def no_arguments(positional: Sequence[str]) -> None:

@@ -20,8 +20,6 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPo
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from avjax.data.ravdess import (
     ACTORS,
     AUDIO_ONLY,
@@ -40,6 +38,7 @@ from avjax.preparation.transfer import (
     fetch,
 )
 from avjax.preparation.zenodo import RAVDESS, Record
+from avjax.runtime.progress import is_live, progress_bar
 from avjax.runtime.signals import StopRequest
 
 ZIPS = "zips"  # folder in OUT for the archives
@@ -153,7 +152,7 @@ class _Job:
         self.stopping = threading.Event()
         files = {file for files in missing.values() for file in files}
         self.needs_audio = record.audio in files
-        self.total = tqdm(
+        self.total = progress_bar(
             desc=f"{len(files)} files",
             total=sum(file.size for file in files),
             initial=sum(file.size - _remaining(file, out) for file in files),
@@ -210,18 +209,18 @@ class _Job:
             (self.zips / video.name).unlink()
 
     def _fetch(self, file: RemoteFile) -> Path:
-        with tqdm(
+        with progress_bar(
             desc=file.name,
             total=file.size,
             initial=file.size - _remaining(file, self.out),
             unit="B",
             unit_scale=True,
             leave=False,
-            disable=None,  # unless the output is a terminal
+            disable=not is_live(),
         ) as bar:
 
             def progress(count: int) -> None:
-                with tqdm.get_lock():
+                with bar.get_lock():
                     bar.update(count)
                     self.total.update(count)
 
@@ -238,9 +237,14 @@ class _Job:
         try:
             with zipfile.ZipFile(archive) as zip_file:
                 members = list(_clips(zip_file, archive, actor))
-                for member, name in tqdm(
-                    members, f"unpacking {into.stem}", unit="clip", leave=False, disable=None
-                ):
+                bar = progress_bar(
+                    members,
+                    desc=f"unpacking {into.stem}",
+                    unit="clip",
+                    leave=False,
+                    disable=not is_live(),
+                )
+                for member, name in bar:
                     if self.stopping.is_set():
                         raise CancelledError
                     with zip_file.open(member) as source, (into / name).open("xb") as target:

@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from avjax.data.records import PreparedClip
 from avjax.errors import InputError
@@ -36,6 +35,7 @@ from avjax.preparation.raw_clip import RawClip
 from avjax.preparation.shards import Shard
 from avjax.preparation.stopwatch import Stopwatch
 from avjax.runtime import compilation
+from avjax.runtime.progress import progress_bar
 from avjax.runtime.versions import versions
 
 
@@ -157,7 +157,8 @@ def prepare_clips(
     with ThreadPoolExecutor(workers, "prepare") as pool:
         futures = {pool.submit(finish, clip): clip.record.clip_id for clip in todo}
         try:
-            bar = tqdm(as_completed(futures), total=len(futures), unit="clip", desc="preparing")
+            done = as_completed(futures)
+            bar = progress_bar(done, total=len(futures), unit="clip", desc="preparing")
             for future in bar:
                 reasons[futures[future]] = future.result()
         except BaseException:

@@ -2,6 +2,9 @@
 
 import errno
 import gc
+import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -151,3 +154,22 @@ def test_help_needs_no_required_flags(capsys):
 
     assert cli.run(["program", "-h"], define, raises(AssertionError("the job ran"))) == 0
     assert "--out: A folder." in capsys.readouterr().out
+
+
+def test_what_an_encoding_lacks_is_printed_escaped(root_dir):
+    code = (
+        "import sys\n"
+        "from avjax import cli\n"
+        "from avjax.errors import InputError\n"
+        "def job(values, positional):\n"
+        "    print('caf\\xe9 \\udce9')\n"
+        "    raise InputError('\\u4e2d.mp4 is missing')\n"
+        "sys.exit(cli.run(['program'], lambda values: None, job))\n"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=root_dir, env=environment, capture_output=True
+    )
+    assert result.returncode == 1
+    assert result.stdout == b"caf\\xe9 \\udce9\n"
+    assert result.stderr == b"error: \\u4e2d.mp4 is missing\n"

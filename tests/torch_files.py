@@ -1,6 +1,7 @@
 """Writes files in both formats of torch.save, valid and invalid ones, without PyTorch."""
 
 import io
+import json
 import pickle
 import struct
 import zipfile
@@ -28,6 +29,13 @@ class Call:
         self.function, self.arguments = function, arguments
 
 
+class New:
+    """Pickled as an object of a class, with its state."""
+
+    def __init__(self, kind: Name, *arguments, state=None):
+        self.kind, self.arguments, self.state = kind, arguments, state
+
+
 class _Pickler(pickle._Pickler):  # the Python class allows writing opcodes
     """Writes tensors given as `Storage` like torch.save."""
 
@@ -38,6 +46,12 @@ class _Pickler(pickle._Pickler):  # the Python class allows writing opcodes
             self.save(obj.function)
             self.save(obj.arguments)
             self.write(pickle.REDUCE)
+        elif isinstance(obj, New):
+            self.save(obj.kind)
+            self.save(obj.arguments)
+            self.write(pickle.NEWOBJ)
+            self.save(obj.state)
+            self.write(pickle.BUILD)
         elif isinstance(obj, Storage):
             reference = ("storage", Name("torch", obj.kind), obj.key, obj.location, obj.count)
             self.save((*reference, None) if obj.legacy else reference)
@@ -78,6 +92,18 @@ def write_legacy(path: Path, tree, storages: dict) -> Path:
     for array in storages.values():
         parts += [struct.pack("<q", array.size), array.tobytes()]
     path.write_bytes(b"".join(parts))
+    return path
+
+
+def write_safetensors(path: Path, tensors: dict) -> Path:
+    """Writes tensors given as (dtype, shape, bytes)."""
+    header, start = {"__metadata__": {"format": "pt"}}, 0
+    for name, (dtype, shape, data) in tensors.items():
+        end = start + len(data)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(t[2] for t in tensors.values()))
     return path
 
 

@@ -2,12 +2,14 @@
 
 python tools/convert_efficientface.py SRC.pth OUT [--num-heads N] [--table]
 
-Reads both formats of torch.save without PyTorch and runs no code from the file. Use a converted
-model with avjax.load, avjax.evaluate, avjax.predict and config.model.pretrained, a converted
-EfficientFace with config.model.pretrained.
+Reads both formats of torch.save, and safetensors, without PyTorch, and runs no code from the file:
+objects of other classes are ignored and named. Use a converted model with avjax.load,
+avjax.evaluate, avjax.predict and config.model.pretrained, a converted EfficientFace with
+config.model.pretrained.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
@@ -26,6 +28,7 @@ with loading():
     from avjax.weights.conversion import LEFT_OUT, Converted, Route, convert
 
 MAX_NAMES = 4  # summarise longer lists of similar tensors
+MAX_IGNORED = 8  # classes that the summary names; --table names all
 
 
 def class_names(given: list[str] | None, count: int) -> list[str]:
@@ -72,8 +75,9 @@ def model_card(converted: Converted, values: flags.FlagValues) -> ModelCard:
     )
 
 
-def table(routes: list[Route]) -> str:
-    """Returns one line per tensor: its name, shape and target."""
+def table(routes: list[Route], ignored: Sequence[str] = ()) -> str:
+    """Returns one line per tensor (name, shape, target) and per ignored class."""
+    routes = [*routes, *(Route(name, (), "ignored: no tensor") for name in ignored)]
     names, shapes = [r.name for r in routes], [str(list(r.shape)) for r in routes]
     widths = max(map(len, names)), max(map(len, shapes))
     return "\n".join(
@@ -91,6 +95,12 @@ def summary(converted: Converted, card: ModelCard, out: Path) -> str:
     converted_count = len(converted.routes) - sum(map(len, left_out.values()))
     lines = [f"{converted_count} tensors went into {out}"]
     lines += [f"{_named(names)} {reason}" for reason, names in left_out.items()]
+    if converted.ignored:
+        more = len(converted.ignored) - MAX_IGNORED
+        shown = [*converted.ignored[:MAX_IGNORED], *([f"{more} more"] if more > 0 else [])]
+        lines.append(f"ignored: {', '.join(shown)}")
+    if converted.choice:
+        lines.append(converted.choice)
     network = card.network
     if network["kind"] == BACKBONE_KIND:
         lines.append("EfficientFace backbone; train from it with --config.model.pretrained")
@@ -151,7 +161,7 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
     save_model(out, converted.variables, card)
     print(summary(converted, card, out))
     if values.table:
-        print(f"\n{table(converted.routes)}")
+        print(f"\n{table(converted.routes, converted.ignored)}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,13 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from tqdm import tqdm
-
 from avjax.runtime.files import append_json_line, write_text
+from avjax.runtime.progress import progress_bar
 from avjax.training import metrics
 
 METRICS_FILE = "metrics.jsonl"
-_SECONDS_BETWEEN_LINES = 30.0  # for a progress bar that is not on a terminal
 
 
 class MetricsLog:
@@ -42,14 +40,8 @@ class MetricsLog:
         with _without_torch():
             from tensorboardX import SummaryWriter
         self._events = SummaryWriter(str(workdir))
-        on_terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total_clips,
-            initial=done_clips,
-            unit="clip",
-            disable=not bar,
-            dynamic_ncols=on_terminal,
-            mininterval=0.1 if on_terminal else _SECONDS_BETWEEN_LINES,
+        self._bar = progress_bar(
+            total=total_clips, initial=done_clips, unit="clip", disable=not bar
         )
 
     def step(self, clips: int, sums: metrics.Sums) -> None:

@@ -6,11 +6,14 @@ import fcntl
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from avjax.errors import InputError
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 @contextlib.contextmanager
@@ -113,6 +116,8 @@ def locked(path: Path, busy: str) -> Iterator[None]:
 
     Raises:
       InputError: another process holds the lock.
+
+    Warns and goes on where the file system has no locks, as some of clusters do.
     """
     descriptor = None
     while descriptor is None:
@@ -137,5 +142,15 @@ def _acquire(path: Path, busy: str) -> int | None:
     except BlockingIOError as error:
         os.close(descriptor)
         raise InputError(busy) from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            os.close(descriptor)
+            raise
+        warnings.warn(
+            f"{path} cannot be locked on this file system ({error.strerror}); do not run the same "
+            "command twice at once",
+            stacklevel=2,
+        )
+        return descriptor
     os.close(descriptor)
     return None

@@ -1,7 +1,7 @@
 """Converts checkpoints between PyTorch and Flax, and recognises their networks."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,11 +14,13 @@ from avjax.models.networks import BACKBONE_KIND, build_network
 from avjax.models.single_modality import VideoNet
 from avjax.models.variables import variable_shapes
 from avjax.weights.key_maps import backbone_layers, network_layers
+from avjax.weights.plain_pickle import Foreign
 from avjax.weights.rules import Layer, counters, leaves, to_flax, to_torch
-from avjax.weights.torch_file import load_torch_file
+from avjax.weights.state_dicts import StateDict, find_state_dicts
+from avjax.weights.torch_file import SAVE_REMEDY, TorchFile, read_torch_file
 
 LEFT_OUT = "left out: "  # prefix of the target of tensors that are not converted
-_PARALLEL = "module."  # prefix added by torch.nn.DataParallel
+MOST_NAMES = 4  # named in an error
 _HEAD = ("fc.weight", "fc.bias")  # EfficientFace's classifier, trained for another task
 _CLASSIFIERS = (
     "classifier_1.0.weight",
@@ -45,42 +47,52 @@ class Converted(NamedTuple):
       variables: ``{"params", "batch_stats"}`` of float32 arrays.
       routes: routes of all tensors, in the file's order.
       epoch: the epoch stored in the file, or 0.
+      ignored: classes and functions that the file asks for and that are no tensors, by qualified
+        name; nothing of them was imported or run.
+      choice: which of several state_dicts was taken; empty if there is one.
     """
 
     network: dict[str, Any]
     variables: dict[str, Any]
     routes: list[Route]
     epoch: int
+    ignored: tuple[str, ...] = ()
+    choice: str = ""
 
 
 def convert(path: str | os.PathLike[str]) -> Converted:
     """Converts a checkpoint of the reference or of EfficientFace to Flax variables.
 
     Args:
-      path: a ``torch.save`` file with a state_dict, or a dict with the key ``state_dict``. Tensor
-        names may start with ``module.``.
+      path: a ``torch.save`` or safetensors file that holds a state_dict, itself or in mappings such
+        as ``{"state_dict": ..., "optimizer": ...}``. Names may have the prefixes of DataParallel,
+        torch.compile and Lightning. Of a model and its running average, the model is taken.
 
     Raises:
-      InputError: the file is not a checkpoint, the network is unknown, or tensors are missing,
-        unexpected or of the wrong shape; lists all of them.
+      InputError: the file is not a checkpoint, the network is unknown, tensors are missing,
+        unexpected or of the wrong shape (lists them), or numbers are not finite.
     """
-    tree = load_torch_file(path)
-    state_dict = _state_dict(tree, str(path))
-    network = _network(state_dict, str(path))
-    left_out: dict[str, str] = {}
+    file = read_torch_file(path)
+    state_dict, choice = _choose(file, str(path))
+    network = _network(state_dict.tensors, str(path))
+    reasons = dict(state_dict.left_out)
     if network["kind"] == BACKBONE_KIND:
-        left_out = _left_out_head(state_dict, str(path))
+        reasons |= _left_out_head(state_dict.tensors, str(path))
         layers, video_shapes = backbone_layers(), variable_shapes(VideoNet())
         shapes = {name: collection["visual_model"] for name, collection in video_shapes.items()}
     else:
         layers = network_layers(network)
         shapes = variable_shapes(build_network({**network, "num_heads": 1}))
-    tensors = {name: array for name, array in state_dict.items() if name not in left_out}
+    expected = {name for name, _, _ in leaves(layers)} | set(counters(layers))
+    reasons |= dict.fromkeys(state_dict.unwrapped - expected, "outside of the wrapped model")
+    tensors = {name: x for name, x in state_dict.tensors.items() if name not in reasons}
     variables = to_flax(tensors, layers, shapes, str(path))
-    routes = _routes(state_dict, layers, left_out)
-    epoch = tree.get("epoch", 0)
+    routes = _routes(state_dict, layers, reasons)
+    epoch = file.tree.get("epoch", 0)
     is_valid = type(epoch) is int and epoch > 0
-    return Converted(network, jax.tree.map(np.float32, variables), routes, epoch if is_valid else 0)
+    ignored = tuple(name.removeprefix("__main__.") for name in file.foreign)
+    variables = jax.tree.map(np.float32, variables)
+    return Converted(network, variables, routes, epoch if is_valid else 0, ignored, choice)
 
 
 def to_state_dict(
@@ -110,48 +122,63 @@ def to_state_dict(
     return to_torch(variables, layers)
 
 
-def _network(state_dict: Mapping[str, np.ndarray], path: str) -> dict[str, Any]:
-    """Recognises the network by the tensors' names."""
-
-    def has(*prefixes: str) -> bool:
-        return any(name.startswith(prefixes) for name in state_dict)
-
-    num_classes = _num_classes(state_dict)
-    if has("audio_model.", "visual_model."):
-        fusion = _fusion(state_dict, path)
-        return {"kind": "audio_visual", "fusion": fusion, "num_classes": num_classes}
-    if has("stage2."):
-        temporal = has("conv1d_", "classifier_1.")
-        return (
-            {"kind": "video", "num_classes": num_classes} if temporal else {"kind": BACKBONE_KIND}
+def _choose(file: TorchFile, path: str) -> tuple[StateDict, str]:
+    """Returns the state_dict to convert, and which one it is if there are several."""
+    state_dicts = find_state_dicts(file.tree)
+    known = [state_dict for state_dict in state_dicts if _kind(state_dict.tensors)]
+    if not known:
+        raise InputError(_unknown(file, state_dicts, path))
+    taken, *others = known
+    if taken.twice:
+        raise InputError(
+            f"{path} holds tensors that differ in prefixes alone: {', '.join(taken.twice)}; "
+            "pass a checkpoint of one model"
         )
-    if has("conv1d_"):
-        return {"kind": "audio", "num_classes": num_classes}
-    raise InputError(
+    named = ", ".join(other.key for other in others)
+    return taken, f"took {taken.key or 'the outer state_dict'} rather than {named}" * bool(others)
+
+
+def _unknown(file: TorchFile, state_dicts: list[StateDict], path: str) -> str:
+    """Says what a file holds that has no state_dict of a known network."""
+    values = file.tree.values() if isinstance(file.tree, dict) else [file.tree]
+    objects = sorted({x.name.removeprefix("__main__.") for x in values if isinstance(x, Foreign)})
+    pickled = f"pickled objects ({', '.join(objects[:MOST_NAMES])})"
+    if not state_dicts:
+        if objects:
+            return f"{path} holds {pickled} and no state_dict; {SAVE_REMEDY}"
+        keys = list(map(str, file.tree))[:MOST_NAMES] if isinstance(file.tree, dict) else []
+        held = f" (its keys are {', '.join(keys)})" if keys else ""
+        return f"{path} holds no state_dict{held}; pass a checkpoint of the reference"
+    names = list(max(state_dicts, key=lambda x: len(x.tensors)).tensors)
+    more = f", ... ({len(names)} in all)" if len(names) > MOST_NAMES else ""
+    beside = f"; it also holds {pickled}; if one of them is the model, {SAVE_REMEDY}"
+    return (
         f"{path} holds neither a model of the reference (audio_model.*, visual_model.*, conv1d_*) "
-        f"nor EfficientFace (stage2.*); its tensors are {', '.join(list(state_dict)[:3])}, ..."
+        f"nor EfficientFace (stage2.*); its tensors are {', '.join(names[:MOST_NAMES])}{more}"
+        + (beside if objects else "; rename them, or pass a checkpoint of the reference")
     )
 
 
-def _state_dict(tree: Any, path: str) -> dict[str, np.ndarray]:
-    """Returns the tensors by name, without DataParallel's prefix."""
-    stored = tree.get("state_dict", tree) if isinstance(tree, dict) else None
-    if not isinstance(stored, dict) or not stored:
-        raise InputError(f"{path} holds no state_dict; pass a checkpoint of the reference")
-    state_dict: dict[str, np.ndarray] = {}
-    invalid = []
-    for key, value in stored.items():
-        name = str(key).removeprefix(_PARALLEL)
-        if not isinstance(value, np.ndarray) or name in state_dict:
-            invalid.append(str(key))
-        else:
-            state_dict[name] = value
-    if invalid:
-        raise InputError(
-            f"{path} holds more than a state_dict's tensors, or one twice: {', '.join(invalid)}; "
-            "pass a checkpoint of the reference"
-        )
-    return state_dict
+def _kind(names: Iterable[str]) -> str:
+    """Recognises the kind of network by its tensors' names; empty if it is unknown."""
+
+    def has(*prefixes: str) -> bool:
+        return any(name.startswith(prefixes) for name in names)
+
+    if has("audio_model.", "visual_model."):
+        return "audio_visual"
+    if has("stage2."):
+        return "video" if has("conv1d_", "classifier_1.") else BACKBONE_KIND
+    return "audio" if has("conv1d_") else ""
+
+
+def _network(tensors: Mapping[str, np.ndarray], path: str) -> dict[str, Any]:
+    """Describes the network that has these tensors."""
+    kind = _kind(tensors)
+    if kind == BACKBONE_KIND:
+        return {"kind": kind}
+    fusion = {"fusion": _fusion(tensors, path)} if kind == "audio_visual" else {}
+    return {"kind": kind, **fusion, "num_classes": _num_classes(tensors)}
 
 
 def _fusion(state_dict: Mapping[str, Any], path: str) -> str:
@@ -184,13 +211,12 @@ def _left_out_head(state_dict: Mapping[str, np.ndarray], path: str) -> dict[str,
             f"{path} does not fit EfficientFace: its classifier is {actual} instead of fc.weight "
             f"[classes, {FRAME_FEATURES}] and fc.bias [classes]"
         )
-    return dict.fromkeys(_HEAD, f"{LEFT_OUT}the classifier of EfficientFace's own task")
+    return dict.fromkeys(_HEAD, "the classifier of EfficientFace's own task")
 
 
-def _routes(
-    state_dict: Mapping[str, np.ndarray], layers: list[Layer], left_out: Mapping[str, str]
-) -> list[Route]:
+def _routes(state_dict: StateDict, layers: list[Layer], reasons: Mapping[str, str]) -> list[Route]:
     targets = {name: "/".join(path) for name, path, _ in leaves(layers)}
     targets |= dict.fromkeys(counters(layers), f"{LEFT_OUT}an unused counter")
-    targets |= left_out
-    return [Route(name, array.shape, targets[name]) for name, array in state_dict.items()]
+    targets |= {name: f"{LEFT_OUT}{reason}" for name, reason in reasons.items()}
+    routes = [Route(name, array.shape, targets[name]) for name, array in state_dict.tensors.items()]
+    return routes + [Route(name, (), targets[name]) for name in state_dict.left_out]

@@ -67,6 +67,7 @@ KINDS: dict[str, tuple[Leaf, ...]] = {
         Leaf("running_var", "batch_stats", "var", _same, _same),
     ),
 }
+MOST_FAULTS = 20  # of one kind that an error names
 COUNTER = "num_batches_tracked"  # of BatchNorm; unused because momentum is fixed
 
 
@@ -98,27 +99,44 @@ def to_flax(
       ``{"params": ..., "batch_stats": ...}`` of NumPy arrays.
 
     Raises:
-      InputError: tensors are missing, unexpected or of the wrong shape; lists all of them.
+      InputError: tensors are missing, unexpected or of the wrong shape, or have numbers that are
+        not finite in float32; lists them.
     """
     unexpected = set(state_dict) - set(counters(layers))
     variables: dict[str, Any] = {}
-    faults = []
+    missing, misshapen, not_finite = [], [], []
     for key, path, leaf in leaves(layers):
         if key not in state_dict:
-            faults.append(f"missing {key}")
+            missing.append(f"missing {key}")
             continue
         unexpected.discard(key)
         flax_shape = tuple(_get(shapes, path).shape)
         expected = leaf.to_torch(np.empty(flax_shape, np.bool_)).shape
         tensor = np.asarray(state_dict[key])
         if tensor.shape != expected:
-            faults.append(f"{key} has shape {list(tensor.shape)} instead of {list(expected)}")
+            wrong = f"{list(tensor.shape)} instead of {list(expected)}"
+            misshapen.append(f"{key} has shape {wrong}")
             continue
+        with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite
+            finite = np.isfinite(tensor.astype(np.float32, copy=False))
+        if bad := tensor.size - np.count_nonzero(finite):
+            not_finite.append(f"{key} ({bad} of {tensor.size})")
         _set(variables, path, np.ascontiguousarray(leaf.to_flax(tensor)))
-    faults += [f"unexpected {key}" for key in sorted(unexpected)]
+    faults = _first(missing) + _first([f"unexpected {key}" for key in sorted(unexpected)])
+    faults += _first(misshapen)
     if faults:
         raise InputError(f"{name} does not fit the network: {'; '.join(faults)}")
+    if not_finite:
+        raise InputError(
+            f"{name} holds NaN or infinite numbers in {', '.join(_first(not_finite))}; take a "
+            "checkpoint from before training diverged"
+        )
     return variables
+
+
+def _first(faults: list[str]) -> list[str]:
+    more = len(faults) - MOST_FAULTS
+    return faults[:MOST_FAULTS] + ([f"{more} more"] if more > 0 else [])
 
 
 def to_torch(variables: Mapping[str, Any], layers: Sequence[Layer]) -> dict[str, Array]:

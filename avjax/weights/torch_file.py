@@ -1,9 +1,10 @@
 """Loads ``torch.save`` files as NumPy arrays, without torch and without executing code.
 
 A checkpoint is a pickle that refers to flat arrays (storages). `avjax.weights.plain_pickle`
-interprets the pickle and allows only the globals that a state_dict needs. Supports the zip format
-(PyTorch 1.6 and later) and the legacy format (five pickles followed by the storages); see PyTorch's
-``torch/serialization.py``.
+interprets the pickle and allows only the globals that a state_dict needs; objects of other classes
+stay inert. Supports the zip format (PyTorch 1.6 and later) and the legacy format (five pickles
+followed by the storages); see PyTorch's ``torch/serialization.py``. Time and memory are bounded by
+the file's size.
 """
 
 import io
@@ -17,12 +18,24 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from avjax.errors import InputError
-from avjax.weights.plain_pickle import Function, RefusedPickle, check_key, interpret
+from avjax.weights.plain_pickle import Foreign, Function, RefusedPickle, interpret, plain_key
+from avjax.weights.safetensors_file import looks_like_safetensors, read_safetensors
+from avjax.weights.torch_storages import STORAGE_TYPES, Storage, Storages, storage_key
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
-CHUNK = 1 << 20  # elements
+SAVE_REMEDY = 'save its state_dict: torch.save(model.state_dict(), "weights.pth")'
+_MOST_DIMENSIONS = 64  # NumPy's limit
+# First bytes of files that are often found in a checkpoint's place.
+_OTHER_FILES = {
+    b"version https://git-lfs": "it is a pointer of Git LFS; fetch the file itself: git lfs pull",
+    b"<!DOCTYPE": "it is a web page; download the file itself",
+    b"<!doctype": "it is a web page; download the file itself",
+    b"<html": "it is a web page; download the file itself",
+    b"\x1f\x8b": "it is a gzip archive; unpack it",
+    b"\x89HDF": "it is an HDF5 file, not one of PyTorch",
+}
 # Raised by zipfile for archives with wrong offsets, flags, names or sizes.
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -35,28 +48,40 @@ _ZIP_ERRORS = (
 )
 
 
-def load_torch_file(path: str | os.PathLike[str]) -> Any:
-    """Reads a checkpoint written by ``torch.save``.
+class TorchFile(NamedTuple):
+    """A checkpoint's content.
+
+    Attributes:
+      tree: the saved object: dicts (also for OrderedDict and defaultdict), lists, tuples and
+        scalars, with read-only arrays for tensors and parameters, and `Foreign` for objects of
+        other classes. bfloat16 becomes float32. Tensors with a common storage share memory.
+        Objects may contain themselves.
+      foreign: qualified names of the other classes and functions that the file asks for, in the
+        file's order. Nothing of them was imported or run.
+    """
+
+    tree: Any
+    foreign: tuple[str, ...]
+
+
+def read_torch_file(path: str | os.PathLike[str]) -> TorchFile:
+    """Reads a checkpoint written by ``torch.save``, or a safetensors file.
 
     Args:
-      path: a file in either format; the device of its tensors is ignored.
+      path: a file in either format of ``torch.save``; the device of its tensors is ignored.
 
     Returns:
-      The saved object: dicts (also for OrderedDicts), lists, tuples and scalars, with read-only
-      arrays for tensors and parameters. bfloat16 becomes float32. Tensors with a common storage
-      share memory. The arrays need about as much memory as the file.
+      See `TorchFile`. The arrays need about as much memory as the file.
 
     Raises:
-      InputError: the file is missing, truncated or not a checkpoint, or its pickle uses a global
-        that a state_dict does not need.
+      InputError: the file is missing, truncated or not a checkpoint, its pickle builds more than
+        the file's size allows, or it is a TorchScript archive.
     """
     path = Path(path)
+    foreign: dict[str, Foreign] = {}
     try:
         with path.open("rb") as file:
-            size = path.stat().st_size
-            magic = file.read(len(ZIP_MAGIC))
-            file.seek(0)
-            return _read_zip(file, size) if magic == ZIP_MAGIC else _read_legacy(file, size)
+            tree = _read(file, path.stat().st_size, foreign)
     except RefusedPickle as error:
         raise InputError(
             f"{path}: {error}; pass a file whose state_dict was saved by torch.save"
@@ -65,29 +90,81 @@ def load_torch_file(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"{path} does not exist; pass a file saved by torch.save") from None
     except IsADirectoryError:
         raise InputError(f"{path} is a directory; pass a file saved by torch.save") from None
+    return TorchFile(tree, tuple(name for name in foreign if name not in _UNREPORTED))
+
+
+def load_torch_file(path: str | os.PathLike[str]) -> Any:
+    """Returns the ``tree`` of `read_torch_file`."""
+    return read_torch_file(path).tree
 
 
 # -------------------------------------------------------------------------------------- containers
 
 
-def _read_zip(file: BinaryIO, size: int) -> Any:
+def _read(file: BinaryIO, size: int, foreign: dict[str, Foreign]) -> Any:
+    head = file.read(32)
+    file.seek(0)
+    if head.startswith(ZIP_MAGIC):
+        return _read_zip(file, size, foreign)
+    if looks_like_safetensors(head, size):
+        return read_safetensors(file, size)
+    for magic, what in _OTHER_FILES.items():
+        if head.lstrip().startswith(magic):
+            raise RefusedPickle(what)
+    return _read_legacy(file, size, foreign)
+
+
+def _memory(size: int) -> int:
+    """Bytes that a pickle's objects may take: those of an empty file's, and more for a larger."""
+    return (32 << 20) + 2 * size
+
+
+def _read_zip(file: BinaryIO, size: int, foreign: dict[str, Foreign]) -> Any:
     try:
-        with zipfile.ZipFile(file) as archive:
+        with _open_zip(file, size) as archive:
             records = {name.partition("/")[2]: name for name in archive.namelist()}
+            if "constants.pkl" in records:
+                raise RefusedPickle(f"it is a TorchScript archive, a program; {SAVE_REMEDY}")
             if "data.pkl" not in records:
                 raise RefusedPickle("it is a zip archive without the record data.pkl")
             if "byteorder" in records:
-                with _open_record(archive, records, "byteorder") as record:
+                with _open_record(archive, records, "byteorder", size) as record:
                     _check_byte_order(record.read() == b"little")
-            storages = _Storages(size)
-            with _open_record(archive, records, "data.pkl") as record:
-                tree = interpret(io.BytesIO(record.read()), _GLOBALS, storages.load)
+            storages = Storages(size)
+            with _open_record(archive, records, "data.pkl", size) as record:
+                stream = io.BytesIO(record.read())
+            tree = interpret(
+                stream, _globals(size), storages.load, memory=_memory(size), foreign=foreign
+            )
+            del stream
             for key, storage in storages.items():
-                with _open_record(archive, records, f"data/{key}") as record:
+                with _open_record(archive, records, f"data/{key}", size) as record:
                     storage.fill(record)
             return tree
     except _ZIP_ERRORS as error:
-        raise RefusedPickle(f"it is truncated or damaged ({error})") from None
+        raise RefusedPickle(f"it is truncated or damaged ({str(error)[:100]})") from None
+
+
+def _open_zip(file: BinaryIO, size: int) -> zipfile.ZipFile:
+    """Opens an archive whose directory is small beside the file: each entry is an object."""
+    reader = _LimitedReader(file, (1 << 20) + size // 16)
+    archive = zipfile.ZipFile(reader)
+    reader.limit = size
+    return archive
+
+
+class _LimitedReader:
+    """A file that refuses to read much at once, as `zipfile` does an archive's directory."""
+
+    def __init__(self, file: BinaryIO, limit: int):
+        self._file, self.limit = file, limit
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self.close = file.close
+
+    def read(self, count: int = -1) -> bytes:
+        if count > self.limit:
+            raise RefusedPickle("it is truncated or damaged (its directory is too large)")
+        return self._file.read(count)
 
 
 def _check_byte_order(little: bool) -> None:
@@ -95,30 +172,34 @@ def _check_byte_order(little: bool) -> None:
         raise RefusedPickle("it was saved on a big-endian machine")
 
 
-def _open_record(archive: zipfile.ZipFile, records: Mapping[str, str], name: str) -> Any:
+def _open_record(archive: zipfile.ZipFile, records: Mapping[str, str], name: str, size: int) -> Any:
     if name not in records:
         raise RefusedPickle(f"its record {name} is missing")
-    if archive.getinfo(records[name]).compress_type != zipfile.ZIP_STORED:
+    info = archive.getinfo(records[name])
+    if info.compress_type != zipfile.ZIP_STORED:
         raise RefusedPickle(f"its record {name} is compressed, which torch.save never does")
-    return archive.open(records[name])
+    if max(info.file_size, info.compress_size) > size:
+        raise RefusedPickle(f"its record {name} claims to be larger than the file")
+    return archive.open(info)
 
 
-def _read_legacy(file: BinaryIO, size: int) -> Any:
+def _read_legacy(file: BinaryIO, size: int, foreign: dict[str, Foreign]) -> Any:
     """Reads five pickles (magic, protocol, machine, object, storage keys), then the storages."""
     stream = _BoundedReader(file, size)
-    storages = _Storages(size)
-    if interpret(stream, {}) != LEGACY_MAGIC:
+    storages = Storages(size)
+    memory = _memory(size)
+    if interpret(stream, {}, memory=memory) != LEGACY_MAGIC:
         raise RefusedPickle("it was not saved by torch.save")
-    if (protocol := interpret(stream, {})) != LEGACY_PROTOCOL:
-        raise RefusedPickle(f"its protocol {protocol!r} is unknown")
-    machine = interpret(stream, {})
+    if interpret(stream, {}, memory=memory) != LEGACY_PROTOCOL:
+        raise RefusedPickle(f"its protocol is not {LEGACY_PROTOCOL}")
+    machine = interpret(stream, {}, memory=memory)
     _check_byte_order(isinstance(machine, dict) and machine.get("little_endian") is True)
-    tree = interpret(stream, _GLOBALS, storages.load)
-    keys = interpret(stream, {})
-    if not isinstance(keys, list) or set(map(str, keys)) != set(storages):
+    tree = interpret(stream, _globals(size), storages.load, memory=memory, foreign=foreign)
+    keys = interpret(stream, {}, memory=memory)
+    if not isinstance(keys, list) or set(map(storage_key, keys)) != set(storages):
         raise RefusedPickle("its storages differ from those its tensors refer to")
     for key in keys:
-        storage = storages[str(key)]
+        storage = storages[storage_key(key)]
         header = stream.read(8)
         if len(header) < 8 or struct.unpack("<q", header)[0] != storage.array.size:
             raise RefusedPickle("it is truncated or damaged (length of a storage)")
@@ -139,107 +220,44 @@ class _BoundedReader:
         return self._file.readline()
 
 
-# ---------------------------------------------------------------------------------------- storages
-
-
-class _StorageType(NamedTuple):
-    """The dtypes in the file and in memory, and their conversion (None if they are equal)."""
-
-    stored: str
-    loaded: str
-    convert: Callable[[np.ndarray], np.ndarray] | None = None
-
-
-def _widen_bfloat16(bits: np.ndarray) -> np.ndarray:
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-_STORAGE_TYPES = {
-    "torch.FloatStorage": _StorageType("<f4", "f4"),
-    "torch.DoubleStorage": _StorageType("<f8", "f8"),
-    "torch.HalfStorage": _StorageType("<f2", "f2"),
-    "torch.BFloat16Storage": _StorageType("<u2", "f4", _widen_bfloat16),
-    "torch.LongStorage": _StorageType("<i8", "i8"),
-    "torch.IntStorage": _StorageType("<i4", "i4"),
-    "torch.ShortStorage": _StorageType("<i2", "i2"),
-    "torch.CharStorage": _StorageType("i1", "i1"),
-    "torch.ByteStorage": _StorageType("u1", "u1"),
-    "torch.BoolStorage": _StorageType("u1", "?", lambda byte: byte != 0),
-}
-
-
-class _Storage:
-    """A flat array: allocated when the pickle refers to it, filled afterwards."""
-
-    def __init__(self, kind: _StorageType, size: int):
-        self.kind = kind
-        self.array = np.empty(size, kind.loaded)
-
-    def fill(self, stream: Any) -> None:
-        """Reads the elements from the stream's position in chunks."""
-        dtype = np.dtype(self.kind.stored)
-        for start in range(0, self.array.size, CHUNK):
-            chunk = self.array[start : start + CHUNK]
-            data = stream.read(chunk.size * dtype.itemsize)
-            if len(data) != chunk.size * dtype.itemsize:
-                raise RefusedPickle("it is truncated (a storage ends early)")
-            values = np.frombuffer(data, dtype)
-            chunk[:] = self.kind.convert(values) if self.kind.convert else values
-
-    def view(self, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
-        """Returns a tensor's view; offset and strides are in elements."""
-        integers = (offset, *shape, *strides)
-        if not all(type(n) is int and n >= 0 for n in integers) or len(shape) != len(strides):
-            raise RefusedPickle("a tensor has an impossible shape")
-        extent = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-        if 0 not in shape and offset + extent >= self.array.size:
-            raise RefusedPickle("a tensor reaches beyond its storage")
-        byte_strides = [stride * self.array.itemsize for stride in strides]
-        return np.lib.stride_tricks.as_strided(
-            self.array[offset:], shape, byte_strides, writeable=False
-        )
-
-
-class _Storages(dict[str, _Storage]):
-    """Storages by key; their total size may not exceed the file's."""
-
-    def __init__(self, file_size: int):
-        super().__init__()
-        self._bytes_left = file_size
-
-    def load(self, reference: Any) -> _Storage:
-        """Returns the storage of an id ``("storage", type, key, location, size[, view])``."""
-        if not isinstance(reference, tuple) or len(reference) < 5 or reference[0] != "storage":
-            raise RefusedPickle("a persistent id is not a storage")
-        kind, key, size = reference[1], str(reference[2]), reference[4]
-        if not isinstance(kind, _StorageType) or type(size) is not int or size < 0:
-            raise RefusedPickle("a storage has an invalid type or size")
-        if len(reference) > 5 and reference[5] is not None:
-            raise RefusedPickle("it uses storage views, which PyTorch dropped in 2017")
-        if key not in self:
-            self._bytes_left -= size * np.dtype(kind.stored).itemsize
-            if self._bytes_left < 0:
-                raise RefusedPickle("it is truncated or damaged (storages larger than the file)")
-            self[key] = _Storage(kind, size)
-        if (self[key].kind, self[key].array.size) != (kind, size):
-            raise RefusedPickle(f"storage {key} has two types or sizes")
-        return self[key]
-
-
 # --------------------------------------------------------------------------------- allowed globals
+
+
+def _globals(size: int) -> dict[str, Any]:
+    """Returns the globals that a file of ``size`` bytes may use."""
+    repeated_left = _memory(size)
+
+    def tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_unused: Any) -> np.ndarray:
+        nonlocal repeated_left
+        if not (isinstance(storage, Storage) and type(shape) is type(strides) is tuple):
+            raise RefusedPickle("a tensor is not made from a storage, a shape and strides")
+        if max(len(shape), len(strides)) > _MOST_DIMENSIONS:
+            raise RefusedPickle("a tensor has too many dimensions")
+        view = storage.view(offset, shape, strides)
+        # Zero strides repeat elements, so that a few bytes may stand for any number.
+        if view.size > storage.array.size:
+            repeated_left -= view.size * view.itemsize
+            if repeated_left < 0:
+                raise RefusedPickle("a tensor repeats its numbers more often than a file's may")
+        return view
+
+    functions = {**_FUNCTIONS, **dict.fromkeys(_TENSOR_FUNCTIONS, tensor)}
+    return {
+        **{name: Function(function) for name, function in functions.items()},
+        **STORAGE_TYPES,
+        **_DTYPES,
+    }
 
 
 def _ordered_dict(pairs: Iterable[Any] = ()) -> dict[Any, Any]:
     result: dict[Any, Any] = {}
     for key, value in pairs:
-        result[check_key(key)] = value
+        result[plain_key(key)] = value
     return result
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_unused: Any) -> np.ndarray:
-    if not (isinstance(storage, _Storage) and isinstance(shape, tuple)):
-        raise RefusedPickle("a tensor is not made from a storage and a shape")
-    return storage.view(offset, shape, tuple(strides))
+def _default_dict(*_factory: Any) -> dict[Any, Any]:
+    return {}
 
 
 def _parameter(data: Any, *_unused: Any) -> Any:
@@ -247,19 +265,20 @@ def _parameter(data: Any, *_unused: Any) -> Any:
 
 
 def _size(numbers: Any = ()) -> tuple[Any, ...]:
-    return tuple(numbers)
+    if not isinstance(numbers, tuple):
+        raise RefusedPickle("a size is not a tuple")
+    return numbers
 
 
-def _numpy_dtype(code: Any, *_unused: Any) -> np.dtype:
-    if code not in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"):
-        raise RefusedPickle(f"a number has the type {code!r}")
-    return np.dtype(code)
+def _numpy_dtype(code: Any, *_unused: Any) -> np.dtype | Foreign:
+    known = isinstance(code, str) and code in _NUMPY_CODES
+    return np.dtype(code) if known else Foreign("numpy.dtype")
 
 
-def _numpy_scalar(dtype: Any, data: Any) -> Any:
-    """Rebuilds a NumPy scalar, such as a learning rate."""
+def _numpy_scalar(dtype: Any, data: Any = None) -> Any:
+    """Rebuilds a NumPy number, such as a learning rate; dates and texts stay foreign."""
     if not isinstance(dtype, np.dtype) or not isinstance(data, bytes):
-        raise RefusedPickle("a number is not made from a type and bytes")
+        return Foreign("numpy.generic")
     return np.frombuffer(data, dtype, count=1)[0].item()
 
 
@@ -270,10 +289,11 @@ def _encode(text: Any, encoding: Any) -> bytes:
     return text.encode("latin1")
 
 
+_NUMPY_CODES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
+_TENSOR_FUNCTIONS = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2")
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _ordered_dict,
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
+    "collections.defaultdict": _default_dict,
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch.Size": _size,
@@ -296,8 +316,10 @@ _DTYPES = {
         "bool",
     )
 }
-_GLOBALS: dict[str, Any] = {
-    **{name: Function(function) for name, function in _FUNCTIONS.items()},
-    **_STORAGE_TYPES,
-    **_DTYPES,
+# What NumPy's arrays and defaultdicts are pickled with: inert as all the others, but no news.
+_UNREPORTED = {
+    *(f"builtins.{name}" for name in ("int", "float", "str", "list", "dict", "set", "object")),
+    *(f"numpy.{name}" for name in ("ndarray", "dtype")),
+    *(f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")),
+    "copyreg._reconstructor",
 }

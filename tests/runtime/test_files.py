@@ -92,3 +92,25 @@ def test_lock_of_a_removed_file_is_acquired_again(tmp_path, monkeypatch):
     with files.locked(path, "busy"):
         assert len(locked) == 2
         assert path.exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, number):
+    def without_locks(descriptor, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    with (
+        pytest.warns(UserWarning, match=r"lock cannot be locked"),
+        files.locked(tmp_path / "lock", "busy"),
+    ):
+        pass
+
+
+def test_other_errors_of_a_lock_pass(tmp_path, monkeypatch):
+    def fails(descriptor, operation):
+        raise OSError(errno.EIO, "bad disk")
+
+    monkeypatch.setattr(fcntl, "flock", fails)
+    with pytest.raises(OSError, match="bad disk"), files.locked(tmp_path / "lock", "busy"):
+        pass

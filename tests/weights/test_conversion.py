@@ -119,10 +119,16 @@ def test_all_tensors_that_do_not_fit_are_listed(tmp_path):
         ({"state_dict": 3}, "no state_dict"),
         ({"conv1.weight": np.ones((3, 3), np.float32)}, "neither .* nor EfficientFace"),
         ({"audio_model.x": np.ones(3, np.float32)}, "none of the fusions"),
-        ({"av1.q.weight": np.ones(3, np.float32), "epoch": 3}, "more than .* tensors.*: epoch"),
         (
-            {"a.b": np.ones(3, np.float32), "module.a.b": np.ones(3, np.float32)},
-            r"one twice: module\.a\.b",
+            {"stage2.b": np.ones(3, np.float32), "module.stage2.b": np.ones(3, np.float32)},
+            r"differ in prefixes alone: module\.stage2\.b",
+        ),
+        ({"epoch": 3, "lr": 0.1}, r"no state_dict \(its keys are epoch, lr\)"),
+        (Call(Name("__main__", "Net"), 3), r"pickled objects \(Net\).*torch\.save\(model\.state"),
+        ({"model": Call(Name("nets", "Net"))}, r"\(nets\.Net\).*save its state_dict"),
+        (
+            {"model": Call(Name("nets", "Net")), "x": {"head.w": np.ones(3, np.float32)}},
+            r"its tensors are head\.w; it also holds pickled objects \(nets\.Net\)",
         ),
     ],
 )
@@ -145,6 +151,66 @@ def test_classifier_of_another_shape_is_refused(tmp_path, head):
     tree["state_dict"] = {name: x for name, x in tensors.items() if x is not None}
     with pytest.raises(InputError, match=r"its classifier is fc\."):
         convert(save(tmp_path / "face.pth.tar", tree))
+
+
+def backbone_tensors():
+    return {n.removeprefix("module."): x for n, x in efficientface()["state_dict"].items()}
+
+
+def under(prefix, tensors):
+    return {f"{prefix}{name}": x for name, x in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    ("key", "prefix"), [("", "module.module."), ("model", "model._orig_mod.net.module.")]
+)
+def test_wrappings_are_taken_off(tmp_path, key, prefix):
+    tensors = backbone_tensors()
+    tree = under(prefix, tensors)
+    converted = convert(save(tmp_path / "w.pth", {"epoch": 2, key: tree} if key else tree))
+    assert converted.network == {"kind": "efficientface"}
+    assert [route.name for route in converted.routes] == list(tensors)
+    back = to_torch(converted.variables, backbone_layers(STAGE_REPEATS))
+    for name, x in back.items():
+        np.testing.assert_array_equal(x, tensors[name], err_msg=name)
+    assert converted.choice == "" and converted.ignored == ()
+
+
+def test_of_a_model_and_its_average_the_model_is_taken(tmp_path):
+    average = {name: np.zeros_like(x) for name, x in backbone_tensors().items()}
+    tree = {"ema": {"module": average}, "net": backbone_tensors()}
+    converted = convert(save(tmp_path / "ema.pth", tree))
+    assert converted.choice == "took net rather than ema.module"
+    kernel = converted.variables["params"]["conv1"]["kernel"]
+    np.testing.assert_array_equal(kernel, tree["net"]["conv1.0.weight"].transpose(2, 3, 1, 0))
+
+
+def test_what_belongs_to_no_network_is_left_out_and_named(tmp_path):
+    """thop's counts, a Lightning module's loss and metrics, and what is no tensor."""
+    tensors = under("model.", backbone_tensors())
+    tensors["model.total_ops"] = tensors["model.stage2.0.total_params"] = np.zeros(1)
+    tensors["criterion.weight"] = np.ones(7, np.float32)
+    tensors["model.hyper"] = "x"
+    converted = convert(save(tmp_path / "left.ckpt", {"state_dict": tensors}))
+    targets = {route.name: route.target for route in converted.routes}
+    assert targets["total_ops"] == targets["stage2.0.total_params"]
+    assert targets["total_ops"] == "left out: thop's counts of operations"
+    assert targets["criterion.weight"] == "left out: outside of the wrapped model"
+    assert targets["hyper"] == "left out: not a tensor"
+    del tensors["model.stage2.0.branch1.0.weight"]
+    with pytest.raises(InputError, match=r"missing stage2\.0\.branch1\.0\.weight$"):
+        convert(save(tmp_path / "left.ckpt", {"state_dict": tensors}))
+
+
+@pytest.mark.parametrize(("value", "dtype"), [(np.nan, np.float32), (1e300, np.float64)])
+def test_numbers_that_are_not_finite_are_an_error(tmp_path, value, dtype):
+    tensors = backbone_tensors()
+    weight = tensors["stage3.1.branch2.0.weight"].astype(dtype)
+    weight[1, 2] = value
+    tensors["stage3.1.branch2.0.weight"] = weight
+    message = rf"diverged\.pth holds NaN .* in stage3\.1\.branch2\.0\.weight \(1 of {weight.size}\)"
+    with pytest.raises(InputError, match=message):
+        convert(save(tmp_path / "diverged.pth", tensors))
 
 
 # ------------------------------------------------------------------------------------- the command
@@ -214,6 +280,21 @@ def test_classes_may_be_named(tmp_path, capsys):
     assert run(source, tmp_path / "wrong", "--classes=low,high") == 1
     assert "names 2 classes; the checkpoint has 3" in capsys.readouterr().err
     assert not (tmp_path / "wrong").exists()
+
+
+def test_objects_beside_the_weights_are_ignored_by_name(tmp_path, capsys):
+    """EfficientFace's training script saves its RecorderMeter, others their arguments."""
+    tree = efficientface()
+    tree["recorder"] = Call(Name("__main__", "RecorderMeter"))
+    tree["args"] = Call(Name("argparse", "Namespace"))
+    source = save(tmp_path / "recorder.pth.tar", tree)
+    assert run(source, tmp_path / "out", "--table") == 0
+    summary, table = capsys.readouterr().out.split("\n\n")
+    assert "ignored: RecorderMeter, argparse.Namespace" in summary.splitlines()
+    assert [row.split()[0] for row in table.splitlines()[-2:]] == [
+        "RecorderMeter",
+        "argparse.Namespace",
+    ]
 
 
 def test_wrong_arguments_are_refused(tmp_path, capsys):

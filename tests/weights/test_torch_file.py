@@ -9,8 +9,18 @@ import numpy as np
 import pytest
 
 from avjax.errors import InputError
-from avjax.weights.torch_file import load_torch_file
-from tests.torch_files import Call, Name, Storage, tensor, write_legacy, write_zip
+from avjax.weights.plain_pickle import Foreign
+from avjax.weights.torch_file import load_torch_file, read_torch_file
+from tests.torch_files import (
+    Call,
+    Name,
+    New,
+    Storage,
+    tensor,
+    write_legacy,
+    write_safetensors,
+    write_zip,
+)
 
 WEIGHTS = np.arange(6, dtype=np.float32).reshape(2, 3)
 COUNTER = np.array([7], np.int64)
@@ -86,17 +96,141 @@ def test_numpy_scalars_become_python_numbers(tmp_path, package):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [("os", "system"), ("builtins", "eval"), ("__main__", "Recorder"), ("torch", "load")],
-)
-def test_unknown_globals_are_refused_by_name(tmp_path, legacy, module, name):
-    marker = tmp_path / "ran"
-    tree = {"state_dict": Call(Name(module, name), f"touch {marker}")}
+def test_objects_of_other_classes_stay_inert_and_are_named(tmp_path, legacy):
+    epochs = Call(Name("numpy.core.multiarray", "_reconstruct"), Name("numpy", "ndarray"), (0,))
+    tree = {
+        "recorder": New(Name("__main__", "RecorderMeter"), state={"losses": epochs}),
+        "args": New(Name("argparse", "Namespace"), state={"lr": 0.1}),
+        "best": Call(Name("collections", "defaultdict"), Name("__builtin__", "list")),
+        "when": Call(Name("datetime", "datetime"), "x"),
+        "where": Call(Name("pathlib", "PosixPath"), "a", "b"),
+        "which": {(1, 2): 3, Call(Name("nets", "Kind"), 1): 4, "plain": 5},
+        "set": {1, 2},
+        "scaler": New(Name("torch.cuda.amp.grad_scaler", "GradScaler"), state={"self": 1}),
+    }
     write = write_legacy if legacy else write_zip
-    with pytest.raises(InputError, match=rf"evil\.pth.*{module}\.{name}"):
-        load_torch_file(write(tmp_path / "evil.pth", tree, {}))
-    assert not marker.exists()
+    file = read_torch_file(write(tmp_path / "a.pth", tree, {}))
+    assert file.foreign == (
+        "__main__.RecorderMeter",
+        "argparse.Namespace",
+        "datetime.datetime",
+        "pathlib.PosixPath",
+        "nets.Kind",
+        "torch.cuda.amp.grad_scaler.GradScaler",
+    )
+    assert file.tree["args"].name == "argparse.Namespace"
+    assert file.tree["best"] == {}
+    assert file.tree["which"]["plain"] == 5 and len(file.tree["which"]) == 3
+
+
+PAYLOADS = {
+    "system": lambda ran: Call(Name("os", "system"), f"touch {ran}"),
+    "eval": lambda ran: Call(Name("__builtin__", "eval"), f"open({ran!r}, 'w')"),
+    "new": lambda ran: New(Name("subprocess", "Popen"), ["touch", ran]),
+    "getattr": lambda ran: Call(
+        Call(Name("builtins", "getattr"), Call(Name("importlib", "import_module"), "os"), "mknod"),
+        ran,
+    ),
+    "nested": lambda ran: New(
+        Name("__main__", "Meter"), state={"a": [Call(Name("os", "mknod"), ran)]}
+    ),
+    "within a tensor": lambda ran: tensor(Call(Name("os", "mknod"), ran), (2,), (1,)),
+    "dotted": lambda ran: Call(Name("pathlib", "Path.touch"), ran),
+    "factory": lambda ran: Call(Name("collections", "defaultdict"), Call(Name("os", "mknod"), ran)),
+}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_nothing_in_a_file_runs(tmp_path, legacy, payload):
+    ran = tmp_path / "ran"
+    tree = {"state_dict": PAYLOADS[payload](str(ran)), "epoch": 3}
+    path = (write_legacy if legacy else write_zip)(tmp_path / "evil.pth", tree, {})
+    if payload == "within a tensor":
+        with pytest.raises(InputError, match=r"evil\.pth.*not made from a storage"):
+            read_torch_file(path)
+    else:
+        file = read_torch_file(path)
+        assert file.tree["epoch"] == 3 and file.foreign
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        b"(VRAN\nios\nsystem\n.",
+        b"(cos\nsystem\nX\x03\x00\x00\x00RANo.",
+        b"\x80\x02cos\nsystem\n)}\x92.",
+        b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x03RAN\x85R.",
+        b"\x80\x02\x82\x01)R.",
+        b"P12\n.",
+        b"\x80\x04\x8f(K\x01\x90.",
+    ],
+)
+def test_old_and_rare_opcodes_are_inert(tmp_path, code, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("a.pth", "w") as archive:
+        archive.writestr("a/data.pkl", code)
+    assert isinstance(read_torch_file("a.pth").tree, Foreign)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_safetensors_are_read(tmp_path):
+    tensors = {
+        "a": ("F32", [2, 3], WEIGHTS.tobytes()),
+        "b": ("BF16", [2], np.array([0x3F80, 0xC040], np.uint16).tobytes()),
+        "c": ("BOOL", [3], b"\1\0\1"),
+        "d": ("I64", [], COUNTER.tobytes()),
+    }
+    path = write_safetensors(tmp_path / "a.safetensors", tensors)
+    loaded = load_torch_file(path)
+    assert list(loaded) == list(tensors)
+    np.testing.assert_array_equal(loaded["a"], WEIGHTS)
+    np.testing.assert_array_equal(loaded["b"], np.array([1, -3], np.float32))
+    np.testing.assert_array_equal(loaded["c"], [True, False, True])
+    assert loaded["d"].shape == () and loaded["d"] == 7
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 5):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"a\.safetensors"):
+            load_torch_file(path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (("F32", [1 << 40], b""), "shape and bytes differ"),
+        (("F32", [-1], b""), "impossible shape"),
+        (("F8_E4M3", [1], b"x"), "F8_E4M3"),
+        (("F32", "x", b""), "impossible shape"),
+    ],
+)
+def test_impossible_safetensors_are_refused(tmp_path, entry, message):
+    with pytest.raises(InputError, match=message):
+        load_torch_file(write_safetensors(tmp_path / "a.safetensors", {"a": entry}))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
+        (b"\n<!DOCTYPE html><html>", "web page"),
+        (b"\x1f\x8b\x08\x00", "gzip"),
+    ],
+)
+def test_other_files_are_called_by_their_kind(tmp_path, content, message):
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        load_torch_file(tmp_path / "a.pth")
+
+
+def test_torchscript_archives_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        archive.writestr("a/data.pkl", pickle.dumps({}, 2))
+        archive.writestr("a/code/__torch__.py", "")
+        archive.writestr("a/constants.pkl", pickle.dumps((), 2))
+    with pytest.raises(InputError, match=r"TorchScript.*torch\.save\(model\.state_dict\(\)"):
+        load_torch_file(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -108,21 +242,6 @@ def test_truncated_files_are_refused(tmp_path, legacy):
         cut.write_bytes(content[:length])
         with pytest.raises(InputError, match=r"cut\.pth"):
             load_torch_file(cut)
-
-
-@pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")  # in pickletools
-def test_damaged_files_raise_no_other_error(tmp_path):
-    """Any changed byte gives an InputError or a result, never another exception."""
-    content = write_legacy(tmp_path / "whole.pth", *checkpoint(legacy=True)).read_bytes()
-    rng = np.random.default_rng(0)
-    bad, refused = tmp_path / "bad.pth", 0
-    for position in range(len(content)):
-        bad.write_bytes(content[:position] + rng.bytes(1) + content[position + 1 :])
-        try:
-            load_torch_file(bad)
-        except InputError:
-            refused += 1
-    assert refused > len(content) // 4
 
 
 @pytest.mark.parametrize(
@@ -159,9 +278,7 @@ def test_missing_file_and_folder_are_refused(tmp_path):
         (tensor(Storage("FloatStorage", "0", 6), (2,), (-1,)), "impossible shape"),
         (tensor(Storage("FloatStorage", "9", 6), (2,), (1,)), "data/9 is missing"),
         (tensor(Storage("QInt8Storage", "0", 6), (2,), (1,)), "torch.QInt8Storage"),
-        (Call(Name("numpy", "dtype"), "O8", False, True), "type 'O8'"),
         (Call(Name("_codecs", "encode"), "x", "zip"), "other than bytes"),
-        ({(1, 2): 3}, "key is neither name nor number"),
     ],
 )
 def test_inconsistent_contents_are_refused(tmp_path, tree, message):
