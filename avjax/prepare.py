@@ -30,6 +30,7 @@ from avjax.preparation.clip_store import (
     load_facts,
     open_clip_store,
 )
+from avjax.preparation.inventory import Inventory
 from avjax.preparation.manifest import read_manifest
 from avjax.preparation.publish import SUMMARY_FILE, Summary, fingerprint, publish
 from avjax.preparation.raw_clip import RawClip
@@ -53,6 +54,8 @@ def prepare(
 ) -> Summary:
     """Prepares every clip that can be, and writes the dataset.
 
+    Prints what the source holds before work begins.
+
     Args:
       source: RAVDESS folder; with ``import_crops``, the folder with the sound; None with a
         ``manifest``.
@@ -71,19 +74,15 @@ def prepare(
       What was done, also written into ``out`` as ``prepare.json``, beside ``contact_sheet.png``.
 
     Raises:
-      InputError: no clips, none that could be written, ``out`` holds something else or cannot be
-        written, or another process prepares into it.
+      InputError: no clips, a frame size that no network takes, none that could be written, ``out``
+        holds something else or cannot be written, or another process prepares into it.
     """
     settings.check()
-    if manifest is not None:
-        found, skipped, used = read_manifest(manifest, classes)
-        settings = settings._replace(classes=used)
-    elif source is None:
-        raise InputError("neither a folder of clips nor a manifest is named")
-    elif import_crops is None:
-        found, skipped = ravdess_files.find_raw(source, settings.pair_video_only)
-    else:
-        found, skipped = ravdess_files.find_crops(import_crops, source, settings.pair_video_only)
+    clips, skipped, notes, classes = _find(source, import_crops, manifest, classes, settings)
+    settings = settings._replace(classes=tuple(classes))
+    inventory = Inventory.of(clips, classes, notes)
+    print(inventory, flush=True)
+    counts = inventory._asdict()
     if import_crops is None:
         make_detector = make_detector or face_detector.default_detector
     prepare_share = functools.partial(
@@ -95,24 +94,43 @@ def prepare(
     )
     if shard is not None:
         with open_clip_store(shard.directory(out), settings) as store:
-            summary = shards.finished(store, found)
+            summary = shards.finished(store, clips)
             if summary is None:
-                summary = prepare_share(store, shard.share(found))
-                shards.finish(store, shard, settings, versions(), found, summary)
+                summary = prepare_share(store, shard.share(clips))._replace(inventory=counts)
+                shards.finish(store, shard, settings, versions(), clips, summary)
         return summary
     if _is_occupied(out):
-        return _check_complete(out, settings, found)
+        return _check_complete(out, settings, clips)
     with open_clip_store(out.with_name(out.name + ".partial"), settings) as store:
         if _is_occupied(out):  # by a run that ended just now
             store.remove()
-            return _check_complete(out, settings, found)
-        summary = prepare_share(store, found)
+            return _check_complete(out, settings, clips)
+        summary = prepare_share(store, clips)._replace(inventory=counts)
         if not summary.written:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
             raise InputError(f"none of the {len(skipped)} clips could be prepared ({reasons})")
-        done = {clip.record: store.path(clip.key) for clip in found if store.has(clip.key)}
+        done = {clip.record: store.path(clip.key) for clip in clips if store.has(clip.key)}
         publish(store, done, settings, versions(), summary, out)
     return summary
+
+
+def _find(
+    source: Path | None,
+    import_crops: Path | None,
+    manifest: Path | None,
+    classes: Sequence[str] | None,
+    settings: PreparationSettings,
+) -> tuple[list[RawClip], dict[str, str], list[str], Sequence[str]]:
+    """Returns the clips, reasons for skipping others, notes, and the classes."""
+    if manifest is not None:
+        listed = read_manifest(manifest, classes)
+        return listed.clips, listed.skipped, listed.notes, listed.classes
+    if source is None:
+        raise InputError("neither a folder of clips nor a manifest is named")
+    choice = settings.pair_video_only, settings.songs
+    if import_crops is None:
+        return *ravdess_files.find_raw(source, *choice), settings.classes
+    return *ravdess_files.find_crops(import_crops, source, *choice), settings.classes
 
 
 def prepare_clips(
@@ -242,28 +260,28 @@ def _is_occupied(path: Path) -> bool:
     return path.exists() and not (path.is_dir() and not any(path.iterdir()))
 
 
-def _check_complete(out: Path, settings: PreparationSettings, found: Sequence[RawClip]) -> Summary:
+def _check_complete(out: Path, settings: PreparationSettings, clips: Sequence[RawClip]) -> Summary:
     """Accepts a dataset that holds just what was asked for; nothing is added twice."""
     try:
         stored = json.loads((out / SUMMARY_FILE).read_text())
         former = PreparationSettings.from_json(stored.pop("settings"))
-        clips = stored.pop("clips")
+        prepared = stored.pop("clips")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{out} exists and was not written by avjax.prepare; choose another --out"
         ) from error
     settings.check_same(former, out)
     summary = Summary.from_json(stored)
-    new = {clip.record.clip_id for clip in found} - set(clips) - set(summary.skipped)
+    new = {clip.record.clip_id for clip in clips} - set(prepared) - set(summary.skipped)
     if new:
         raise InputError(
             f"{out} is complete, without {len(new)} clips of the source ({min(new)}, ...); "
             "choose another --out, or delete it to prepare all of them"
         )
-    if isinstance(clips, dict):  # earlier versions stored no fingerprints
-        for clip in found:
+    if isinstance(prepared, dict):  # earlier versions stored no fingerprints
+        for clip in clips:
             name = clip.record.clip_id
-            if clips.get(name) not in (None, fingerprint(clip.record, clip.key)):
+            if prepared.get(name) not in (None, fingerprint(clip.record, clip.key)):
                 raise InputError(
                     f"{out} is complete, and clip {name} was listed otherwise then; choose another "
                     "--out, or delete it to prepare the clips again"

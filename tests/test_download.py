@@ -120,7 +120,7 @@ def test_all_of_a_record(download, server, out):
 
 def test_prepare_finds_every_clip_with_its_sound(download, out):
     download()
-    found, skipped = find_raw(out, pair_video_only=True)
+    found, skipped, _ = find_raw(out, pair_video_only=True)
     assert skipped == {}
     assert len(found) == 120 * len(ACTORS)
     assert all(clip.audio.name == f"03-{clip.record.clip_id[3:]}.wav" for clip in found)

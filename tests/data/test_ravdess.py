@@ -80,10 +80,37 @@ def test_groups_are_numbers_or_names():
     assert not chosen.matches({"group": "speaker-a"})
 
 
-@pytest.mark.parametrize("text", ["actor", "actor=", "=3", "colour=red", "actor:3"])
+@pytest.mark.parametrize(
+    "text", ["actor", "actor=", "=3", "colour=red", "actor:3", "group='Ann", "group='Ann'x"]
+)
 def test_unreadable_terms_are_named(text):
     with pytest.raises(InputError, match=text):
         Filter.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("group='Ann Smith'", {"Ann Smith"}),
+        ("group=\"Ann, Bob; Cem\",'O''Brien',d'Arcy", {"Ann, Bob; Cem", "O'Brien", "d'Arcy"}),
+        ("group='1-3',4-5", {"1-3", "4", "5"}),
+        ("group='say \"so\"','07'", {'say "so"', "7"}),
+        ("group=''", {""}),
+    ],
+)
+def test_quoted_values_are_taken_as_they_stand(text, values):
+    chosen = Filter.parse(f"{text} actor=1")
+    assert chosen.terms == {"group": values, "actor": {"1"}}
+    assert Filter.parse(str(chosen)) == chosen
+
+
+@pytest.mark.parametrize("name", ["Ann Smith", "a;b: c=d", "'", '"', "''x", "1-2", " ", "Zoë, 3"])
+def test_any_name_of_a_group_can_be_written_in_a_fold(name):
+    held_out = Filter({"group": frozenset({name})})
+    assert Filter.parse(str(held_out)) == held_out
+    fold = resolve_fold(f"train: actor=1; validation: {held_out}; test: {held_out} actor=2")
+    assert fold["validation"] == held_out
+    assert fold["test"].matches({"group": name, "actor": 2})
 
 
 def test_published_fold():

@@ -36,7 +36,7 @@ SETTINGS = PreparationSettings("fixed", 15, 224, pair_video_only=False)
 
 def videos(source: Path) -> list[raw.RawClip]:
     """The folder's videos, without sound."""
-    found, _ = raw.find_raw(source, pair_video_only=False)
+    found, *_ = raw.find_raw(source, pair_video_only=False)
     silent = [clip._replace(audio=None) for clip in found if clip.video is not None]
     if not silent:
         raise InputError(f"{source} holds no videos; name another folder")
