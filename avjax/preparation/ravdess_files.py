@@ -79,7 +79,7 @@ def find_raw(root: Path, pair_video_only: bool, songs: bool = False) -> Source:
     if videos and alone:
         notes.append(
             f"{len(alone)} sound files belong to no video and become clips of sound alone, such as "
-            f"{alone[0]}"
+            f"{min(alone)}"
         )
     return Source(sorted(clips, key=lambda clip: clip.key), skipped, notes)
 
