@@ -50,6 +50,8 @@ def run(
       (143 by a termination signal), 141 for a broken pipe. Any other exception is a bug and
       propagates with its traceback.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names may hold what a terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
     logging.set_verbosity(logging.WARNING)

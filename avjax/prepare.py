@@ -29,6 +29,7 @@ from avjax.preparation.clip_store import (
     load_facts,
     open_clip_store,
 )
+from avjax.preparation.inventory import Inventory
 from avjax.preparation.manifest import read_manifest
 from avjax.preparation.publish import SUMMARY_FILE, Summary, fingerprint, publish
 from avjax.preparation.raw_clip import RawClip
@@ -53,6 +54,8 @@ def prepare(
 ) -> Summary:
     """Prepares all clips, skipping unusable ones, and writes the dataset.
 
+    Prints what the source holds before work begins.
+
     Args:
       source: RAVDESS folder; with ``import_crops``, the folder with the sound; None with a
         ``manifest``.
@@ -71,19 +74,15 @@ def prepare(
       The summary, also written to ``out`` as ``prepare.json``, beside ``contact_sheet.png``.
 
     Raises:
-      InputError: no clips, no clip could be prepared, ``out`` holds something else or cannot be
-        written, or another process is preparing it.
+      InputError: no clips, a frame size that no network takes, no clip could be prepared, ``out``
+        holds something else or cannot be written, or another process is preparing it.
     """
     settings.check()
-    if manifest is not None:
-        clips, skipped, used_classes = read_manifest(manifest, classes)
-        settings = settings._replace(classes=used_classes)
-    elif source is None:
-        raise InputError("neither a folder of clips nor a manifest given; give one")
-    elif import_crops is None:
-        clips, skipped = ravdess_files.find_raw(source, settings.pair_video_only)
-    else:
-        clips, skipped = ravdess_files.find_crops(import_crops, source, settings.pair_video_only)
+    clips, skipped, notes, classes = _find(source, import_crops, manifest, classes, settings)
+    settings = settings._replace(classes=tuple(classes))
+    inventory = Inventory.of(clips, classes, notes)
+    print(inventory, flush=True)
+    counts = inventory._asdict()
     if import_crops is None:
         make_detector = make_detector or face_detector.default_detector
     prepare_share = functools.partial(
@@ -97,7 +96,7 @@ def prepare(
         with open_clip_store(shard.directory(out), settings) as store:
             summary = shards.finished(store, clips)
             if summary is None:
-                summary = prepare_share(store, shard.share(clips))
+                summary = prepare_share(store, shard.share(clips))._replace(inventory=counts)
                 shards.finish(store, shard, settings, versions(), clips, summary)
         return summary
     if _is_occupied(out):
@@ -106,13 +105,32 @@ def prepare(
         if _is_occupied(out):  # another process has just finished
             store.remove()
             return _check_complete(out, settings, clips)
-        summary = prepare_share(store, clips)
+        summary = prepare_share(store, clips)._replace(inventory=counts)
         if not summary.written:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
             raise InputError(f"none of the {len(skipped)} clips could be prepared ({reasons})")
         done = {clip.record: store.path(clip.key) for clip in clips if store.has(clip.key)}
         publish(store, done, settings, versions(), summary, out)
     return summary
+
+
+def _find(
+    source: Path | None,
+    import_crops: Path | None,
+    manifest: Path | None,
+    classes: Sequence[str] | None,
+    settings: PreparationSettings,
+) -> tuple[list[RawClip], dict[str, str], list[str], Sequence[str]]:
+    """Returns the clips, reasons for skipping others, notes, and the classes."""
+    if manifest is not None:
+        listed = read_manifest(manifest, classes)
+        return listed.clips, listed.skipped, listed.notes, listed.classes
+    if source is None:
+        raise InputError("neither a folder of clips nor a manifest is named")
+    choice = settings.pair_video_only, settings.songs
+    if import_crops is None:
+        return *ravdess_files.find_raw(source, *choice), settings.classes
+    return *ravdess_files.find_crops(import_crops, source, *choice), settings.classes
 
 
 def prepare_clips(

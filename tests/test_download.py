@@ -120,7 +120,7 @@ def test_all_actors_are_downloaded(download, server, out):
 
 def test_prepare_finds_every_clip_with_its_sound(download, out):
     download()
-    clips, skipped = find_raw(out, pair_video_only=True)
+    clips, skipped, _ = find_raw(out, pair_video_only=True)
     assert skipped == {}
     assert len(clips) == 120 * len(ACTORS)
     assert all(clip.audio.name == f"03-{clip.record.clip_id[3:]}.wav" for clip in clips)

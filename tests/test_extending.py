@@ -92,7 +92,7 @@ def test_a_corpus_has_names_and_folds_of_its_own(files, tmp_path, monkeypatch):
         video.rename(tmp_path / "VideoFlash" / f"{name}.flv")
     monkeypatch.setattr(sys, "argv", ["crema_d.py", str(tmp_path)])
     exec(files["tools/crema_d.py"], {})
-    settings = PreparationSettings("fixed", 2, 32, pair_video_only=False)
+    settings = PreparationSettings("fixed", 2, 64, pair_video_only=False)
     manifest = tmp_path / "manifest.csv"
     prepare(None, tmp_path / "DATA", settings, manifest=manifest, make_detector=WholeFrame)
     dataset = open_dataset(tmp_path / "DATA")

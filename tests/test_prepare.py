@@ -20,8 +20,8 @@ from avjax.preparation.face_detector.weights import PACKAGE
 from avjax.prepare import PreparationSettings, main, prepare
 from tests.clips import WholeFrame, tone, write_sound, write_video
 
-SETTINGS = PreparationSettings(profile="fixed", num_frames=4, image_size=32, pair_video_only=False)
-FLAGS = ["--num_frames=4", "--image_size=32"]
+SETTINGS = PreparationSettings(profile="fixed", num_frames=4, image_size=64, pair_video_only=False)
+FLAGS = ["--num_frames=4", "--image_size=64"]
 EVERYTHING = Filter.parse("")
 HAPPY, ANGRY, MUTE, BLACK = (f"01-01-0{i}-01-01-01-07" for i in (3, 5, 6, 7))
 SILENT, NOTHING = "02-01-03-01-01-01-07", "01-01-08-01-01-01-07"
@@ -101,7 +101,7 @@ def test_usable_clips_are_written(prepared):
     assert batch["has_video"].tolist() == [True, True, True, False, True, True]
     np.testing.assert_array_equal(batch["audio"].any((1, 2)), batch["has_audio"])
     np.testing.assert_array_equal(batch["frames"].any((1, 2, 3, 4)), batch["has_video"])
-    assert batch["frames"].shape == (6, 4, 32, 32, 3)
+    assert batch["frames"].shape == (6, 4, 64, 64, 3)
 
 
 def test_incomplete_clips_are_listed(prepared, source):
@@ -150,7 +150,7 @@ def test_dataset_has_a_split_per_actor_and_metadata(prepared):
     dataset = open_dataset(prepared[0])
     assert {record.split for record in dataset.records} == {"actor_07", "actor_11"}
     m = dataset.metadata
-    assert (m.profile, m.num_frames, m.image_size, m.audio_steps) == ("fixed", 4, 32, 156)
+    assert (m.profile, m.num_frames, m.image_size, m.audio_steps) == ("fixed", 4, 64, 156)
     assert m.classes[0] == "neutral"
     assert "librosa" in m.versions
 
@@ -205,8 +205,8 @@ def test_different_settings_for_the_same_dataset_are_refused(source, prepared, t
     out = tmp_path / "DATA"
     with pytest.raises(KeyboardInterrupt):
         prepare(source, out, SETTINGS, make_detector=lambda: SeesLight(calls=1))
-    with pytest.raises(InputError, match=r"image_size is 32 there and 64 here"):
-        prepare(source, out, SETTINGS._replace(image_size=64))
+    with pytest.raises(InputError, match=r"image_size is 64 there and 96 here"):
+        prepare(source, out, SETTINGS._replace(image_size=96))
 
 
 def test_complete_dataset_refuses_more_clips(prepared, tmp_path):
@@ -336,9 +336,9 @@ def crops(tmp_path):
     """Crops of a 01-* clip as an array and of a 02-* clip as a video, with their sound."""
     folder = tmp_path / "crops" / "ACTOR07"
     folder.mkdir(parents=True)
-    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
     np.save(folder / f"{HAPPY}_facecroppad.npy", images)
-    red_first = [np.full((32, 32, 3), (i, 100, 200), np.uint8) for i in (0, 20, 40, 60)]
+    red_first = [np.full((64, 64, 3), (i, 100, 200), np.uint8) for i in (0, 20, 40, 60)]
     write_video(folder / f"{SILENT}_facecroppad.avi", red_first)
     write_sound(tmp_path / "sound" / f"03{HAPPY[2:]}_croppad.wav", tone(3.6, 22050), 22050)
     return tmp_path, images
@@ -373,7 +373,7 @@ def test_importing_without_pairing_leaves_video_only_clips_silent(crops):
 
 
 def test_crops_of_wrong_shape_are_refused(crops):
-    with pytest.raises(InputError, match=r"uint8 \[4, 32, 32, 3\] instead of uint8 \[5, 32, 32"):
+    with pytest.raises(InputError, match=r"uint8 \[4, 64, 64, 3\] instead of uint8 \[5, 64, 64"):
         run_import(crops[0], num_frames=5)
 
 

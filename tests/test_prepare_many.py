@@ -17,7 +17,7 @@ from avjax.preparation.shards import Shard, merge
 from avjax.prepare import SUMMARY_FILE, PreparationSettings, main, prepare
 from tests.clips import WholeFrame, frame, tone, write_sound, write_video
 
-SETTINGS = PreparationSettings(profile="fixed", num_frames=2, image_size=16, pair_video_only=False)
+SETTINGS = PreparationSettings(profile="fixed", num_frames=2, image_size=64, pair_video_only=False)
 NAMES = [f"01-01-0{i}-01-01-01-0{actor}" for actor in (5, 7) for i in (3, 4, 5)]
 
 
@@ -70,7 +70,7 @@ def killed(source, root_dir, tmp_path_factory):
     out = tmp_path_factory.mktemp("killed") / "DATA"
     arguments = [sys.executable, "-c", STALLING, str(source), str(out)]
     with subprocess.Popen(arguments, cwd=root_dir, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "stalled\n"
+        assert "stalled\n" in process.stdout
         with pytest.raises(InputError) as error:
             prepare(source, out, SETTINGS, make_detector=WholeFrame)
         process.kill()
@@ -202,7 +202,7 @@ def test_finished_shard_is_not_prepared_again(source, sharded):
 def test_command_prepares_and_merges_shards(source, prepared, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command.face_detector, "default_detector", WholeFrame)
     out = tmp_path / "DATA"
-    flags = [f"--out={out}", "--num_frames=2", "--image_size=16"]
+    flags = [f"--out={out}", "--num_frames=2", "--image_size=64"]
     for number in (1, 2, 3):
         assert main(["prepare", f"--source={source}", f"--shard={number}/3", *flags]) == 0
     assert "DATA.shard-3-of-3: 2 clips (2 prepared now" in capsys.readouterr().out
@@ -255,7 +255,7 @@ def test_shards_of_different_settings_are_refused(sharded, file):
     path = sharded.with_name("DATA.shard-2-of-2") / file
     stored = json.loads(path.read_text())
     changed, expected = {
-        "settings.json": ({"image_size": 32}, "image_size is 16 there and 32 here"),
+        "settings.json": ({"image_size": 96}, "image_size is 64 there and 96 here"),
         "shard.json": ({"versions": {"jax": "0"}}, "differ in the versions of the libraries"),
     }[file]
     path.write_text(json.dumps({**stored, **changed}))

@@ -24,7 +24,7 @@ def test_sound_gives_a_dataset_without_frames(tmp_path, monkeypatch, capsys):
         f"--source={tmp_path / 'sound'}",
         f"--out={tmp_path / 'DATA'}",
         "--num_frames=4",
-        "--image_size=32",
+        "--image_size=64",
     ]
     monkeypatch.setattr(command.face_detector, "default_detector", pytest.fail)
     assert command.main(["prepare", *settings]) == 0
@@ -39,14 +39,14 @@ def test_sound_gives_a_dataset_without_frames(tmp_path, monkeypatch, capsys):
     ]
     assert {(r.has_audio, r.has_video) for r in dataset.records} == {(True, False)}
     example = dataset.read(0)
-    assert example["frames"].shape == (0, 32, 32, 3)
+    assert example["frames"].shape == (0, 64, 64, 3)
     assert example["mfcc"].any()
     assert command.main(["prepare", *settings]) == 0  # nothing left to do
 
 
 def test_log_mel_spectra_are_stored_on_request(tmp_path):
     path = write_sound(tmp_path / "sound" / "Actor_07" / f"03-{ANGRY}.wav", tone(0.7))
-    settings = PreparationSettings("fixed", 4, 32, pair_video_only=False, log_mels=20)
+    settings = PreparationSettings("fixed", 4, 64, pair_video_only=False, log_mels=20)
     prepare(tmp_path / "sound", tmp_path / "DATA", settings)
     dataset = open_dataset(tmp_path / "DATA")
     assert dataset.metadata.log_mels == 20
@@ -66,7 +66,7 @@ def test_sound_among_videos_gets_black_frames(tmp_path):
     prepare(
         tmp_path / "source",
         tmp_path / "DATA",
-        PreparationSettings("fixed", 4, 32, pair_video_only=False),
+        PreparationSettings("fixed", 4, 64, pair_video_only=False),
         make_detector=WholeFrame,
     )
     clips = open_dataset(tmp_path / "DATA").select(Filter.parse(""))

@@ -50,6 +50,10 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     number("image_size", 224, "Side of a face crop in pixels.")
     number("log_mels", 0, "Bands of a log-mel spectrogram to store beside the MFCCs.", 0)
     switch("pair_video_only", "Give 02-* clips the sound of their trial, as the reference does.")
+    switch(
+        "songs",
+        "Take RAVDESS's songs too (23 actors, six emotions), not its speech alone.",
+    )
     text(
         "shard",
         None,
@@ -92,6 +96,8 @@ def _check_flags(values: flags.FlagValues) -> None:
         raise InputError("imported crops have the reference profile; leave --profile out")
     if values.import_crops and values.manifest:
         raise InputError("--import_crops finds RAVDESS clips; leave --manifest out")
+    if values.songs and values.manifest:
+        raise InputError("--songs chooses RAVDESS clips; leave it out with --manifest")
     if values.classes and not values.manifest:
         raise InputError("--classes needs --manifest; add it")
 
@@ -108,6 +114,7 @@ def _prepare(values: flags.FlagValues, out: Path, shard: "Shard | None") -> "Sum
         values.pair_video_only,
         values.seconds,
         log_mels=values.log_mels,
+        songs=values.songs,
     )
     return prepare(
         Path(values.source) if values.source else None,

@@ -10,6 +10,12 @@ from avjax.errors import InputError
 SPLITS = ("train", "validation", "test")
 _FEATURES = ("actor", "repetition", "statement", "intensity", "label", "group", "subset")
 
+# A quoted value may hold anything; its own quote is doubled.
+_QUOTED = r"""'(?:[^']|'')*'|"(?:[^"]|"")*\""""
+_VALUE = rf"""(?:{_QUOTED}|(?!['"])[^\s,]+)"""
+_TERM = re.compile(rf"\s*(\w+)=({_VALUE}(?:,{_VALUE})*)(?!\S)")
+_PART = re.compile(rf"(?:(?<=[=,])(?:{_QUOTED})|[^;])+")  # what lies between semicolons
+
 
 class Filter(NamedTuple):
     """Selects clips by their features; all terms must match.
@@ -22,20 +28,27 @@ class Filter(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Parses terms such as ``actor=1-4,7 repetition=2``.
+        """Parses terms such as ``actor=1-4,7 repetition=2`` or ``group='Ann Smith',Bob``.
+
+        Values in single or double quotes may contain blanks, commas and semicolons, and are taken
+        as they stand; ``''`` selects clips without the feature.
 
         Raises:
           InputError: a term is not ``feature=values``, or the feature is unknown.
         """
-        terms = {}
-        for term in text.split():
-            feature, separator, values = term.partition("=")
-            if not separator or not values or feature not in _FEATURES:
+        terms: dict[str, frozenset[str]] = {}
+        text = text.strip()
+        while text:
+            match = _TERM.match(text)
+            if match is None or match[1] not in _FEATURES:
                 raise InputError(
-                    f"cannot read {term!r} in the fold; write feature=values, such as "
-                    f"actor=1-4,7, with one of the features {', '.join(_FEATURES)}"
+                    f"cannot read {text.split()[0]!r} in the fold; write feature=values, such as "
+                    f"actor=1-4,7 or group='Ann Smith', with one of the features "
+                    f"{', '.join(_FEATURES)}"
                 )
-            terms[feature] = frozenset(_expand(values))
+            values = re.findall(_VALUE, match[2])
+            terms[match[1]] = frozenset(v for value in values for v in _values(value))
+            text = text[match.end() :].strip()
         return cls(terms)
 
     def matches(self, features: Mapping[str, Any]) -> bool:
@@ -45,12 +58,26 @@ class Filter(NamedTuple):
     def __str__(self) -> str:
         """Formats the terms for `parse`, with sorted values."""
         return " ".join(
-            f"{name}={','.join(sorted(values, key=lambda v: (len(v), v)))}"
+            f"{name}={','.join(map(_quoted, sorted(values, key=lambda v: (len(v), v))))}"
             for name, values in self.terms.items()
         )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}.parse({str(self)!r})"
+
+
+def _values(text: str) -> Iterable[str]:
+    """The values that one item of a list means: itself if quoted, several if a range."""
+    if text[0] in "'\"":
+        return [_normalise(text[1:-1].replace(2 * text[0], text[0]))]
+    return _expand(text)
+
+
+def _quoted(value: str) -> str:
+    """Quotes a value that would otherwise be read as something else."""
+    if re.fullmatch(r"[^\s,;'\"]+", value) and not re.fullmatch(r"\d+-\d+", value):
+        return value
+    return "'" + value.replace("'", "''") + "'"
 
 
 def _expand(values: str) -> Iterable[str]:
@@ -128,12 +155,14 @@ def resolve_fold(spec: str) -> dict[str, Filter]:
     Args:
       spec: one of `NAMED_FOLDS`, or filters such as
         ``"train: actor=1-8; validation: actor=9,10; test: actor=11,12"``. ``msaf6/k`` and
-        ``five/k`` test on group k of actors and validate on the next group.
+        ``five/k`` test on group k of actors and validate on the next group. `Filter.parse`
+        describes the filters.
 
     Raises:
       InputError: the name is unknown, or the text does not define exactly the three splits.
     """
-    parts = [part.partition(":") for part in NAMED_FOLDS.get(spec, spec).split(";")]
+    texts = [text for text in _PART.findall(NAMED_FOLDS.get(spec, spec)) if text.strip()]
+    parts = [text.partition(":") for text in texts]
     filters = {name.strip(): text for name, separator, text in parts if separator}
     if len(parts) != len(SPLITS) or set(filters) != set(SPLITS):
         raise InputError(

@@ -3,11 +3,12 @@
 Each row is one clip. ``label`` and ``video`` or ``audio`` are required; other columns are optional.
 """
 
-import csv
 import hashlib
 import math
+import os
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,14 +16,33 @@ from avjax.data.folds import SPLITS
 from avjax.data.records import ClipRecord
 from avjax.errors import InputError
 from avjax.preparation.raw_clip import RawClip
+from avjax.preparation.table import Table, read_table
 
 COLUMNS = ("video", "audio", "label", "group", "start", "end", "split", "id")
+MAX_FAULTS = 20  # listed in one error
+_NO_LABELS = ("nan", "<na>", "#n/a")  # how programs write an empty cell
+
+
+class Manifest(NamedTuple):
+    """What a manifest lists.
+
+    Attributes:
+      clips: sorted by id.
+      skipped: reasons for skipping clips, by id.
+      classes: class names, in label order.
+      notes: what else there is to know, a line each.
+    """
+
+    clips: list[RawClip]
+    skipped: dict[str, str]
+    classes: tuple[str, ...]
+    notes: list[str]
 
 
 class _Row(NamedTuple):
-    """A validated line; ``location`` is its file and line number, for messages."""
+    """A validated line; ``line`` is its number."""
 
-    location: str
+    line: int
     clip_id: str
     label: str
     group: str
@@ -33,47 +53,40 @@ class _Row(NamedTuple):
     end: float | None
 
 
-def read_manifest(
-    path: Path, classes: Sequence[str] | None = None
-) -> tuple[list[RawClip], dict[str, str], tuple[str, ...]]:
+def read_manifest(path: Path, classes: Sequence[str] | None = None) -> Manifest:
     """Reads a manifest.
 
     Args:
-      path: a UTF-8 CSV file with a header. Paths are relative to its folder. A video without
-        ``audio`` uses its own sound track. ``start`` and ``end`` are in seconds.
+      path: a table with a header, see `read_table`. Paths are relative to its folder. A video
+        without ``audio`` uses its own sound track. ``start`` and ``end`` are in seconds.
       classes: class names in label order; by default the sorted labels.
 
-    Returns:
-      The clips sorted by id, the reasons for skipping clips by id, and the classes.
-
     Raises:
-      InputError: a value is invalid; names the line and the value.
+      InputError: values are invalid; names the lines and the values.
     """
-    rows = _rows(path)
+    table = read_table(path, COLUMNS)
+    _check_header(path, table.columns)
+    if not table.rows:
+        raise InputError(f"{path} lists no clips; write a line for each below the header")
+    if classes is not None:
+        _check_classes(classes)
+    rows, faults = _rows(path, table)
     names = tuple(sorted({row.label for row in rows})) if classes is None else tuple(classes)
-    if len(set(names)) != len(names):
-        raise InputError(f"the classes {', '.join(names)} are not all different; rename one")
-    locations: dict[str, str] = {}
+    faults += _label_faults(rows, None if classes is None else names)
+    faults += _repeat_faults(rows)
+    if faults:
+        raise InputError(_all_faults(path, sorted(faults, key=lambda fault: fault[0])))
     clips: list[RawClip] = []
     skipped: dict[str, str] = {}
     for row in rows:
-        if row.label not in names:
-            raise InputError(
-                f"{row.location}: label {row.label!r} is none of the classes {', '.join(names)}; "
-                "correct it or name it in --classes"
-            )
-        if row.clip_id in locations:
-            raise InputError(
-                f"{row.location}: clip {row.clip_id!r} was listed before "
-                f"({locations[row.clip_id]}); remove one, or tell them apart in a column id"
-            )
-        locations[row.clip_id] = row.location
         missing = [str(p) for p in (row.video, row.audio) if p is not None and not p.is_file()]
         if missing:
-            skipped[row.clip_id] = f"{row.location}: there is no file {' nor '.join(missing)}"
-            continue
-        clips.append(_raw_clip(row, names.index(row.label)))
-    return sorted(clips, key=lambda clip: clip.record.clip_id), skipped, names
+            reason = f"{path} line {row.line}: there is no file {' nor '.join(missing)}"
+            skipped[row.clip_id] = reason
+        else:
+            clips.append(_raw_clip(row, names.index(row.label)))
+    clips.sort(key=lambda clip: clip.record.clip_id)
+    return Manifest(clips, skipped, names, table.notes)
 
 
 def _raw_clip(row: _Row, label: int) -> RawClip:
@@ -95,21 +108,7 @@ def _raw_clip(row: _Row, label: int) -> RawClip:
     )
 
 
-def _rows(path: Path) -> list[_Row]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restkey="", strict=True)
-            _check_header(path, reader.fieldnames or ())
-            rows = [
-                _row(path, reader.line_num, {k: v or "" for k, v in line.items()})
-                for line in reader
-                if any(line.values())
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as CSV in UTF-8 ({error})") from error
-    if not rows:
-        raise InputError(f"{path} lists no clips; write a line for each below the header")
-    return rows
+# ------------------------------------------------------------------------------------------ lines
 
 
 def _check_header(path: Path, header: Sequence[str]) -> None:
@@ -120,31 +119,59 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
             f"{path}: the first line must name the columns: label, and video or audio or both; "
             f"besides these it may name group, start, end, split and id{actual}"
         )
+    if len(set(header)) != len(header):
+        raise InputError(f"{path}: the first line names a column twice: {', '.join(header)}")
 
 
-def _row(path: Path, number: int, line: Mapping[str, str]) -> _Row:
-    location = f"{path} line {number}"
-    if "" in line:
-        raise InputError(f"{location} has more fields than the header; quote commas inside a field")
-    value = {name: line.get(name, "").strip() for name in COLUMNS}
+def _rows(path: Path, table: Table) -> tuple[list[_Row], list[tuple[int, str]]]:
+    """Returns valid rows, and the faults of others by line."""
+    rows, faults = [], []
+    listings: dict[Path, dict[str, str]] = {}
+    for line, fields in table.rows:
+        if any(fields[len(table.columns) :]):
+            faults.append((line, "has more fields than the header; quote commas inside a field"))
+            continue
+        padded = [*fields, *[""] * len(table.columns)]
+        value = dict.fromkeys(COLUMNS, "") | dict(zip(table.columns, padded, strict=False))
+        reasons = _row_faults(value)
+        faults += [(line, reason) for reason in reasons]
+        if not reasons:
+            rows.append(_row(path.parent, line, value, listings))
+    return rows, faults
+
+
+def _row_faults(value: Mapping[str, str]) -> list[str]:
+    faults = []
     if not value["label"]:
-        raise InputError(f"{location}: the label is empty; write the name of the clip's class")
+        faults.append("the label is empty; write the name of the clip's class")
     if not (value["video"] or value["audio"]):
-        raise InputError(f"{location}: neither video nor audio; name a file")
+        faults.append("neither video nor audio; name a file")
     if value["split"] not in ("", *SPLITS):
-        raise InputError(f"{location}: unknown split {value['split']!r}; write {', '.join(SPLITS)}")
-    start = _seconds(location, "start", value["start"])
-    end = _seconds(location, "end", value["end"])
-    if end is not None and end <= (start or 0.0):
-        raise InputError(f"{location}: end {end:g} is not after start {start or 0.0:g}")
+        faults.append(f"unknown split {value['split']!r}; write {', '.join(SPLITS)}")
+    times = {name: _seconds(value[name]) for name in ("start", "end")}
+    wrong = [name for name, seconds in times.items() if not 0 <= (seconds or 0.0) < math.inf]
+    faults += [
+        f"{name} {value[name]!r} is not a time; write seconds, such as 2.5" for name in wrong
+    ]
+    start, end = times["start"] or 0.0, times["end"]
+    if not wrong and end is not None and end <= start:
+        faults.append(f"end {end:g} is not after start {start:g}")
+    return faults
+
+
+def _row(
+    folder: Path, line: int, value: Mapping[str, str], listings: dict[Path, dict[str, str]]
+) -> _Row:
+    start, end = _seconds(value["start"]), _seconds(value["end"])
     files = {
-        name: path.parent / value[name] if value[name] else None for name in ("video", "audio")
+        name: _on_disk(folder / value[name], listings) if value[name] else None
+        for name in ("video", "audio")
     }
     return _Row(
-        location,
+        line,
         value["id"] or _default_id(value["video"] or value["audio"], start, end),
-        value["label"],
-        value["group"],
+        unicodedata.normalize("NFC", value["label"]),
+        unicodedata.normalize("NFC", value["group"]),
         value["split"],
         files["video"],
         files["audio"],
@@ -153,16 +180,30 @@ def _row(path: Path, number: int, line: Mapping[str, str]) -> _Row:
     )
 
 
-def _seconds(location: str, name: str, text: str) -> float | None:
+def _seconds(text: str) -> float | None:
+    """Reads a time, also with a decimal comma; None if there is none, NaN if it is no number."""
     if not text:
         return None
     try:
-        seconds = float(text)
+        return float(text.replace(",", "."))
     except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise InputError(f"{location}: {name} {text!r} is not a time; write seconds, such as 2.5")
-    return seconds
+        return math.nan
+
+
+def _on_disk(path: Path, listings: dict[Path, dict[str, str]]) -> Path:
+    """Returns a path as the disk has it, where only the Unicode form of its names differs.
+
+    Args:
+      path: a path that may not exist.
+      listings: names in folders by their composed form, kept from one call to the next.
+    """
+    if path.name in ("", "..") or path.exists():
+        return path
+    folder = _on_disk(path.parent, listings)
+    if folder not in listings:
+        entries = os.listdir(folder) if folder.is_dir() else []
+        listings[folder] = {unicodedata.normalize("NFC", name): name for name in entries}
+    return folder / listings[folder].get(unicodedata.normalize("NFC", path.name), path.name)
 
 
 def _default_id(file: str, start: float | None, end: float | None) -> str:
@@ -170,3 +211,77 @@ def _default_id(file: str, start: float | None, end: float | None) -> str:
     if start is None and end is None:
         return stem
     return f"{stem}@{start or 0:g}-{'' if end is None else f'{end:g}'}"
+
+
+# ----------------------------------------------------------------------------------------- faults
+
+
+def _check_classes(classes: Sequence[str]) -> None:
+    if len({_alike(name) for name in classes}) != len(classes):
+        raise InputError(
+            f"the classes {', '.join(classes)} are not all different, apart from case and blanks; "
+            "rename one"
+        )
+
+
+def _alike(label: str) -> str:
+    """The same for labels that differ only in case or blanks."""
+    return "".join(label.split()).casefold()
+
+
+def _label_faults(rows: Iterable[_Row], classes: Sequence[str] | None) -> list[tuple[int, str]]:
+    """Labels that are no classes, or the same class written in several ways."""
+    faults = []
+    first: dict[str, _Row] = {}
+    for row in rows:
+        spelling = first.setdefault(_alike(row.label), row)
+        if classes is not None and row.label not in classes:
+            reason = (
+                f"label {row.label!r} is none of the classes {', '.join(classes)}; correct it or "
+                "name it in --classes"
+            )
+        elif classes is None and row.label.lower() in _NO_LABELS:
+            reason = f"label {row.label!r} means that there is none; write the clip's class"
+        elif row.label != spelling.label:
+            reason = (
+                f"label {row.label!r} differs from {spelling.label!r} (line {spelling.line}) only "
+                "in case or blanks; write one of them"
+            )
+        else:
+            continue
+        faults.append((row.line, reason))
+    return faults
+
+
+def _repeat_faults(rows: Iterable[_Row]) -> list[tuple[int, str]]:
+    """Clips that are listed twice under one id, or one cut with two labels."""
+    faults = []
+    ids: dict[str, _Row] = {}
+    cuts: dict[tuple[str, str, float, float | None], _Row] = {}
+    for row in rows:
+        video, audio = (os.path.normpath(file) if file else "" for file in (row.video, row.audio))
+        cut = cuts.setdefault((video, audio, row.start, row.end), row)
+        same_id = ids.setdefault(row.clip_id, row)
+        if _alike(cut.label) != _alike(row.label):
+            reason = (
+                f"clip {row.clip_id!r} is labelled {row.label!r} here and {cut.label!r} in line "
+                f"{cut.line}; keep one"
+            )
+        elif same_id is not row:
+            reason = (
+                f"clip {row.clip_id!r} was listed before (line {same_id.line}); remove one, or "
+                "tell them apart in a column id"
+            )
+        else:
+            continue
+        faults.append((row.line, reason))
+    return faults
+
+
+def _all_faults(path: Path, faults: Sequence[tuple[int, str]]) -> str:
+    """One message with the lines of all faults, or of the first ones."""
+    listed = "; ".join(f"line {line}: {reason}" for line, reason in faults[:MAX_FAULTS])
+    if len(faults) == 1:
+        return f"{path} {listed}"
+    more = f"; and {len(faults) - MAX_FAULTS} more" if len(faults) > MAX_FAULTS else ""
+    return f"{path} has {len(faults)} faults: {listed}{more}"

@@ -29,6 +29,8 @@ class Summary(NamedTuple):
       prepared_now: number of clips prepared by this run, without those of earlier runs.
       seconds: duration of this run.
       phases: seconds of each phase (decode, sound, detect, crop, write), summed over threads.
+      inventory: what the source held, the fields of `avjax.preparation.inventory.Inventory`;
+        None from earlier versions.
     """
 
     written: int
@@ -38,6 +40,7 @@ class Summary(NamedTuple):
     prepared_now: int
     seconds: float
     phases: dict[str, float]
+    inventory: Mapping[str, Any] | None = None
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
@@ -71,7 +74,7 @@ def publish(
     raw_records = sorted(files, key=lambda record: (record.split, record.clip_id))
     paths = [files[record] for record in raw_records]
     records = [_with_facts(record, load_facts(files[record])) for record in raw_records]
-    with_face = [(r.clip_id, path) for r, path in zip(records, paths, strict=True) if r.has_video]
+    with_face = [(r, path) for r, path in zip(records, paths, strict=True) if r.has_video]
     # A dataset of sound only has no frames. Otherwise clips without a face get black frames.
     num_frames = settings.num_frames if with_face else 0
     metadata = DatasetMetadata(
@@ -92,7 +95,7 @@ def publish(
         with explain_full_disk(store.directory, NO_SPACE):
             arrays = (_with_frames(load_clip(path), num_frames) for path in paths)
             built = write_dataset(building, metadata, records, arrays)
-            _write_sheet(built / SHEET_FILE, with_face, settings.profile)
+            _write_sheet(built / SHEET_FILE, with_face, settings)
             write_json(built / SUMMARY_FILE, stored)
             for path in (*built.iterdir(), built):
                 sync(path)
@@ -112,12 +115,18 @@ def _with_facts(record: ClipRecord, facts: Mapping[str, Any]) -> ClipRecord:
     return record._replace(has_audio=facts["has_audio"], has_video=facts["has_video"])
 
 
-def _write_sheet(path: Path, with_face: Sequence[tuple[str, Path]], profile: str) -> None:
+def _write_sheet(
+    path: Path, with_face: Sequence[tuple[ClipRecord, Path]], settings: PreparationSettings
+) -> None:
     """Writes a contact sheet of evenly spaced clips, if any clip has a face."""
     picked = np.linspace(0, len(with_face) - 1, min(MAX_CLIPS, len(with_face))).astype(int)
-    rows = ((with_face[i][0], load_clip(with_face[i][1]).frames) for i in picked)
+    chosen = (with_face[i] for i in picked)
+    rows = (
+        (record.clip_id, settings.classes[record.label], load_clip(file).frames)
+        for record, file in chosen
+    )
     if with_face:
-        write_contact_sheet(path, rows, profile)
+        write_contact_sheet(path, rows, settings.profile)
 
 
 def _with_frames(clip: PreparedClip, num_frames: int) -> PreparedClip:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Self
 from avjax.data.ravdess import EMOTIONS
 from avjax.data.records import WINDOW_SECONDS
 from avjax.errors import InputError
+from avjax.models.efficientface import MIN_SIZE, SIZE_MULTIPLE
 from avjax.preparation.clip import check_profile
 
 
@@ -21,6 +22,7 @@ class PreparationSettings(NamedTuple):
       seconds: length of the window.
       classes: class names, in label order.
       log_mels: mel bands of the log-mel spectrogram stored with the MFCCs; 0 for none.
+      songs: whether RAVDESS's songs are clips too.
     """
 
     profile: str
@@ -30,6 +32,7 @@ class PreparationSettings(NamedTuple):
     seconds: float = WINDOW_SECONDS
     classes: tuple[str, ...] = EMOTIONS
     log_mels: int = 0
+    songs: bool = False
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
@@ -40,11 +43,19 @@ class PreparationSettings(NamedTuple):
     def check(self) -> None:
         """Raises InputError if the settings are invalid."""
         check_profile(self.profile)
+        if self.image_size < MIN_SIZE or self.image_size % SIZE_MULTIPLE:
+            raise InputError(
+                f"no network takes frames of image_size={self.image_size} pixels; choose a "
+                f"multiple of {SIZE_MULTIPLE} from {MIN_SIZE} on, such as {self._nearest_size()}"
+            )
         if self.profile == "reference" and self.seconds != WINDOW_SECONDS:
             raise InputError(
                 f"the reference profile has windows of {WINDOW_SECONDS} s; leave --seconds out, "
                 "or choose the fixed profile"
             )
+
+    def _nearest_size(self) -> int:
+        return max(MIN_SIZE, round(self.image_size / SIZE_MULTIPLE) * SIZE_MULTIPLE)
 
     def check_same(self, former: "PreparationSettings", place: Path) -> None:
         """Raises InputError if ``place`` was created with different settings, naming them."""

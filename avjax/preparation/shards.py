@@ -204,4 +204,5 @@ def _sum(summaries: Sequence[Summary]) -> Summary:
         prepared_now=sum(summary.prepared_now for summary in summaries),
         seconds=round(sum(summary.seconds for summary in summaries), 1),
         phases=phases,
+        inventory=summaries[0].inventory,  # every shard counts the whole source
     )

@@ -1,4 +1,4 @@
-"""RAVDESS names, filters and folds."""
+"""RAVDESS facts: names, filters, folds."""
 
 import pytest
 
@@ -14,11 +14,11 @@ from avjax.data.ravdess import ACTORS, EMOTIONS, ClipName, speech_clips, split_n
 from avjax.errors import InputError
 
 
-def actors_of(clip_filter: Filter) -> set[int]:
-    return {actor for actor in ACTORS if clip_filter.matches({"actor": actor})}
+def actors_of(chosen: Filter) -> set[int]:
+    return {actor for actor in ACTORS if chosen.matches({"actor": actor})}
 
 
-def test_name_is_parsed_into_fields():
+def test_name_is_read_field_by_field():
     name = ClipName.parse("02-01-08-02-01-02-17_facecroppad.npy")
     assert name == ("02", "01", "08", "02", "01", "02", "17")
     assert EMOTIONS[name.label] == "surprised"
@@ -35,12 +35,12 @@ def test_other_names_are_refused(filename):
         ClipName.parse(filename)
 
 
-def test_actor_with_three_digits_is_refused():
+def test_three_digits_of_actor_are_refused():
     with pytest.raises(InputError, match="not a RAVDESS name"):
         ClipName.parse("01-01-03-01-01-01-105.mp4")
 
 
-def test_actor_has_sixty_trials_of_which_four_are_neutral():
+def test_an_actor_has_sixty_trials_none_strong_and_neutral():
     clips = speech_clips(7, "03")
     assert len(set(clips)) == len(clips) == 60
     assert all(ClipName.parse(clip.clip_id) == clip for clip in clips)
@@ -51,43 +51,70 @@ def test_actor_has_sixty_trials_of_which_four_are_neutral():
 @pytest.mark.parametrize(
     ("text", "actors"), [("1,5-8", (1, 5, 6, 7, 8)), ("03, 2-3", (2, 3)), ("24", (24,))]
 )
-def test_parse_actors_accepts_numbers_and_ranges(text, actors):
+def test_actors_are_numbers_and_ranges(text, actors):
     assert parse_actors(text) == actors
 
 
 @pytest.mark.parametrize(
     "text", ["", "0", "1,25", "1,,2", "five", "1-x", "-3", "8-5", "1-999999999"]
 )
-def test_parse_actors_refuses_anything_else(text):
+def test_other_actors_are_refused(text):
     with pytest.raises(InputError, match=r"no actor|is empty"):
         parse_actors(text)
 
 
-def test_all_terms_of_a_filter_must_match():
-    clip_filter = Filter.parse("actor=1-3,7 repetition=2")
-    assert clip_filter.matches({"actor": 7, "repetition": 2})
-    assert not clip_filter.matches({"actor": 7, "repetition": 1})
-    assert not clip_filter.matches({"actor": 4, "repetition": 2})
-    assert str(clip_filter) == "actor=1,2,3,7 repetition=2"
+def test_terms_of_a_filter_must_all_hold():
+    chosen = Filter.parse("actor=1-3,7 repetition=2")
+    assert chosen.matches({"actor": 7, "repetition": 2})
+    assert not chosen.matches({"actor": 7, "repetition": 1})
+    assert not chosen.matches({"actor": 4, "repetition": 2})
+    assert str(chosen) == "actor=1,2,3,7 repetition=2"
     assert Filter.parse("").matches({"actor": 1})
 
 
-def test_groups_may_be_numbers_or_names():
-    clip_filter = Filter.parse("group=05,speaker-b")
-    assert clip_filter.matches({"group": "05"})
-    assert clip_filter.matches({"group": "5"})
-    assert clip_filter.matches({"group": "speaker-b"})
-    assert not clip_filter.matches({"group": "speaker-a"})
+def test_groups_are_numbers_or_names():
+    chosen = Filter.parse("group=05,speaker-b")
+    assert chosen.matches({"group": "05"})
+    assert chosen.matches({"group": "5"})
+    assert chosen.matches({"group": "speaker-b"})
+    assert not chosen.matches({"group": "speaker-a"})
 
 
-@pytest.mark.parametrize("text", ["actor", "actor=", "=3", "colour=red", "actor:3"])
-def test_malformed_terms_are_refused(text):
+@pytest.mark.parametrize(
+    "text", ["actor", "actor=", "=3", "colour=red", "actor:3", "group='Ann", "group='Ann'x"]
+)
+def test_unreadable_terms_are_named(text):
     with pytest.raises(InputError, match=text):
         Filter.parse(text)
 
 
-def test_actors_of_the_published_fold():
-    fold = {name: actors_of(clip_filter) for name, clip_filter in resolve_fold("published").items()}
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("group='Ann Smith'", {"Ann Smith"}),
+        ("group=\"Ann, Bob; Cem\",'O''Brien',d'Arcy", {"Ann, Bob; Cem", "O'Brien", "d'Arcy"}),
+        ("group='1-3',4-5", {"1-3", "4", "5"}),
+        ("group='say \"so\"','07'", {'say "so"', "7"}),
+        ("group=''", {""}),
+    ],
+)
+def test_quoted_values_are_taken_as_they_stand(text, values):
+    chosen = Filter.parse(f"{text} actor=1")
+    assert chosen.terms == {"group": values, "actor": {"1"}}
+    assert Filter.parse(str(chosen)) == chosen
+
+
+@pytest.mark.parametrize("name", ["Ann Smith", "a;b: c=d", "'", '"', "''x", "1-2", " ", "Zoë, 3"])
+def test_any_name_of_a_group_can_be_written_in_a_fold(name):
+    held_out = Filter({"group": frozenset({name})})
+    assert Filter.parse(str(held_out)) == held_out
+    fold = resolve_fold(f"train: actor=1; validation: {held_out}; test: {held_out} actor=2")
+    assert fold["validation"] == held_out
+    assert fold["test"].matches({"group": name, "actor": 2})
+
+
+def test_published_fold():
+    fold = {name: actors_of(chosen) for name, chosen in resolve_fold("published").items()}
     assert fold["test"] == {5, 10, 16, 19}
     assert fold["validation"] == {11, 13, 18, 22}
     assert len(fold["train"]) == 16
@@ -97,14 +124,14 @@ OVER_ACTORS = sorted(NAMED_FOLDS.keys() - {"repetition", "manifest"})
 
 
 @pytest.mark.parametrize("name", OVER_ACTORS)
-def test_folds_partition_the_actors(name):
-    parts = [actors_of(clip_filter) for clip_filter in resolve_fold(name).values()]
+def test_folds_over_actors_part_them(name):
+    parts = [actors_of(chosen) for chosen in resolve_fold(name).values()]
     assert set.union(*parts) == set(ACTORS)
     assert sum(map(len, parts)) == len(ACTORS)
 
 
 @pytest.mark.parametrize(("scheme", "count"), [("msaf6", 6), ("five", 5)])
-def test_each_actor_is_tested_once_and_validated_in_the_previous_fold(scheme, count):
+def test_each_actor_is_tested_once_and_the_next_fold_validates(scheme, count):
     folds = [resolve_fold(f"{scheme}/{k}") for k in range(count)]
     tested = [actors_of(fold["test"]) for fold in folds]
     assert sorted(actor for actors in tested for actor in actors) == list(ACTORS)
@@ -112,15 +139,15 @@ def test_each_actor_is_tested_once_and_validated_in_the_previous_fold(scheme, co
         assert actors_of(fold["validation"]) == tested[(k + 1) % count]
 
 
-def test_repetition_fold_partitions_the_trials():
+def test_repetition_fold_parts_the_trials_of_an_actor():
     fold = resolve_fold("repetition")
     for repetition in (1, 2):
         for statement in (1, 2):
             features = {"repetition": repetition, "statement": statement}
-            assert sum(clip_filter.matches(features) for clip_filter in fold.values()) == 1
+            assert sum(chosen.matches(features) for chosen in fold.values()) == 1
 
 
-def test_list_folds_of_a_cross_validation():
+def test_the_folds_of_a_cross_validation():
     assert list_folds("five") == [f"five/{k}" for k in range(5)]
     assert list_folds("msaf6") == [f"msaf6/{k}" for k in range(6)]
     assert list_folds("published") == ["published"]
@@ -129,7 +156,7 @@ def test_list_folds_of_a_cross_validation():
         list_folds("msaf")
 
 
-def test_fold_can_be_given_as_filters():
+def test_a_fold_can_be_written_out():
     fold = resolve_fold("train: actor=1-8; validation: actor=9,10; test: actor=11,12")
     assert tuple(fold) == SPLITS
     assert actors_of(fold["validation"]) == {9, 10}

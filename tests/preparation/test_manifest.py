@@ -1,4 +1,6 @@
-"""Clips from a CSV manifest."""
+"""Own clips from a CSV file."""
+
+import unicodedata
 
 import pytest
 
@@ -15,11 +17,11 @@ def write(folder, text, *files):
     return path
 
 
-def facts(clip):
+def known(clip):
     return clip.record.clip_id, clip.record.label, clip.record.group, clip.record.subset
 
 
-def test_all_columns_are_read(tmp_path):
+def test_all_columns(tmp_path):
     path = write(
         tmp_path,
         "\ufeffvideo,audio,label,group,start,end,split,id\n"
@@ -30,30 +32,30 @@ def test_all_columns_are_read(tmp_path):
         "b/x.mp4",
         "a b.wav",
     )
-    clips, skipped, classes = read_manifest(path)
+    found, skipped, classes, _ = read_manifest(path)
     assert (skipped, classes) == ({}, ("anger", "joy"))
-    full, segment, sound = clips
-    assert facts(full) == ("b/x", 1, "Zoë", "train")
-    assert (full.video, full.audio) == (tmp_path / "b/x.mp4",) * 2
-    assert (full.start, full.end) == (0.0, None)
-    assert facts(segment) == ("b/x@1.5-4", 0, "Zoë", "test")
-    assert (segment.audio, segment.start, segment.end) == (tmp_path / "a b.wav", 1.5, 4.0)
-    assert facts(sound) == ("own", 1, "Max", "")
-    assert {clip.record.split for clip in clips} == {"group_zo_", "group_max"}
-    assert len({clip.key for clip in clips}) == 3
+    whole, cut, sound = found
+    assert known(whole) == ("b/x", 1, "Zoë", "train")
+    assert (whole.video, whole.audio) == (tmp_path / "b/x.mp4",) * 2
+    assert (whole.start, whole.end) == (0.0, None)
+    assert known(cut) == ("b/x@1.5-4", 0, "Zoë", "test")
+    assert (cut.audio, cut.start, cut.end) == (tmp_path / "a b.wav", 1.5, 4.0)
+    assert known(sound) == ("own", 1, "Max", "")
+    assert {clip.record.split for clip in found} == {"group_zo_", "group_max"}
+    assert len({clip.key for clip in found}) == 3
     assert (sound.video, sound.end) == (None, 2.0)
 
 
-def test_classes_keep_the_given_order(tmp_path):
+def test_classes_keep_the_order_they_are_given_in(tmp_path):
     path = write(tmp_path, "video,label\nx.mp4,joy\n", "x.mp4")
-    (clip,), _, classes = read_manifest(path, ["sorrow", "joy", "anger"])
+    (clip,), _, classes, _ = read_manifest(path, ["sorrow", "joy", "anger"])
     assert (clip.record.label, classes) == (1, ("sorrow", "joy", "anger"))
 
 
-def test_clips_with_missing_files_are_skipped_with_their_line(tmp_path):
+def test_absent_files_are_skipped_with_their_line(tmp_path):
     path = write(tmp_path, "video,audio,label\nx.mp4,,a\ny.mp4,y.wav,a\n", "x.mp4", "y.mp4")
-    clips, skipped, _ = read_manifest(path)
-    assert [clip.record.clip_id for clip in clips] == ["x"]
+    found, skipped, *_ = read_manifest(path)
+    assert [clip.record.clip_id for clip in found] == ["x"]
     assert skipped == {"y": f"{path} line 3: there is no file {tmp_path / 'y.wav'}"}
 
 
@@ -66,8 +68,16 @@ def test_clips_with_missing_files_are_skipped_with_their_line(tmp_path):
         ("video,label\n", "lists no clips"),
         ("video,label\nx.mp4,\n", "line 2: the label is empty"),
         ("video,label\nx.mp4,a\n,a\n", "line 3: neither video nor audio"),
-        ("video,label\nx.mp4,a,b\n", "line 2 has more fields than the header"),
-        ("video,label\nx.mp4,a\nx.mp4,b\n", r"line 3: clip 'x' was listed before \(.* line 2\)"),
+        ("video,label\nx.mp4,a,b\n", "line 2: has more fields than the header"),
+        (
+            "video,label\nx.mp4,a\nx.mp4,b\n",
+            "line 3: clip 'x' is labelled 'b' here and 'a' in line 2",
+        ),
+        ("video,label\nx.mp4,a\nx.mp4,a\n", r"line 3: clip 'x' was listed before \(line 2\)"),
+        ("video,label,label\nx.mp4,a,a\n", "names a column twice"),
+        ("video,label\nx.mp4,NaN\n", "line 2: label 'NaN' means that there is none"),
+        ("video,label\nx.mp4,Joy\ny.mp4,joy \nz.mp4,jo y\n", "line 4: label 'jo y' differs from"),
+        ('video,label\nx.mp4,\'a\n"y"z,b\n', "line 3 cannot be read as CSV"),
         ("video,label,start\nx.mp4,a,soon\n", "line 2: start 'soon' is not a time"),
         ("video,label,start\nx.mp4,a,-1\n", "line 2: start '-1' is not a time"),
         ("video,label,end\nx.mp4,a,inf\n", "line 2: end 'inf' is not a time"),
@@ -75,12 +85,12 @@ def test_clips_with_missing_files_are_skipped_with_their_line(tmp_path):
         ("video,label,split\nx.mp4,a,dev\n", "line 2: unknown split 'dev'; write train"),
     ],
 )
-def test_errors_name_the_line(tmp_path, text, message):
+def test_faults_are_named_with_their_line(tmp_path, text, message):
     with pytest.raises(InputError, match=message):
         read_manifest(write(tmp_path, text, "x.mp4"))
 
 
-def test_unknown_labels_and_repeated_classes_are_refused(tmp_path):
+def test_labels_outside_the_named_classes(tmp_path):
     path = write(tmp_path, "video,label\nx.mp4,joy\n", "x.mp4")
     with pytest.raises(InputError, match=r"line 2: label 'joy' is none of the classes a, b"):
         read_manifest(path, ["a", "b"])
@@ -88,10 +98,84 @@ def test_unknown_labels_and_repeated_classes_are_refused(tmp_path):
         read_manifest(path, ["joy", "joy"])
 
 
-def test_unreadable_file_is_refused(tmp_path):
+def test_what_is_no_csv(tmp_path):
     path = tmp_path / "clips.csv"
     with pytest.raises(InputError, match=r"clips\.csv cannot be read"):
         read_manifest(path)
-    path.write_bytes(b"video,label\n\xff\xfe,a\n")
-    with pytest.raises(InputError, match=r"clips\.csv cannot be read as CSV in UTF-8"):
+    for content in (b"PK\x03\x04\x14\0\x06\0", b"\xd0\xcf\x11\xe0\xa1\xb1"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"clips\.csv is a spreadsheet.*save it as CSV"):
+            read_manifest(path)
+    for content in (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", b"\xff\xfeabc"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"clips\.csv is no text"):
+            read_manifest(path)
+
+
+LINES = ("video,label,group,start", "x.mp4,très bien,Zoë,1.5", "y.mp4,joy,Max,")
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "cp1252"])
+def test_tables_of_spreadsheets(tmp_path, separator, encoding):
+    write(tmp_path, "", "x.mp4", "y.mp4")
+    path = tmp_path / "clips.csv"
+    header, *lines = (line.replace(",", separator) for line in LINES)
+    decimal = [line.replace("1.5", "1.5" if separator == "," else "1,5") for line in lines]
+    rows = [header + 2 * separator, "", 3 * separator, *(f"{line}{separator}" for line in decimal)]
+    path.write_bytes(("\r\n".join(rows) + "\r\n").encode(encoding))
+    found, skipped, classes, notes = read_manifest(path)
+    assert [known(clip) for clip in found] == [
+        ("x@1.5-", 1, "Zoë", ""),
+        ("y", 0, "Max", ""),
+    ]
+    assert (skipped, classes) == ({}, ("joy", "très bien"))
+    assert found[0].start == 1.5
+    assert [note for note in notes if "Windows-1252" in note] == notes
+    assert bool(notes) == (encoding == "cp1252")
+
+
+def test_a_first_line_may_name_the_delimiter(tmp_path):
+    path = write(tmp_path, "sep=|\nVideo|Label\nx.mp4|joy\n|joy\n", "x.mp4")
+    with pytest.raises(InputError, match="line 4: neither video nor audio"):
         read_manifest(path)
+
+
+def test_all_faults_are_told_at_once(tmp_path):
+    lines = ["video,label,start", "x.mp4,,soon", "x.mp4,joy,", "y.mp4,nan,", "x.mp4,grief,"]
+    path = write(tmp_path, "\n".join(lines), "x.mp4")
+    with pytest.raises(InputError) as error:
+        read_manifest(path)
+    message = str(error.value)
+    assert message.startswith(f"{path} has 4 faults: line 2: the label is empty;")
+    assert "; line 2: start 'soon' is not a time" in message
+    assert "; line 4: label 'nan' means" in message
+    assert "; line 5: clip 'x' is labelled 'grief' here and 'joy' in line 3" in message
+    path.write_text("video,label\n" + ",joy\n" * 25, encoding="utf-8")
+    with pytest.raises(InputError, match=r"25 faults: .* line 21: [^;]*; name a file; and 5 more$"):
+        read_manifest(path)
+
+
+def test_one_cut_has_one_label_whatever_its_id(tmp_path):
+    header = "video,label,start,end,id\n"
+    cuts = "x.mp4,joy,0,2,a\n./x.mp4,grief,,2.0,b\n"
+    with pytest.raises(InputError, match="line 3: clip 'b' is labelled 'grief' here and 'joy' in"):
+        read_manifest(write(tmp_path, header + cuts, "x.mp4"))
+    others = "x.mp4,joy,0,2,a\nx.mp4,grief,2,4,b\nx.mp4,joy,0,2,c\n"
+    assert len(read_manifest(write(tmp_path, header + others)).clips) == 3
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_may_differ_by_their_unicode_form(tmp_path, form):
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    on_disk = unicodedata.normalize(form, "Zoë/très bien.mp4")
+    text = f"video,label,group\nZoë/très bien.mp4,é,Zoë\n{on_disk},é,Zoë\nZoë/é.mp4,é,Zoë\n"
+    lines = unicodedata.normalize(other, text).splitlines()
+    lines[2] = unicodedata.normalize(form, lines[2]) + ",own"
+    lines[0] += ",id"
+    path = write(tmp_path, "\n".join(lines), on_disk)
+    found, skipped, classes, _ = read_manifest(path)
+    assert {clip.video for clip in found} == {tmp_path / on_disk}
+    assert len(found) == 2 and classes == ("é",)
+    assert {clip.record.group for clip in found} == {"Zoë"}
+    assert "line 4: there is no file" in next(iter(skipped.values()))

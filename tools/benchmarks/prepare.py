@@ -36,7 +36,7 @@ SETTINGS = PreparationSettings("fixed", 15, 224, pair_video_only=False)
 
 def videos(source: Path) -> list[raw.RawClip]:
     """Returns the folder's videos, without sound."""
-    clips, _ = raw.find_raw(source, pair_video_only=False)
+    clips, *_ = raw.find_raw(source, pair_video_only=False)
     silent = [clip._replace(audio=None) for clip in clips if clip.video is not None]
     if not silent:
         raise InputError(f"{source} holds no videos; name another folder")
