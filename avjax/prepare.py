@@ -13,6 +13,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 import functools
 import json
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -22,8 +23,8 @@ from tqdm import tqdm
 
 from avjax.data.records import PreparedClip
 from avjax.errors import InputError
-from avjax.preparation import face_detector, media, ravdess_files, shards
-from avjax.preparation.clip import Detector, prepare_clip, sound_features
+from avjax.preparation import face_detector, media, notes, ravdess_files, shards
+from avjax.preparation.clip import Detector, explained, prepare_clip, sound_features
 from avjax.preparation.clip_store import (
     ClipStore,
     PreparationSettings,
@@ -34,6 +35,7 @@ from avjax.preparation.manifest import read_manifest
 from avjax.preparation.publish import SUMMARY_FILE, Summary, fingerprint, publish
 from avjax.preparation.raw_clip import RawClip
 from avjax.preparation.shards import Shard
+from avjax.preparation.sound import read_sound
 from avjax.preparation.stopwatch import Stopwatch
 from avjax.runtime import compilation
 from avjax.runtime.versions import versions
@@ -50,6 +52,7 @@ def prepare(
     make_detector: Callable[[], Detector] | None = None,
     shard: Shard | None = None,
     workers: int | None = None,
+    debug: bool = False,
 ) -> Summary:
     """Prepares every clip that can be, and writes the dataset.
 
@@ -66,6 +69,7 @@ def prepare(
       shard: prepare this share of the clips only, into ``<out>.shard-*``, and write no dataset:
         `avjax.preparation.shards.merge` does.
       workers: clips in hand at once; by default as many as there are cores.
+      debug: print the traceback of every clip that fails.
 
     Returns:
       What was done, also written into ``out`` as ``prepare.json``, beside ``contact_sheet.png``.
@@ -92,6 +96,7 @@ def prepare(
         settings=settings,
         make_detector=make_detector if import_crops is None else None,
         workers=workers or compilation.available_cores(),
+        debug=debug,
     )
     if shard is not None:
         with open_clip_store(shard.directory(out), settings) as store:
@@ -123,6 +128,7 @@ def prepare_clips(
     settings: PreparationSettings,
     make_detector: Callable[[], Detector] | None,
     workers: int,
+    debug: bool = False,
 ) -> Summary:
     """Finishes those clips that the store has not, several at once, and tells of all.
 
@@ -136,6 +142,7 @@ def prepare_clips(
       settings: profile and sizes.
       make_detector: as for `prepare`; None imports crops.
       workers: clips in hand at once.
+      debug: print the traceback of every clip that fails.
     """
     began = time.monotonic()
     watch = Stopwatch()
@@ -148,6 +155,8 @@ def prepare_clips(
         try:
             prepared = _prepare_source(clip, settings, detector, watch, threads)
         except InputError as error:
+            if debug:
+                traceback.print_exc()
             return str(error)
         with watch.phase("write"):
             store.save(clip.key, prepared)
@@ -165,7 +174,9 @@ def prepare_clips(
             raise
     skipped.update((name, reason) for name, reason in sorted(reasons.items()) if reason)
     facts = [(c, load_facts(store.path(c.key))) for c in clips if store.has(c.key)]
-    lacking = [(c.record.clip_id, c.lacks(f["has_audio"], f["has_video"])) for c, f in facts]
+    lacking = [
+        (c.record.clip_id, _lacks(c, f["has_audio"], f["has_video"], f["notes"])) for c, f in facts
+    ]
     return Summary(
         written=len(facts),
         skipped=skipped,
@@ -174,7 +185,15 @@ def prepare_clips(
         prepared_now=sum(reason is None for reason in reasons.values()),
         seconds=round(time.monotonic() - began, 1),
         phases=watch.seconds(),
+        notes={c.record.clip_id: f["notes"] for c, f in facts if f["notes"]},
     )
+
+
+def _lacks(clip: RawClip, has_audio: bool, has_video: bool, told: Sequence[str]) -> str:
+    """Describes missing streams; a file listed as video that is sound alone lacks none."""
+    if notes.NO_VIDEO in told:
+        clip = clip._replace(video=None)
+    return clip.lacks(has_audio, has_video)
 
 
 def _prepare_source(
@@ -191,7 +210,7 @@ def _prepare_source(
         reference profile a video without a face, which the reference cannot take.
     """
     if detector is None and source.video is not None:
-        with watch.phase("decode"):
+        with watch.phase("decode"), explained(source.video):
             clip = _import_crops(source, settings, source.video)
     else:
         clip = prepare_clip(
@@ -208,10 +227,11 @@ def _prepare_source(
             end=source.end,
             log_mels=settings.log_mels,
         )
-    lacks = source.lacks(clip.has_audio, clip.has_video)
+    lacks = _lacks(source, clip.has_audio, clip.has_video, clip.notes)
     if not (clip.has_audio or clip.has_video):
         raise InputError(f"{lacks or f'no sound in {source.audio}'}; replace the file")
-    if settings.profile == "reference" and source.video is not None and not clip.has_video:
+    shows = source.video is not None and notes.NO_VIDEO not in clip.notes
+    if settings.profile == "reference" and shows and not clip.has_video:
         raise InputError(lacks)
     return clip
 
@@ -232,9 +252,10 @@ def _import_crops(source: RawClip, settings: PreparationSettings, path: Path) ->
             f"{path} holds {frames.dtype} {list(frames.shape)} instead of uint8 {list(expected)}; "
             "set --num_frames and --image_size to what the crops have"
         )
-    samples = None if source.audio is None else media.read_audio(source.audio)
-    heard = sound_features(samples, log_mels=settings.log_mels)
-    return PreparedClip(frames, heard.mfcc, heard.has_audio, True, 0, heard.log_mel)
+    sound = None if source.audio is None else read_sound(source.audio)
+    heard = sound_features(None if sound is None else sound.samples, log_mels=settings.log_mels)
+    told = () if sound is None else sound.notes
+    return PreparedClip(frames, heard.mfcc, heard.has_audio, True, 0, heard.log_mel, told)
 
 
 def _is_occupied(path: Path) -> bool:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 NO_VIDEO = "no video track: taken as sound alone"
-NO_SOUND_TRACK = "no sound track"
 DEINTERLACED = "deinterlaced"
 HDR = "HDR tone-mapped"
 SIZE_CHANGES = "frames change their size"
@@ -22,8 +21,9 @@ def track(kind: str, number: int, total: int, reason: str) -> str:
 
 
 def turned(degrees: int, mirrored: bool) -> str:
-    """Tells that frames were turned as the file's display matrix says."""
-    return f"turned upright (rotated by {degrees} degrees{', mirrored' if mirrored else ''})"
+    """Tells that frames were turned clockwise as the file's display matrix says."""
+    way = f"{360 - degrees} degrees counterclockwise" if degrees > 180 else f"{degrees} degrees"
+    return f"turned upright (rotated by {way}{', mirrored' if mirrored else ''})"
 
 
 def scaled_pixels(aspect: Fraction) -> str:

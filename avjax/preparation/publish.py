@@ -29,6 +29,7 @@ class Summary(NamedTuple):
       prepared_now: number of clips prepared by this run, without those of earlier runs.
       seconds: duration of this run.
       phases: seconds of each phase (decode, sound, detect, crop, write), summed over threads.
+      notes: what was decided on the user's behalf, by clip, see `avjax.preparation.notes`.
     """
 
     written: int
@@ -38,12 +39,14 @@ class Summary(NamedTuple):
     prepared_now: int
     seconds: float
     phases: dict[str, float]
+    notes: dict[str, tuple[str, ...]] = {}  # noqa: RUF012
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
         """Restores a summary from the JSON of `_asdict`, including that of earlier versions."""
         fields = {"incomplete": {}, "phases": stored.get("stages", {}), **stored}
         fields.pop("stages", None)
+        fields["notes"] = {name: tuple(texts) for name, texts in stored.get("notes", {}).items()}
         return cls(**fields)
 
 

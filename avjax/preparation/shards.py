@@ -204,4 +204,5 @@ def _sum(summaries: Sequence[Summary]) -> Summary:
         prepared_now=sum(summary.prepared_now for summary in summaries),
         seconds=round(sum(summary.seconds for summary in summaries), 1),
         phases=phases,
+        notes={k: v for summary in summaries for k, v in summary.notes.items()},
     )
