@@ -10,6 +10,7 @@ if __name__ == "__main__":  # before the slow imports
 import dataclasses
 import functools
 import json
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -24,9 +25,9 @@ from avjax.data.records import PreparedClip
 from avjax.errors import InputError
 from avjax.models.network import Network
 from avjax.models.networks import build_network
-from avjax.preparation.clip import Detector, prepare_clip
+from avjax.preparation.clip import Detector, explained, prepare_clip
+from avjax.preparation.container import has_video
 from avjax.preparation.face_detector import default_detector
-from avjax.preparation.media import SOUND_SUFFIXES
 from avjax.runs.saved_model import ModelCard, load_model
 from avjax.training.step import Batch, present_streams
 
@@ -40,15 +41,19 @@ class Prediction:
       probabilities: probability of every class, by name, in the model's order.
       missing: the streams, of those that the network reads, that the clip lacked; the network saw
         zeros.
+      notes: what preparation decided by itself, such as "deinterlaced"; see
+        `avjax.preparation.notes`.
     """
 
     label: str
     probabilities: dict[str, float]
     missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Returns the prediction as a JSON-serialisable dict."""
-        return {**dataclasses.asdict(self), "missing": list(self.missing)}
+        lists = {"missing": list(self.missing), "notes": list(self.notes)}
+        return dataclasses.asdict(self) | lists
 
     def __str__(self) -> str:
         """Formats one line per class, the most probable first."""
@@ -56,6 +61,7 @@ class Prediction:
         lines = [f"  {name:12}{probability:6.1%}" for name, probability in ranked]
         if self.missing:
             lines.append(f"  without {' and '.join(self.missing)}")
+        lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 
 
@@ -220,11 +226,13 @@ class Model:
         )
         values = np.asarray(jax.nn.softmax(logits[0].astype(np.float64)), float)
         probabilities = dict(zip(self.card.classes, values.tolist(), strict=True))
-        return Prediction(max(probabilities, key=probabilities.__getitem__), probabilities, missing)
+        label = max(probabilities, key=probabilities.__getitem__)
+        return Prediction(label, probabilities, missing, clip.notes)
 
     def _prepare(self, path: Path) -> PreparedClip:
         inputs = self._net.inputs
-        sound_only = path.suffix.lower() in SOUND_SUFFIXES or "video" not in inputs.streams
+        with explained(path):
+            sound_only = "video" not in inputs.streams or not has_video(path)
         return prepare_clip(
             None if sound_only else path,
             path,
@@ -288,13 +296,16 @@ def _array(name: str, value: Any) -> np.ndarray:
         raise InputError(f"{name} is not an array ({error}); give a NumPy or JAX array") from error
 
 
-def predict_clips(model: Model, paths: list[str], as_json: bool = False) -> int:
+def predict_clips(
+    model: Model, paths: list[str], as_json: bool = False, debug: bool = False
+) -> int:
     """Prints the prediction of every clip, or an error line if it fails.
 
     Args:
       model: the model.
       paths: raw clips.
       as_json: print one line of JSON per clip.
+      debug: print the traceback of every clip that fails.
 
     Returns:
       Exit status: 0, or 1 if a clip failed.
@@ -304,6 +315,8 @@ def predict_clips(model: Model, paths: list[str], as_json: bool = False) -> int:
         try:
             prediction = model.predict(path)
         except InputError as error:
+            if debug:
+                traceback.print_exc()
             print(f"error: {error}", file=sys.stderr)
             status = cli.INPUT_STATUS
             continue

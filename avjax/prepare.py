@@ -13,6 +13,7 @@ if __name__ == "__main__":  # before the slow imports
 import functools
 import json
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -21,8 +22,8 @@ import numpy as np
 
 from avjax.data.records import PreparedClip
 from avjax.errors import InputError
-from avjax.preparation import face_detector, media, ravdess_files, shards
-from avjax.preparation.clip import Detector, prepare_clip, sound_features
+from avjax.preparation import face_detector, media, notes, ravdess_files, shards
+from avjax.preparation.clip import Detector, explained, prepare_clip, sound_features
 from avjax.preparation.clip_store import (
     ClipStore,
     PreparationSettings,
@@ -34,6 +35,7 @@ from avjax.preparation.manifest import read_manifest
 from avjax.preparation.publish import SUMMARY_FILE, Summary, fingerprint, publish
 from avjax.preparation.raw_clip import RawClip
 from avjax.preparation.shards import Shard
+from avjax.preparation.sound import read_sound
 from avjax.preparation.stopwatch import Stopwatch
 from avjax.runtime import compilation
 from avjax.runtime.progress import progress_bar
@@ -51,6 +53,7 @@ def prepare(
     make_detector: Callable[[], Detector] | None = None,
     shard: Shard | None = None,
     workers: int | None = None,
+    debug: bool = False,
 ) -> Summary:
     """Prepares all clips, skipping unusable ones, and writes the dataset.
 
@@ -69,6 +72,7 @@ def prepare(
       shard: prepare only this share of the clips, into ``<out>.shard-*``, without a dataset; see
         `avjax.preparation.shards.merge`.
       workers: clips processed at once; by default the number of cores.
+      debug: print the traceback of every clip that fails.
 
     Returns:
       The summary, also written to ``out`` as ``prepare.json``, beside ``contact_sheet.png``.
@@ -78,9 +82,9 @@ def prepare(
         holds something else or cannot be written, or another process is preparing it.
     """
     settings.check()
-    clips, skipped, notes, classes = _find(source, import_crops, manifest, classes, settings)
+    clips, skipped, source_notes, classes = _find(source, import_crops, manifest, classes, settings)
     settings = settings._replace(classes=tuple(classes))
-    inventory = Inventory.of(clips, classes, notes)
+    inventory = Inventory.of(clips, classes, source_notes)
     print(inventory, flush=True)
     counts = inventory._asdict()
     if import_crops is None:
@@ -91,6 +95,7 @@ def prepare(
         settings=settings,
         make_detector=make_detector if import_crops is None else None,
         workers=workers or compilation.available_cores(),
+        debug=debug,
     )
     if shard is not None:
         with open_clip_store(shard.directory(out), settings) as store:
@@ -141,6 +146,7 @@ def prepare_clips(
     settings: PreparationSettings,
     make_detector: Callable[[], Detector] | None,
     workers: int,
+    debug: bool = False,
 ) -> Summary:
     """Prepares the clips that the store lacks, in parallel, and summarises all clips.
 
@@ -154,6 +160,7 @@ def prepare_clips(
       settings: profile and sizes.
       make_detector: as for `prepare`; None imports crops.
       workers: clips processed at once.
+      debug: print the traceback of every clip that fails.
     """
     start = time.monotonic()
     watch = Stopwatch()
@@ -166,6 +173,8 @@ def prepare_clips(
         try:
             prepared = _prepare_source(clip, settings, detector, watch, threads)
         except InputError as error:
+            if debug:
+                traceback.print_exc()
             return str(error)
         with watch.phase("write"):
             store.save(clip.key, prepared)
@@ -184,7 +193,9 @@ def prepare_clips(
             raise
     skipped.update((name, reason) for name, reason in sorted(reasons.items()) if reason)
     facts = [(c, load_facts(store.path(c.key))) for c in clips if store.has(c.key)]
-    incomplete = [(c.record.clip_id, c.lacks(f["has_audio"], f["has_video"])) for c, f in facts]
+    incomplete = [
+        (c.record.clip_id, _lacks(c, f["has_audio"], f["has_video"], f["notes"])) for c, f in facts
+    ]
     return Summary(
         written=len(facts),
         skipped=skipped,
@@ -193,7 +204,15 @@ def prepare_clips(
         prepared_now=sum(reason is None for reason in reasons.values()),
         seconds=round(time.monotonic() - start, 1),
         phases=watch.seconds(),
+        notes={c.record.clip_id: f["notes"] for c, f in facts if f["notes"]},
     )
+
+
+def _lacks(clip: RawClip, has_audio: bool, has_video: bool, told: Sequence[str]) -> str:
+    """Describes missing streams; a file listed as video that is sound alone lacks none."""
+    if notes.NO_VIDEO in told:
+        clip = clip._replace(video=None)
+    return clip.lacks(has_audio, has_video)
 
 
 def _prepare_source(
@@ -210,7 +229,7 @@ def _prepare_source(
         profile, a video without a face, which the reference does not support.
     """
     if detector is None and source.video is not None:
-        with watch.phase("decode"):
+        with watch.phase("decode"), explained(source.video):
             clip = _import_crops(source, settings, source.video)
     else:
         clip = prepare_clip(
@@ -227,10 +246,11 @@ def _prepare_source(
             end=source.end,
             log_mels=settings.log_mels,
         )
-    reason = source.lacks(clip.has_audio, clip.has_video)
+    reason = _lacks(source, clip.has_audio, clip.has_video, clip.notes)
     if not (clip.has_audio or clip.has_video):
         raise InputError(f"{reason or f'no sound in {source.audio}'}; replace the file")
-    if settings.profile == "reference" and source.video is not None and not clip.has_video:
+    has_frames = source.video is not None and notes.NO_VIDEO not in clip.notes
+    if settings.profile == "reference" and has_frames and not clip.has_video:
         raise InputError(reason)
     return clip
 
@@ -251,9 +271,12 @@ def _import_crops(source: RawClip, settings: PreparationSettings, path: Path) ->
             f"{path} holds {frames.dtype} {list(frames.shape)} instead of uint8 {list(expected)}; "
             "set --num_frames and --image_size to those of the crops"
         )
-    samples = None if source.audio is None else media.read_audio(source.audio)
-    sound = sound_features(samples, log_mels=settings.log_mels)
-    return PreparedClip(frames, sound.mfcc, sound.has_audio, True, 0, sound.log_mel)
+    sound = None if source.audio is None else read_sound(source.audio)
+    features = sound_features(None if sound is None else sound.samples, log_mels=settings.log_mels)
+    clip_notes = () if sound is None else sound.notes
+    return PreparedClip(
+        frames, features.mfcc, features.has_audio, True, 0, features.log_mel, clip_notes
+    )
 
 
 def _is_occupied(path: Path) -> bool:

@@ -216,7 +216,7 @@ def test_command_prints_predictions_and_errors(checkpoint, clip, tmp_path, monke
     out, err = capsys.readouterr()
     (line,) = map(json.loads, out.splitlines())
     assert line["clip"] == str(clip)
-    assert set(line) == {"clip", "label", "probabilities", "missing"}
+    assert set(line) == {"clip", "label", "probabilities", "missing", "notes"}
     errors = err.splitlines()
     assert [error.startswith("error: ") for error in errors] == [True, True]
     assert "text.mp4" in errors[0]

@@ -12,6 +12,7 @@ import pytest
 from avjax import prepare as command
 from avjax.data.folds import Filter
 from avjax.data.pipeline import open_dataset
+from avjax.data.ravdess_dataset_builder import VERSION
 from avjax.errors import InputError
 from avjax.preparation.shards import Shard, merge
 from avjax.prepare import SUMMARY_FILE, PreparationSettings, main, prepare
@@ -86,7 +87,7 @@ def test_killed_run_resumes_to_the_same_bytes(source, prepared, killed):
     out, _ = killed
     staged = out.with_name("DATA.partial")
     assert {path.suffix for path in (staged / "clips").iterdir()} == {".npz"}
-    partial = staged / "dataset" / "ravdess_faces" / "1.0.0"  # as if killed while publishing
+    partial = staged / "dataset" / "ravdess_faces" / VERSION  # as if killed while publishing
     partial.mkdir(parents=True)
     (partial / "dataset_info.json").write_text("{")
     summary = prepare(source, out, SETTINGS, make_detector=WholeFrame)

@@ -13,6 +13,9 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_string(
         "checkpoint", None, "A run (its best epoch) or a converted checkpoint.", flag_values=values
     )
+    flags.DEFINE_bool(
+        "debug", False, "Show the traceback of a clip that fails.", flag_values=values
+    )
     flags.DEFINE_bool("json", False, "Print one line of JSON per clip.", flag_values=values)
 
 
@@ -28,4 +31,4 @@ def job(values: flags.FlagValues, positional: list[str]) -> int:
         from avjax.runtime import compilation
 
     compilation.keep_compiled_programs()
-    return predict_clips(Model.load(values.checkpoint), positional, values.json)
+    return predict_clips(Model.load(values.checkpoint), positional, values.json, values.debug)

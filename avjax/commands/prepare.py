@@ -62,6 +62,7 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     switch("merge", "Make the dataset of the shards beside --out.")
     number("workers", None, "Clips processed at once (default: number of cores).")
     switch("strict", "Exit with status 1 if any clip was skipped.")
+    switch("debug", "Show the traceback of every clip that cannot be prepared.")
 
 
 def job(values: flags.FlagValues, positional: list[str]) -> int:
@@ -125,17 +126,21 @@ def _prepare(values: flags.FlagValues, out: Path, shard: "Shard | None") -> "Sum
         classes=values.classes,
         shard=shard,
         workers=values.workers,
+        debug=values.debug,
     )
 
 
 def _report(summary: "Summary", out: Path) -> None:
     """Prints the summary."""
+    from avjax.preparation import notes
     from avjax.preparation.publish import SHEET_FILE
 
     for name, reason in summary.skipped.items():
         print(f"skipped {name}: {reason}")
     for name, reason in summary.incomplete.items():
         print(f"written incomplete {name}: {reason}")
+    for note, clips in notes.kinds(summary.notes).items():
+        print(f"note: {note}: {len(clips)} clips ({clips[0]}{', ...' if clips[1:] else ''})")
     rate = summary.prepared_now / summary.seconds if summary.seconds else 0.0
     speed = f", {rate:.2f} clips per second" if summary.prepared_now else ""
     print(

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from avjax.data.records import ClipRecord, DatasetMetadata, PreparedClip
 from avjax.models.network import N_MFCC
 
-VERSION = "1.0.0"
+VERSION = "1.1.0"  # 1.0 chose frames by number, 1.1 by the time at which they are shown
 
 
 class RavdessFaces(tfds.core.GeneratorBasedBuilder):

@@ -25,6 +25,7 @@ class PreparedClip(NamedTuple):
       has_video: whether any frame has a face.
       faceless: number of selected frames without a face.
       log_mel: log-mel spectrogram, zeros if the clip has no sound; None if not requested.
+      notes: what preparation decided on the user's behalf, see `avjax.preparation.notes`.
     """
 
     frames: UInt8[np.ndarray, "n s s 3"]
@@ -33,6 +34,7 @@ class PreparedClip(NamedTuple):
     has_video: bool
     faceless: int = 0
     log_mel: Float[np.ndarray, "t m"] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def audio_steps(seconds: float) -> int:

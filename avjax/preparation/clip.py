@@ -1,5 +1,8 @@
 """Prepares one raw clip, both for datasets and for prediction."""
 
+import contextlib
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -14,12 +17,25 @@ from avjax.data.records import (
     window_samples,
 )
 from avjax.errors import InputError
-from avjax.preparation import media
+from avjax.preparation import media, notes
+from avjax.preparation.container import NoVideoError
 from avjax.preparation.crops import NoFaceError, fixed_crops, reference_crops
+from avjax.preparation.frames import (
+    Selection,
+    Timeline,
+    batches,
+    broken_off,
+    frames_at,
+    frames_numbered,
+    read_timeline,
+)
+from avjax.preparation.sound import Sound, read_sound
 from avjax.preparation.stopwatch import Stopwatch
 
 PROFILES = ("fixed", "reference")
 REFERENCE_FRAMES = 108  # 3.6 s at 30 frames per second
+_REACH_TOLERANCE = 0.05  # seconds that a window may lack: a frame, a block of sound
+_TELLING_SECONDS = 0.25  # of a window that a stream lacks
 
 
 class Detector(Protocol):
@@ -72,36 +88,172 @@ def prepare_clip(
       InputError: a file cannot be read, or ends before ``start``.
     """
     watch = watch or Stopwatch()
-    with watch.phase("sound"):
-        samples = None if audio is None else media.read_audio(audio, start=start, end=end)
-        sound = sound_features(samples, seconds, log_mels)
-    black = np.zeros((num_frames, image_size, image_size, 3), np.uint8)
-    if video is None:
-        return PreparedClip(black, sound.mfcc, sound.has_audio, False, 0, sound.log_mel)
-    assert detector is not None, "frames need a face detector"
-    with watch.phase("decode"):
-        times = media.frame_times(video, start, end)
-        if profile == "reference":
-            indices = _reference_indices(video, len(times), num_frames)
-        else:
-            length = None if samples is None else len(samples) / SAMPLE_RATE
-            window_start = None if length is None else _window_start(length, seconds)
-            indices = even_indices(times, num_frames, window_start, seconds)
-        images = media.read_frames(video, indices, threads=threads, start=start)
-    with watch.phase("detect"):
-        image_boxes = detector.largest_boxes(images)
-    order = np.unique(indices, return_inverse=True)[1]  # a short clip repeats frames
-    boxes = [image_boxes[i] for i in order]
-    faceless = sum(box is None for box in boxes)
+    with explained(video or audio):
+        told: dict[str, None] = {}  # in order, each once
+        timeline = None
+        with watch.phase("decode"):
+            if video is not None:
+                timeline = _timeline(video, audio, start, end, told)
+        with watch.phase("sound"):
+            # A sound file beside a video begins where the video is first shown.
+            lead = timeline.origin if timeline is not None and audio != video else 0.0
+            stop = None if end is None else end - lead
+            sound = None if audio is None else read_sound(audio, start=start - lead, end=stop)
+            length = _length(sound, timeline)
+            window = Window(_window_start(length, seconds), seconds)
+            samples = None if sound is None else _within(sound, window, audio, told)
+            features = sound_features(samples, seconds, log_mels)
+        clip = PreparedClip(
+            np.zeros((num_frames, image_size, image_size, 3), np.uint8),
+            features.mfcc,
+            features.has_audio,
+            False,
+            log_mel=features.log_mel,
+        )
+        if timeline is not None and video is not None:
+            assert detector is not None, "frames need a face detector"
+            shown = window if profile == "fixed" else Window(0.0, WINDOW_SECONDS)
+            heard = None if sound is None else len(sound.samples) / SAMPLE_RATE
+            _tell_extent("video", timeline.begin, timeline.end, heard, shown, told)
+            _check_reach(video, "video", timeline.end, timeline.announced, shown, told)
+            with watch.phase("decode"):
+                if profile == "fixed":
+                    times = even_times(timeline.begin, timeline.end, num_frames, shown).tolist()
+                    selection = frames_at(video, times, threads=threads, start=start)
+                else:
+                    numbers = reference_indices(num_frames)
+                    selection = frames_numbered(video, numbers, threads=threads, start=start)
+            if not selection.images:
+                count = selection.decoded
+                raise InputError(f"{video} has only {count} frames; replace the file")
+            told.update(dict.fromkeys(selection.notes))
+            clip = _with_faces(clip, selection, profile, detector, watch, told)
+        if sound is not None and features.has_audio:
+            found = len(sound.samples) / SAMPLE_RATE
+            seen = None if timeline is None else timeline.end
+            _tell_extent("sound", sound.begin, found, seen, window, told)
+        return clip._replace(notes=tuple(told))
+
+
+class Window(NamedTuple):
+    """A clip's window, in seconds from the clip's start."""
+
+    start: float
+    seconds: float
+
+    @property
+    def end(self) -> float:
+        """Where it ends."""
+        return self.start + self.seconds
+
+
+@contextlib.contextmanager
+def explained(path: Path | None) -> Iterator[None]:
+    """Makes one InputError of whatever a library raises on one clip."""
     try:
-        crop = reference_crops if profile == "reference" else fixed_crops
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        text = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path} cannot be prepared ({type(error).__name__}: {text}); replace the file, or see "
+            "the traceback with --debug"
+        ) from error
+
+
+def _timeline(
+    video: Path, audio: Path | None, start: float, end: float | None, told: dict[str, None]
+) -> Timeline | None:
+    """Returns when frames are shown; None for sound alone, which need not be a sound file."""
+    try:
+        return read_timeline(video, start, end)
+    except NoVideoError:
+        if audio is None:
+            raise
+        told[notes.NO_VIDEO] = None
+        return None
+
+
+def _length(sound: Sound | None, timeline: Timeline | None) -> float:
+    """Returns the clip's length in seconds: its sound's, or without sound its video's."""
+    if sound is not None:
+        return sound.announced or len(sound.samples) / SAMPLE_RATE
+    return 0.0 if timeline is None else timeline.announced or timeline.end
+
+
+def _within(
+    sound: Sound, window: Window, path: Path | None, told: dict[str, None]
+) -> Float[np.ndarray, "s"]:
+    """Returns samples of which the window is the centre."""
+    told.update(dict.fromkeys(sound.notes))
+    if sound.announced is None:
+        return sound.samples
+    found = len(sound.samples) / SAMPLE_RATE
+    _check_reach(path, "sound", found, sound.announced, window, told)
+    first = round(window.start * SAMPLE_RATE)
+    return sound.samples[first : first + window_samples(window.seconds)]
+
+
+def _check_reach(
+    path: Path | None,
+    kind: str,
+    end: float,
+    announced: float | None,
+    window: Window,
+    told: dict[str, None],
+) -> None:
+    """Tells of a stream that breaks off, or raises InputError if the window needs the rest."""
+    if announced is None:
+        return
+    if end < min(window.end, announced) - _REACH_TOLERANCE:
+        raise InputError(broken_off(path, end, announced))
+    told[notes.broken_off(kind, end, announced)] = None
+
+
+def _tell_extent(
+    kind: str,
+    begin: float,
+    end: float,
+    other_end: float | None,
+    window: Window,
+    told: dict[str, None],
+) -> None:
+    """Tells of a stream that begins within the window, or ends there before the other does."""
+    if begin > window.start + _TELLING_SECONDS:
+        told[notes.begins(kind, begin)] = None
+    if other_end is not None and end < min(window.end, other_end) - _TELLING_SECONDS:
+        told[notes.ends(kind, max(0.0, end - window.start), window.seconds)] = None
+
+
+def _with_faces(
+    clip: PreparedClip,
+    selection: Selection,
+    profile: str,
+    detector: Detector,
+    watch: Stopwatch,
+    told: dict[str, None],
+) -> PreparedClip:
+    """Finds and crops the faces of selected frames."""
+    with watch.phase("detect"):
+        groups = batches(selection.images)
+        found = [box for group in groups for box in detector.largest_boxes(group)]
+    boxes = [found[i] for i in selection.order]  # a short clip repeats frames
+    faceless = sum(box is None for box in boxes)
+    if faceless:
+        told[notes.faceless(faceless, len(boxes))] = None
+    num_frames, image_size = clip.frames.shape[:2]
+    crop = reference_crops if profile == "reference" else fixed_crops
+    try:
         with watch.phase("crop"):
-            frames = crop([images[i] for i in order], boxes, image_size)
+            frames = crop([selection.images[i] for i in selection.order], boxes, image_size)
     except NoFaceError:
-        return PreparedClip(black, sound.mfcc, sound.has_audio, False, faceless, sound.log_mel)
-    missing = num_frames - len(frames)
-    frames = np.concatenate([frames, black[:missing]]) if missing else frames
-    return PreparedClip(frames, sound.mfcc, sound.has_audio, True, faceless, sound.log_mel)
+        return clip._replace(faceless=faceless)
+    if len(frames) < num_frames:
+        frames = np.concatenate([frames, clip.frames[len(frames) :]])
+    return clip._replace(frames=frames, has_video=True, faceless=faceless)
 
 
 class SoundFeatures(NamedTuple):
@@ -132,17 +284,24 @@ def sound_features(
     return SoundFeatures(media.mfcc(window), True, log_mel)
 
 
-def _reference_indices(video: Path, available: int, num_frames: int) -> list[int]:
-    indices = [i for i in reference_indices(num_frames) if i < available]
-    if not indices:
-        raise InputError(f"{video} has only {available} frames; replace the file")
-    return indices
-
-
 def reference_indices(num_frames: int) -> list[int]:
     """Returns the reference's frame numbers: the middles of equal parts of the first 108 frames."""
     half = REFERENCE_FRAMES // (2 * num_frames)
     return [i * REFERENCE_FRAMES // num_frames + half for i in range(num_frames)]
+
+
+def even_times(begin: float, end: float, num_frames: int, window: Window) -> Float[np.ndarray, "n"]:
+    """Returns the middles of equal parts of what is shown of a window.
+
+    Args:
+      begin: when the video is first shown, in seconds.
+      end: when it ceases to be shown.
+      num_frames: number of parts.
+      window: the window; outside the video, its nearest end is returned.
+    """
+    first = min(max(window.start, begin), end)
+    last = max(min(window.end, end), first)
+    return first + (np.arange(num_frames) + 0.5) / num_frames * (last - first)
 
 
 def even_indices(
@@ -151,7 +310,7 @@ def even_indices(
     start: float | None = None,
     seconds: float = WINDOW_SECONDS,
 ) -> list[int]:
-    """Returns the frame numbers at the middles of equal parts of a window.
+    """Returns the numbers of the frames shown at the middles of equal parts of a window.
 
     Args:
       times: start time of each frame in seconds.
@@ -159,14 +318,11 @@ def even_indices(
       start: start of the window in seconds; None centres the window in the video.
       seconds: length of the window.
     """
-    frame_seconds = (times[-1] - times[0]) / max(1, len(times) - 1)
-    if start is None:
-        start = _window_start(times[-1] + frame_seconds, seconds)
-    inside = np.flatnonzero((times >= start) & (times < start + seconds))
-    if not len(inside):
-        inside = np.array([np.abs(times - start).argmin()])
-    middles = (np.arange(num_frames) + 0.5) / num_frames * len(inside)
-    return inside[middles.astype(int)].tolist()
+    end = times[-1] + np.diff(times[-2:]).sum()
+    window = Window(_window_start(end, seconds) if start is None else start, seconds)
+    middles = even_times(times[0], end, num_frames, window)
+    numbers = np.searchsorted(times, middles + 1e-3, side="right") - 1
+    return np.maximum(numbers, 0).tolist()
 
 
 def _window_start(length: float, seconds: float) -> float:

@@ -18,7 +18,7 @@ from avjax.preparation.settings import PreparationSettings
 from avjax.runtime import files
 
 _CLIPS, _LOCK, _SETTINGS = "clips", "lock", "settings.json"
-_FACTS = ("has_audio", "has_video", "faceless")  # the scalar fields of a clip
+_FACTS = ("has_audio", "has_video", "faceless")  # the scalar fields of a clip, with its notes
 NO_SPACE = "free some space and run the same command again to resume"
 
 
@@ -44,6 +44,7 @@ class ClipStore:
         """
         frames = clip.frames if clip.has_video else clip.frames[:0]
         arrays = {k: v for k, v in clip._asdict().items() if v is not None} | {"frames": frames}
+        arrays["notes"] = np.array(clip.notes, str)
         with (
             files.explain_full_disk(self.directory, NO_SPACE),
             files.atomic_file(self.path(key)) as file,
@@ -72,9 +73,10 @@ def load_clip(path: Path) -> PreparedClip:
 
 
 def load_facts(path: Path) -> dict[str, Any]:
-    """Reads a clip's scalar fields, without its arrays."""
+    """Reads a clip's scalar fields and notes, without its arrays."""
     with np.load(path) as arrays:
-        return {name: arrays[name].item() for name in _FACTS}
+        notes = tuple(arrays["notes"].tolist()) if "notes" in arrays else ()  # not in earlier ones
+        return {**{name: arrays[name].item() for name in _FACTS}, "notes": notes}
 
 
 @contextlib.contextmanager

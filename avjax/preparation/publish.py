@@ -31,6 +31,7 @@ class Summary(NamedTuple):
       phases: seconds of each phase (decode, sound, detect, crop, write), summed over threads.
       inventory: what the source held, the fields of `avjax.preparation.inventory.Inventory`;
         None from earlier versions.
+      notes: what was decided on the user's behalf, by clip, see `avjax.preparation.notes`.
     """
 
     written: int
@@ -41,12 +42,14 @@ class Summary(NamedTuple):
     seconds: float
     phases: dict[str, float]
     inventory: Mapping[str, Any] | None = None
+    notes: dict[str, tuple[str, ...]] = {}  # noqa: RUF012
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
         """Restores a summary from the JSON of `_asdict`, including that of earlier versions."""
         fields = {"incomplete": {}, "phases": stored.get("stages", {}), **stored}
         fields.pop("stages", None)
+        fields["notes"] = {name: tuple(texts) for name, texts in stored.get("notes", {}).items()}
         return cls(**fields)
 
 

@@ -205,4 +205,5 @@ def _sum(summaries: Sequence[Summary]) -> Summary:
         seconds=round(sum(summary.seconds for summary in summaries), 1),
         phases=phases,
         inventory=summaries[0].inventory,  # every shard counts the whole source
+        notes={k: v for summary in summaries for k, v in summary.notes.items()},
     )

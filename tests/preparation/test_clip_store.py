@@ -17,7 +17,8 @@ NAME = "01-01-03-01-01-01-07"
 
 def clip(has_video: bool = True) -> PreparedClip:
     frames = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
-    return PreparedClip(frames, np.ones((4, 10), np.float32), True, has_video, 1)
+    mfcc, told = np.ones((4, 10), np.float32), ("deinterlaced",)
+    return PreparedClip(frames, mfcc, True, has_video, 1, notes=told)
 
 
 def test_clip_is_restored(tmp_path):
@@ -28,8 +29,13 @@ def test_clip_is_restored(tmp_path):
         restored = load_clip(store.path(NAME))
     np.testing.assert_array_equal(restored.frames, clip().frames)
     np.testing.assert_array_equal(restored.mfcc, clip().mfcc)
-    assert restored[2:] == (True, True, 1, None)
-    assert load_facts(store.path(NAME)) == {"has_audio": True, "has_video": True, "faceless": 1}
+    assert restored[2:] == (True, True, 1, None, ("deinterlaced",))
+    assert load_facts(store.path(NAME)) == {
+        "has_audio": True,
+        "has_video": True,
+        "faceless": 1,
+        "notes": ("deinterlaced",),
+    }
 
 
 def test_clip_without_a_face_has_no_frames(tmp_path):

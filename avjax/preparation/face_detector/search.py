@@ -20,6 +20,7 @@ OVERLAP_IN_LEVEL, OVERLAP = 0.5, 0.7  # non-maximum suppression thresholds
 # Batch sizes of R-Net and O-Net, rounded up to powers of two so that few shapes are compiled.
 # Larger batches exceed a CPU's caches, and O-Net takes up to twice as long per crop.
 SMALLEST_BUCKET, LARGEST_BUCKET = 16, 32
+_INTEGRAL_BYTES = 2**29  # most that a thread's integral images take, but for one of a larger frame
 
 
 class _Candidates(NamedTuple):
@@ -86,13 +87,18 @@ class FaceDetector:
         boxes: list[Float32[np.ndarray, "4"] | None] = [None] * len(frames)
         for min_face_size in self._min_face_sizes:
             missing = [i for i, box in enumerate(boxes) if box is None]
-            for start in range(0, len(missing), self._batch_size):
-                batch = missing[start : start + self._batch_size]
+            size = self._frames_at_once(frames) if missing else 1
+            for start in range(0, len(missing), size):
+                batch = missing[start : start + size]
                 integrals = self._integrals([frames[i] for i in batch])
                 faces = self._detect(integrals, min_face_size)
                 for position, i in enumerate(batch):
                     boxes[i] = _largest(faces.box[faces.frame == position])
         return boxes
+
+    def _frames_at_once(self, frames: UInt8[np.ndarray, "n h w 3"]) -> int:
+        """Returns the batch size, less where frames are so large that memory would suffer."""
+        return max(1, min(self._batch_size, _INTEGRAL_BYTES // (4 * max(1, frames[0].size))))
 
     def _integrals(
         self, frames: Sequence[UInt8[np.ndarray, "h w 3"]]
@@ -102,6 +108,7 @@ class FaceDetector:
         Allocating new pages would take longer than the computation.
         """
         height, width = frames[0].shape[:2]
+        # Pages of an array that are never written take no memory.
         shape = (self._batch_size, height + 1, width + 1, 3)
         buffer = getattr(self._thread_local, "integrals", None)
         if buffer is None or buffer.shape != shape:

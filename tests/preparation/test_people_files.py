@@ -1,0 +1,124 @@
+"""Files as people have them, each written here and checked for the right frames and samples."""
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from avjax.errors import InputError
+from avjax.preparation import frames, mixdown, notes
+from avjax.preparation.clip import prepare_clip
+from avjax.preparation.container import has_video
+from avjax.preparation.sound import read_audio, read_sound
+from tests.clips import WholeFrame, frame, tone, write_sound, write_video
+
+
+def prepare(video, audio, num_frames=4, **cut):
+    return prepare_clip(
+        video,
+        audio,
+        profile="fixed",
+        num_frames=num_frames,
+        image_size=16,
+        detector=WholeFrame(),
+        **cut,
+    )
+
+
+def test_a_colon_is_no_protocol_and_a_name_says_nothing(tmp_path):
+    video = write_video(tmp_path / "clip.mp4", 10, sound=tone(0.5))
+    for name in ("a:b.mp4", "concat:x", "-clip", "clip.wav"):
+        copy = tmp_path / name
+        copy.write_bytes(video.read_bytes())
+        assert has_video(copy)
+        np.testing.assert_array_equal(read_audio(copy), read_audio(video))
+
+
+def test_sound_alone_in_a_video_container(tmp_path):
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        track = container.add_stream("aac", rate=48000, layout="mono")
+        block = av.AudioFrame.from_ndarray(tone(1)[None], format="fltp", layout="mono")
+        block.sample_rate = 48000
+        container.mux(track.encode(block))
+        container.mux(track.encode(None))
+    assert not has_video(path)
+    clip = prepare(path, path)
+    assert (clip.has_audio, clip.has_video) == (True, False)
+    assert clip.notes == (notes.NO_VIDEO,)
+
+
+def test_frames_are_those_shown_at_their_times(tmp_path):
+    times = [0, 0.1, 0.2, 1.2, 1.3, 1.4]  # a second without frames
+    path = write_video(tmp_path / "hole.mp4", 6, times=times)
+    shown = frames.frames_at(path, [0.05, 0.15, 0.7, 1.19, 1.25])
+    assert shown.order == [0, 1, 2, 2, 3]
+    means = [image.mean() for image in shown.images]
+    np.testing.assert_allclose(means, [frame(i).mean() for i in range(4)], atol=1.5)
+    clip = prepare(path, None, 2, start=0.5, end=1.1)  # a cut inside the hole
+    np.testing.assert_allclose(clip.frames.mean((1, 2, 3)), frame(2).mean(), atol=1.5)
+
+
+def test_channels_keep_the_voice(tmp_path):
+    voice = tone(1, 22050)
+    still = np.zeros_like(voice)
+    for channels, heard in (
+        ([voice, -voice], 1.0),
+        ([voice, still], 1.0),
+        ([still + 1e-3, still, voice, still, still, still], 0.5),
+    ):
+        mix, told = mixdown.mono(np.stack(channels, 1).astype(np.float32), tmp_path)
+        assert np.abs(mix).max() >= 0.5 * heard * np.abs(voice).max()
+        assert told
+    stereo = np.stack([voice, 0.8 * voice], 1)
+    np.testing.assert_array_equal(mixdown.mono(stereo, tmp_path)[0], stereo.mean(1))
+
+
+def test_samples_that_are_no_sound(tmp_path):
+    voice = tone(0.5, 22050)
+    faulty = voice.copy()
+    faulty[7] = np.nan
+    path = tmp_path / "nan.wav"
+    soundfile.write(path, faulty, 22050, subtype="FLOAT")
+    with pytest.raises(InputError, match=r"nan\.wav holds a sample that is nan"):
+        read_audio(path)
+    soundfile.write(path, np.stack([faulty, voice], 1), 22050, subtype="FLOAT")
+    sound = read_sound(path)
+    np.testing.assert_array_equal(sound.samples, voice)
+    assert sound.notes == ("1 of 2 channels left out: not finite",)
+    soundfile.write(path, voice * 32768, 22050, subtype="FLOAT")
+    np.testing.assert_allclose(read_audio(path), voice, atol=1e-6)
+
+
+def test_a_header_that_promises_more(tmp_path):
+    path = write_sound(tmp_path / "cut.wav", tone(4, 22050), 22050)
+    path.write_bytes(path.read_bytes()[: 44 + 2 * 22050 * 2])
+    with pytest.raises(InputError, match=r"cut\.wav breaks off after 2\.0 of 4\.0 seconds"):
+        prepare(None, path)
+    path = write_sound(tmp_path / "end.wav", tone(8, 22050), 22050)
+    path.write_bytes(path.read_bytes()[: 44 + 7 * 22050 * 2])
+    clip = prepare(None, path)
+    assert clip.notes == ("sound breaks off after 7.0 of 8.0 s, behind the window",)
+
+
+def test_tiny_files_and_impostors_are_one_line(tmp_path):
+    tiny = write_sound(tmp_path / "tiny.wav", tone(1)[:1])
+    with pytest.raises(InputError, match=r"tiny\.wav holds 1 sound samples"):
+        read_audio(tiny)
+    slow = write_sound(tmp_path / "slow.wav", tone(0.3), 8)
+    with pytest.raises(InputError, match="has 8 samples a second by its header"):
+        read_audio(slow)
+    for text, message in (
+        ("version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+        ("<!DOCTYPE html><html></html>", "is a saved web page"),
+        ("", "is empty"),
+    ):
+        path = tmp_path / "clip.mp4"
+        path.write_text(text)
+        with pytest.raises(InputError, match=message):
+            prepare(path, path)
+
+
+def test_kinds_of_notes():
+    told = {"a": ("3 of 15 frames without a face",), "b": ("4 of 15 frames without a face", "x")}
+    assert notes.kinds(told) == {"... of ... frames without a face": ["a", "b"], "x": ["b"]}
