@@ -326,8 +326,11 @@ def test_unusable_ones_are_listed(odd, made_of_odd):
         "01-01-05-01-01-01-09": f"{folder}/01-01-05-01-01-01-09.mp4 cannot be",
         "01-01-06-01-01-01-09": f"{folder}/03-01-06-01-01-01-09.wav cannot be read as sound",
         f"{folder}/holiday.mp4": "holiday.mp4 is not a RAVDESS name",
-        f"{folder}/again/Actor_09/01-01-01-01-01-01-09.mp4": "was already found as",
     }
     assert skipped.keys() == reasons.keys()
     for what, reason in reasons.items():
         assert reason in skipped[what]
+    repeat = f"{folder}/again/Actor_09/01-01-01-01-01-01-09.mp4"
+    assert f"1 files repeat a clip and are left out, such as {repeat}" in "".join(
+        made_of_odd[1].inventory["notes"]
+    )
