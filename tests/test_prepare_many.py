@@ -316,7 +316,7 @@ def test_odd_clips_are_written(made_of_odd):
     assert batch["has_video"].all()
     one, _, _, uneven = batch["frames"]
     np.testing.assert_array_equal(one[0], one[1])
-    assert uneven[0].mean() < uneven[1].mean()
+    np.testing.assert_allclose(uneven[:2].mean((1, 2, 3)), frame(60).mean(), atol=2)
     assert np.isfinite(batch["audio"]).all()
 
 
@@ -324,8 +324,8 @@ def test_unusable_ones_are_listed(odd, made_of_odd):
     skipped = made_of_odd[1].skipped
     folder = odd / "Actor_09"
     reasons = {
-        "01-01-05-01-01-01-09": f"{folder}/01-01-05-01-01-01-09.mp4 cannot be",
-        "01-01-06-01-01-01-09": f"{folder}/03-01-06-01-01-01-09.wav cannot be read as sound",
+        "01-01-05-01-01-01-09": f"{folder}/01-01-05-01-01-01-09.mp4 is empty",
+        "01-01-06-01-01-01-09": f"{folder}/03-01-06-01-01-01-09.wav cannot be decoded",
         f"{folder}/holiday.mp4": "holiday.mp4 is not a RAVDESS name",
         f"{folder}/again/Actor_09/01-01-01-01-01-01-09.mp4": "was already found as",
     }

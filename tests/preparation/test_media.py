@@ -154,7 +154,7 @@ def test_times_start_at_zero(video):
 
 def test_decoding_stops_at_the_last_chosen_frame(video, monkeypatch):
     decoded = []
-    opened = media.av.open
+    opened = av.open
 
     class Counting:
         def __init__(self, container):
