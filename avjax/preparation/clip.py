@@ -19,7 +19,7 @@ from avjax.data.records import (
 from avjax.errors import InputError
 from avjax.preparation import media, notes
 from avjax.preparation.container import NoVideoError
-from avjax.preparation.crops import NoFaceError, fixed_crops, reference_crops
+from avjax.preparation.crops import Boxes, NoFaceError, fixed_crops, reference_crops
 from avjax.preparation.frames import (
     Selection,
     Timeline,
@@ -88,8 +88,8 @@ def prepare_clip(
       InputError: a file cannot be read, or ends before ``start``.
     """
     watch = watch or Stopwatch()
+    told: dict[str, None] = {}  # in order, each once
     with explained(video or audio):
-        told: dict[str, None] = {}  # in order, each once
         timeline = None
         with watch.phase("decode"):
             if video is not None:
@@ -99,40 +99,52 @@ def prepare_clip(
             lead = timeline.origin if timeline is not None and audio != video else 0.0
             stop = None if end is None else end - lead
             sound = None if audio is None else read_sound(audio, start=start - lead, end=stop)
-            length = _length(sound, timeline)
-            window = Window(_window_start(length, seconds), seconds)
+            window = Window(_window_start(_length(sound, timeline), seconds), seconds)
             samples = None if sound is None else _within(sound, window, audio, told)
             features = sound_features(samples, seconds, log_mels)
-        clip = PreparedClip(
-            np.zeros((num_frames, image_size, image_size, 3), np.uint8),
-            features.mfcc,
-            features.has_audio,
-            False,
-            log_mel=features.log_mel,
-        )
+        heard = None if sound is None else len(sound.samples) / SAMPLE_RATE
+        if sound is not None and heard is not None and features.has_audio:
+            seen = None if timeline is None else timeline.end
+            _tell_extent("sound", sound.begin, heard, seen, window, told)
+        selection = None
         if timeline is not None and video is not None:
-            assert detector is not None, "frames need a face detector"
             shown = window if profile == "fixed" else Window(0.0, WINDOW_SECONDS)
-            heard = None if sound is None else len(sound.samples) / SAMPLE_RATE
             _tell_extent("video", timeline.begin, timeline.end, heard, shown, told)
             _check_reach(video, "video", timeline.end, timeline.announced, shown, told)
             with watch.phase("decode"):
-                if profile == "fixed":
-                    times = even_times(timeline.begin, timeline.end, num_frames, shown).tolist()
-                    selection = frames_at(video, times, threads=threads, start=start)
-                else:
-                    numbers = reference_indices(num_frames)
-                    selection = frames_numbered(video, numbers, threads=threads, start=start)
-            if not selection.images:
-                count = selection.decoded
-                raise InputError(f"{video} has only {count} frames; replace the file")
+                selection = _select(video, timeline, profile, num_frames, shown, threads, start)
             told.update(dict.fromkeys(selection.notes))
-            clip = _with_faces(clip, selection, profile, detector, watch, told)
-        if sound is not None and features.has_audio:
-            found = len(sound.samples) / SAMPLE_RATE
-            seen = None if timeline is None else timeline.end
-            _tell_extent("sound", sound.begin, found, seen, window, told)
-        return clip._replace(notes=tuple(told))
+    black = np.zeros((num_frames, image_size, image_size, 3), np.uint8)
+    clip = PreparedClip(black, features.mfcc, features.has_audio, False, log_mel=features.log_mel)
+    if selection is not None:
+        assert detector is not None, "frames need a face detector"
+        with watch.phase("detect"):
+            groups = batches(selection.images)
+            found = [box for group in groups for box in detector.largest_boxes(group)]
+        boxes = [found[i] for i in selection.order]  # a short clip repeats frames
+        with watch.phase("crop"), explained(video):
+            clip = _with_faces(clip, selection, boxes, profile, told)
+    return clip._replace(notes=tuple(told))
+
+
+def _select(
+    video: Path,
+    timeline: Timeline,
+    profile: str,
+    num_frames: int,
+    shown: "Window",
+    threads: int,
+    start: float,
+) -> Selection:
+    """Decodes the frames that the profile takes from a window."""
+    if profile == "fixed":
+        times = even_times(timeline.begin, timeline.end, num_frames, shown).tolist()
+        return frames_at(video, times, threads=threads, start=start)
+    numbers = reference_indices(num_frames)
+    selection = frames_numbered(video, numbers, threads=threads, start=start)
+    if not selection.images:
+        raise InputError(f"{video} has only {selection.decoded} frames; replace the file")
+    return selection
 
 
 class Window(NamedTuple):
@@ -149,7 +161,7 @@ class Window(NamedTuple):
 
 @contextlib.contextmanager
 def explained(path: Path | None) -> Iterator[None]:
-    """Makes one InputError of whatever a library raises on one clip."""
+    """Makes one InputError of whatever a library raises on one clip's files."""
     try:
         yield
     except (InputError, MemoryError):
@@ -231,24 +243,18 @@ def _tell_extent(
 def _with_faces(
     clip: PreparedClip,
     selection: Selection,
+    boxes: Boxes,
     profile: str,
-    detector: Detector,
-    watch: Stopwatch,
     told: dict[str, None],
 ) -> PreparedClip:
-    """Finds and crops the faces of selected frames."""
-    with watch.phase("detect"):
-        groups = batches(selection.images)
-        found = [box for group in groups for box in detector.largest_boxes(group)]
-    boxes = [found[i] for i in selection.order]  # a short clip repeats frames
+    """Crops the faces of selected frames."""
     faceless = sum(box is None for box in boxes)
     if faceless:
         told[notes.faceless(faceless, len(boxes))] = None
     num_frames, image_size = clip.frames.shape[:2]
     crop = reference_crops if profile == "reference" else fixed_crops
     try:
-        with watch.phase("crop"):
-            frames = crop([selection.images[i] for i in selection.order], boxes, image_size)
+        frames = crop([selection.images[i] for i in selection.order], boxes, image_size)
     except NoFaceError:
         return clip._replace(faceless=faceless)
     if len(frames) < num_frames:
