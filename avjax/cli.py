@@ -1,6 +1,7 @@
 """What every command line of avjax shares: flags without global state, one-line errors."""
 
 import errno
+import io
 import os
 import re
 import sys
@@ -49,6 +50,8 @@ def run(
       130 when interrupted (143 by a termination signal), 141 when nobody reads the output any
       more. Any other exception is a bug and propagates with its traceback.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names may hold what a terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
     logging.set_verbosity(logging.WARNING)
