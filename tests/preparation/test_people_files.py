@@ -59,6 +59,85 @@ def test_frames_are_those_shown_at_their_times(tmp_path):
     np.testing.assert_allclose(clip.frames.mean((1, 2, 3)), frame(2).mean(), atol=1.5)
 
 
+def encode(path, images, pixel_format="yuv420p", set_up=lambda track: None, **options):
+    """Writes H.264 with options of the encoder and the track."""
+    with av.open(str(path), "w") as container:
+        track = container.add_stream("libx264", rate=25, options=options)
+        track.height, track.width = images[0].shape[:2]
+        track.pix_fmt = pixel_format
+        set_up(track)
+        for image in images:
+            picture = av.VideoFrame.from_ndarray(image, format="rgb24")
+            container.mux(track.encode(picture.reformat(format=pixel_format)))
+        container.mux(track.encode(None))
+    return path
+
+
+def test_frames_are_turned_upright(tmp_path):
+    image = np.full((64, 96, 3), 40, np.uint8)
+    image[:16, :24] = 200  # a bright corner, top left
+    for degrees, corner in ((90, (-8, 8)), (180, (-8, -8)), (270, (8, -8))):  # counterclockwise
+        path = encode(
+            tmp_path / f"{degrees}.mp4",
+            [image] * 3,
+            set_up=lambda track, turn=degrees: track.set_display_rotation(turn),
+        )
+        shown = frames.frames_at(path, [0.0])
+        assert shown.images[0].shape[:2] == ((64, 96) if degrees == 180 else (96, 64))
+        assert shown.images[0][corner].mean() == pytest.approx(200, abs=8)
+        assert shown.notes[0].startswith("turned upright")
+
+
+def test_interlaced_and_hdr_frames_are_told(tmp_path):
+    images = [frame(3 * i, 160, 128) for i in range(12)]
+    path = encode(tmp_path / "fields.mp4", images, **{"x264-params": "interlaced=1:tff=1"})
+    shown = frames.frames_at(path, [0.1, 0.42])
+    assert shown.notes == (notes.DEINTERLACED,)
+    means = [image.mean() for image in shown.images]
+    np.testing.assert_allclose(means, [frame(6).mean(), frame(30).mean()], atol=3)
+
+    def hlg(track):
+        context = track.codec_context
+        context.color_trc, context.color_primaries, context.colorspace = 18, 9, 9
+
+    white = [np.full((64, 96, 3), 191, np.uint8)] * 3  # 75 % of signal: HLG's reference white
+    shown = frames.frames_at(encode(tmp_path / "hlg.mp4", white, "yuv420p10le", hlg), [0.0])
+    assert shown.notes == (notes.HDR,)
+    assert shown.images[0].mean() > 235
+
+
+def test_joined_recordings_follow_one_another(tmp_path):
+    first = write_video(tmp_path / "a.ts", [frame(i, 96, 64) for i in range(20)])
+    second = write_video(tmp_path / "b.ts", [frame(30 + i, 128, 96) for i in range(20)])
+    path = tmp_path / "both.ts"
+    path.write_bytes(first.read_bytes() + second.read_bytes())
+    assert frames.read_timeline(path).end == pytest.approx(4 / 3, abs=0.01)
+    whole = frames.frames_at(path, [0.5, 1.0])
+    np.testing.assert_allclose(
+        [image.mean() for image in whole.images], [frame(15).mean(), frame(40).mean()], atol=2
+    )
+    cut = frames.frames_at(path, [0.1], start=0.9)
+    np.testing.assert_array_equal(cut.images[0], whole.images[1])
+    assert notes.SIZE_CHANGES in prepare(path, None).notes
+
+
+def test_a_silent_track_gives_way_and_sound_keeps_its_moment(tmp_path):
+    path = tmp_path / "tracks.mkv"
+    with av.open(str(path), "w") as container:
+        tracks = [container.add_stream("pcm_s16le", rate=48000, layout="mono") for _ in range(2)]
+        for track, samples, second in zip(tracks, (0 * tone(2), tone(1)), (0, 1), strict=True):
+            values = (samples * 32767).astype(np.int16)[None]
+            block = av.AudioFrame.from_ndarray(values, format="s16", layout="mono")
+            block.sample_rate, block.pts = 48000, second * 48000
+            container.mux(track.encode(block))
+            container.mux(track.encode(None))
+    sound = read_sound(path, 48000)
+    assert sound.notes == ("sound track 2 of 2 taken: those before it are silent",)
+    assert sound.begin == pytest.approx(1, abs=0.002)
+    assert not sound.samples[:47000].any()
+    np.testing.assert_allclose(sound.samples[48000:95000], tone(1)[:47000], atol=1e-3)
+
+
 def test_channels_keep_the_voice(tmp_path):
     voice = tone(1, 22050)
     still = np.zeros_like(voice)
