@@ -94,7 +94,7 @@ def test_lacks_names_the_missing_streams(tmp_path):
     clip = RawClip(record, "a", video, sound)
     assert clip.lacks(has_audio=True, has_video=True) == ""
     assert clip.lacks(has_audio=False, has_video=True) == f"no sound in {sound}"
-    assert clip.lacks(False, False) == f"no face clips in {video} and no sound in {sound}"
+    assert clip.lacks(False, False) == f"no face found in {video} and no sound in {sound}"
     assert RawClip(record, "a", None, sound).lacks(has_audio=True, has_video=False) == ""
     assert RawClip(record, "a", video, None).lacks(has_audio=False, has_video=True) == ""
 
@@ -108,7 +108,7 @@ def test_misnamed_and_repeated_videos_are_listed(tmp_path):
 
 
 def test_folder_without_clips_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no clips clips in"):
+    with pytest.raises(InputError, match="no clips found in"):
         find_raw(tmp_path, pair_video_only=False)
     with pytest.raises(InputError, match="there is no folder"):
         find_raw(tmp_path / "gone", pair_video_only=False)
