@@ -50,8 +50,6 @@ def run(
       (143 by a termination signal), 141 for a broken pipe. Any other exception is a bug and
       propagates with its traceback.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names may hold what a terminal cannot show
-        sys.stdout.reconfigure(errors="backslashreplace")
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "Show this help.", short_name="h", flag_values=values)
     logging.set_verbosity(logging.WARNING)
@@ -83,7 +81,7 @@ def run(
 
 
 def _print_anything() -> None:
-    """Lets output be printed that a terminal's encoding lacks, such as names of files."""
+    """Escapes characters that a terminal's encoding lacks, such as those in file names."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
