@@ -92,17 +92,10 @@ def test_the_sound_of_an_unpaired_silent_video_is_a_clip_of_its_own(tmp_path):
 def test_what_files_should_hold_and_do_not(tmp_path):
     video, sound = tmp_path / "a.mp4", tmp_path / "a.wav"
     record = ClipRecord("a", "group_b", label=0)
-<<<<<<< HEAD
     both = RawClip(record, "a", video, sound)
     assert both.lacks(has_audio=True, has_video=True) == ""
     assert both.lacks(has_audio=False, has_video=True) == f"no sound in {sound}"
     assert both.lacks(False, False) == f"no face found in {video} and no sound in {sound}"
-=======
-    clip = RawClip(record, "a", video, sound)
-    assert clip.lacks(has_audio=True, has_video=True) == ""
-    assert clip.lacks(has_audio=False, has_video=True) == f"no sound in {sound}"
-    assert clip.lacks(False, False) == f"no face found in {video} and no sound in {sound}"
->>>>>>> wt-words-b
     assert RawClip(record, "a", None, sound).lacks(has_audio=True, has_video=False) == ""
     assert RawClip(record, "a", video, None).lacks(has_audio=False, has_video=True) == ""
 
@@ -238,13 +231,8 @@ def test_misnamed_files_of_an_actor_are_listed(tmp_path):
     assert notes == []
 
 
-<<<<<<< HEAD
 def test_no_clips(tmp_path):
     with pytest.raises(InputError, match=r"no clips found in .*; expected files such as"):
-=======
-def test_folder_without_clips_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no clips found in"):
->>>>>>> wt-words-b
         find_raw(tmp_path, pair_video_only=False)
     with pytest.raises(InputError, match="there is no folder"):
         find_raw(tmp_path / "gone", pair_video_only=False)
