@@ -8,6 +8,8 @@ import av
 import numpy as np
 import soundfile
 
+from avjax.preparation.publish import SUMMARY_FILE
+
 
 def frame(number: int, width: int = 96, height: int = 64) -> np.ndarray:
     """Returns a grey RGB frame; higher numbers are brighter."""
@@ -75,3 +77,9 @@ class WholeFrame:
         height, width = frames.shape[1:3]
         box = np.array([0, 0, width, height], np.float64)
         return [box if self.faces else None for _ in frames]
+
+
+def read_files(dataset: Path) -> dict[str, bytes]:
+    """Returns the content of a dataset's files except the summary, which holds times."""
+    paths = sorted(path for path in dataset.iterdir() if path.name != SUMMARY_FILE)
+    return {path.name: path.read_bytes() for path in paths}

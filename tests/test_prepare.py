@@ -18,7 +18,7 @@ from avjax.errors import InputError
 from avjax.preparation import publish
 from avjax.preparation.face_detector.weights import PACKAGE
 from avjax.prepare import PreparationSettings, main, prepare
-from tests.clips import WholeFrame, tone, write_sound, write_video
+from tests.clips import WholeFrame, read_files, tone, write_sound, write_video
 
 SETTINGS = PreparationSettings(profile="fixed", num_frames=4, image_size=64, pair_video_only=False)
 FLAGS = ["--num_frames=4", "--image_size=64"]
@@ -81,12 +81,6 @@ def cli(monkeypatch, capsys):
         return status, captured.out, errors
 
     return run
-
-
-def read_files(directory):
-    """Returns the content of all files except the summary, which holds times."""
-    paths = sorted(path for path in directory.iterdir() if path.name != command.SUMMARY_FILE)
-    return {path.name: path.read_bytes() for path in paths}
 
 
 # ---------------------------------------------------------------------------------------- dataset

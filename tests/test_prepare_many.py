@@ -16,7 +16,7 @@ from avjax.data.ravdess_dataset_builder import VERSION
 from avjax.errors import InputError
 from avjax.preparation.shards import Shard, merge
 from avjax.prepare import SUMMARY_FILE, PreparationSettings, main, prepare
-from tests.clips import WholeFrame, frame, tone, write_sound, write_video
+from tests.clips import WholeFrame, frame, read_files, tone, write_sound, write_video
 
 SETTINGS = PreparationSettings(profile="fixed", num_frames=2, image_size=64, pair_video_only=False)
 NAMES = [f"01-01-0{i}-01-01-01-0{actor}" for actor in (5, 7) for i in (3, 4, 5)]
@@ -37,12 +37,6 @@ def source(tmp_path_factory):
 def prepared(source, tmp_path_factory):
     out = tmp_path_factory.mktemp("prepared") / "DATA"
     return out, prepare(source, out, SETTINGS, make_detector=WholeFrame, workers=1)
-
-
-def read_files(directory):
-    """Returns the content of all files except the summary, which holds times."""
-    paths = sorted(path for path in directory.iterdir() if path.name != SUMMARY_FILE)
-    return {path.name: path.read_bytes() for path in paths}
 
 
 # ---------------------------------------------------------------------- killed and concurrent runs

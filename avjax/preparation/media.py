@@ -38,7 +38,6 @@ __all__ = [
 WINDOW_SAMPLES = window_samples(WINDOW_SECONDS)
 N_FFT = 2048
 MEL_GAIN = 4e5  # moves speech beyond log1p's linear range; background noise stays near 0
-SOUND_SUFFIXES = (".wav", ".flac")
 
 
 def fit_audio(
