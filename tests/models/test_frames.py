@@ -53,7 +53,7 @@ def features(variables, frames):
 def test_cpu_form_of_inference_equals_the_other_form(variables, clips):
     """The CPU form splits images into parts, fuses the first layers and merges the quarters."""
     stored = StoredFrames(PIXELS[:clips], np.array([True, False])[:clips], "fixed")
-    with forms("other"):
+    with forms("gpu"):
         expected = features(variables, stored.normalised())
     for frames in (stored, stored.normalised()):
         with forms("cpu"):

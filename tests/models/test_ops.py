@@ -10,7 +10,7 @@ from avjax.models import ops
 from avjax.models.ops import Dimmed, Map, Rows
 
 RNG = np.random.default_rng(0)
-FORMS = ("cpu", "other")
+KINDS = tuple(ops.FORMS)
 
 
 def normal(*shape):
@@ -81,6 +81,12 @@ READERS = {
         lambda m, k: ops.depthwise_conv3x3(m, k, 2),
         lambda y, k: xla_depthwise(y, k, 2),
         (5, 8, 6, 3),
+        (3, 3, 3),
+    ),
+    "repeated depthwise": (
+        lambda m, k: ops.depthwise_conv3x3(m, k, 2),
+        lambda y, k: xla_depthwise(y, k, 2),
+        (5, 8, 6, 3),
         (3, 3, 6),
     ),
     "conv1d": (lambda m, k: ops.conv1d(m, k, padding=0), xla_conv1d, (2, 9, 3), (3, 3, 4)),
@@ -112,11 +118,7 @@ PENDING = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("pending", PENDING)
-@pytest.mark.parametrize("reader", READERS)
-def test_readers_apply_pending_operations(reader, pending, relu, form):
+def check_reader(reader, pending, relu):
     operation, xla_operation, shape, kernel = READERS[reader]
     channels = shape[-1]
 
@@ -129,15 +131,53 @@ def test_readers_apply_pending_operations(reader, pending, relu, form):
         return xla_operation(jax.nn.relu(y) if relu else y, kernel)
 
     arguments = normal(*shape), *(normal(channels) for _ in range(3)), normal(*kernel)
-    with ops.forms(form):
-        assert_same_function(read, explicit, *arguments)
+    assert_same_function(read, explicit, *arguments)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_kernel_gradient_of_bfloat16_maps_is_summed_in_float32(form):
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("pending", PENDING)
+@pytest.mark.parametrize("reader", READERS)
+def test_readers_apply_pending_operations(reader, pending, relu, kind):
+    with ops.forms(kind):
+        check_reader(reader, pending, relu)
+
+
+CONVOLUTIONS = {"conv2d": ("conv2d", "dilated"), "max_pool": ("max_pool",)}
+DEPTHWISE = ("depthwise", "strided depthwise", "repeated depthwise")
+
+
+@pytest.mark.parametrize(
+    ("operation", "form"),
+    [
+        (operation, form)
+        for operation, alternatives in ops.ALTERNATIVES.items()
+        for form in alternatives
+        if operation in CONVOLUTIONS or operation.startswith("depthwise")
+    ],
+)
+def test_readers_compute_the_same_in_every_form(operation, form):
+    with ops.forms("gpu", **{operation: form}):
+        for reader in CONVOLUTIONS.get(operation, DEPTHWISE):
+            check_reader(reader, "affine", relu=True)
+
+
+def test_every_kind_of_device_has_a_form_of_each_operation():
+    for chosen in ops.FORMS.values():
+        assert chosen.keys() == ops.ALTERNATIVES.keys()
+        assert all(form in ops.ALTERNATIVES[operation] for operation, form in chosen.items())
+    with (
+        pytest.raises(ValueError, match="conv2d has no form origami"),
+        ops.forms("gpu", conv2d="origami"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kernel_gradient_of_bfloat16_maps_is_summed_in_float32(kind):
     x, dz, kernel = normal(5, 16, 16, 3), normal(5, 16, 16, 4), normal(3, 4)
     x, dz = x.astype(jnp.bfloat16), dz.astype(jnp.bfloat16)
-    with ops.forms(form):
+    with ops.forms(kind):
         vjp_fn = jax.vjp(lambda kernel: ops.conv1x1(x, kernel).x, kernel)[1]
         gradient = vjp_fn(dz)[0]
     expected = np.einsum("bhwi,bhwo->io", *(np.asarray(a, np.float64) for a in (x, dz)))
@@ -163,9 +203,9 @@ def plain_batch_norm(x, gamma, beta):
     return (x - x.mean(axes)) / jnp.sqrt(x.var(axes) + ops.EPSILON) * gamma + beta
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("constant", [False, True])
-def test_batch_norm_of_weighted_rows_equals_that_of_repeated_rows(constant, form):
+def test_batch_norm_of_weighted_rows_equals_that_of_repeated_rows(constant, kind):
     x, gamma, beta, shift = normal(4, 5, 5, 3), normal(3), normal(3), normal(3)
     repeats = np.array([2, 0, 1, 3])
     rows = np.repeat(np.arange(4), repeats)
@@ -178,7 +218,7 @@ def test_batch_norm_of_weighted_rows_equals_that_of_repeated_rows(constant, form
     def repeated(x, gamma, beta):
         return jax.nn.relu(plain_batch_norm(x[rows] + (shift if constant else 0), gamma, beta))
 
-    with ops.forms(form):
+    with ops.forms(kind):
         assert_same_function(weighted, repeated, x, gamma, beta)
         m = Map(x, bias=shift if constant else None, rows=Rows(weight))
         _, moments = ops.batch_norm(m, gamma, beta)
@@ -215,8 +255,8 @@ def test_batch_norm_statistics_are_summed_over_devices():
     np.testing.assert_allclose(half_gradients.reshape(x.shape), gradient, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_dimmed_rows_equal_explicit_rows(form):
+@pytest.mark.parametrize("kind", KINDS)
+def test_dimmed_rows_equal_explicit_rows(kind):
     """Pools a map of images together with their dimmed copies and a black image."""
     images, gamma, beta = normal(3, 8, 6, 4) + 3, jnp.array([1.0, -2, 0.5, -0.1]), normal(4)
     brightness = jnp.array([[1.0, 1, 1], [0.3, 0, 0.9]])
@@ -231,7 +271,7 @@ def test_dimmed_rows_equal_explicit_rows(form):
         m = Map(jnp.concatenate(rows), rows=Rows(weight))
         return xla_pool(ops.values(ops.relu(ops.batch_norm(m, gamma, beta)[0])))
 
-    with ops.forms(form):
+    with ops.forms(kind):
         assert_same_function(dimmed, explicit, images, gamma, beta)
 
 
@@ -260,8 +300,8 @@ def test_statistics_of_both_forms_agree(shape, dtype):
     m = Map(normal(*shape).astype(dtype), rows=Rows(jnp.ones(shape[0])))
     ones = jnp.ones(shape[-1])
     results = []
-    for form in FORMS:
-        with ops.forms(form):
+    for kind in KINDS:
+        with ops.forms(kind):
             results.append(ops.batch_norm(m, ones, ones)[1])
     for a, b in zip(*results, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

@@ -15,6 +15,7 @@ import pytest
 from jax import export
 
 from avjax.errors import InputError
+from avjax.models import ops
 from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.single_modality import AudioNet
 from avjax.models.variables import init_variables
@@ -207,7 +208,8 @@ def test_step_lowers_for_accelerators(platform, devices):
     arguments = (create_state(variables, optimizer), batch, jax.random.key(1))
     shapes = jax.eval_shape(lambda *x: x, *arguments)
     compiled = parallel.compile_train_step(step)
-    exported = export.export(compiled, platforms=[platform])(*shapes)
+    with ops.forms("gpu"):
+        exported = export.export(compiled, platforms=[platform])(*shapes)
     assert exported.platforms == (platform,)
     assert exported.nr_devices == devices
 

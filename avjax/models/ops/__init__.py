@@ -22,6 +22,7 @@ from avjax.models.ops.batch_norm import (
 from avjax.models.ops.channels import Channels, concat, in_order, shuffle, split
 from avjax.models.ops.convolution import conv1d, conv1x1, conv2d, depthwise_conv3x3
 from avjax.models.ops.device_axis import per_row, row_keys, total
+from avjax.models.ops.forms import ALTERNATIVES, FORMS, choose, forms
 from avjax.models.ops.inference import in_small_batches, quarters_at_once
 from avjax.models.ops.layers import (
     BatchNorm,
@@ -33,12 +34,13 @@ from avjax.models.ops.layers import (
     layer_norm,
 )
 from avjax.models.ops.map import Dimmed, Map, Rows, as_map, elementwise, materialise, relu, values
-from avjax.models.ops.platform import forms
 from avjax.models.ops.pooling import max_pool, max_pool_time, mean
 from avjax.models.ops.spatial import as_clips, as_images, join_quarters, quarters, take
 
 __all__ = [
+    "ALTERNATIVES",
     "EPSILON",
+    "FORMS",
     "BatchNorm",
     "Channels",
     "Conv1d",
@@ -54,6 +56,7 @@ __all__ = [
     "as_images",
     "as_map",
     "batch_norm",
+    "choose",
     "concat",
     "conv1d",
     "conv1x1",

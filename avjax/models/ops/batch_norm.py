@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from avjax.models.ops.device_axis import total
+from avjax.models.ops.forms import choose, jit
 from avjax.models.ops.map import Map, materialise
 from avjax.models.ops.sums import sum_positions
 
@@ -84,7 +85,7 @@ def _normalise(
     return _forward(x, gamma, beta, brightness, weight, axis_name)[0]
 
 
-@functools.partial(jax.jit, static_argnums=5)
+@jit(static_argnums=(5,))
 def _forward(x, gamma, beta, brightness, weight, axis_name):
     wide = jnp.promote_types(x.dtype, jnp.float32)
     weight = weight.astype(wide)
@@ -107,13 +108,32 @@ def _forward(x, gamma, beta, brightness, weight, axis_name):
 
 
 def _moments(x: Array, weight: Array, axis_name: str | None) -> Moments:
-    """Weights the rows' sums, not the rows: XLA then reads x without copying it."""
-    wide = weight.dtype
-    count = total(weight.sum() * math.prod(x.shape[1:-1]), axis_name)
-    sums = sum_positions(lambda x: x.astype(wide), x)
-    mean = total(weight @ sums, axis_name) / count
-    squares = sum_positions(lambda x, mean: jnp.square(x.astype(wide) - mean), x, mean)
-    return Moments(mean, total(weight @ squares, axis_name) / count, count)
+    """Weights the rows' sums, not the rows: XLA then reads x without copying it.
+
+    Forms: the variance around the mean (``two_passes``), or around the first row's mean, corrected
+    (``one_pass``), which loses nothing to rounding while the two means are alike.
+    """
+    wide, positions = weight.dtype, math.prod(x.shape[1:-1])
+    count = total(weight.sum() * positions, axis_name)
+
+    def two_passes(x: Array, weight: Array) -> tuple[Array, Array]:
+        sums = sum_positions(lambda x: x.astype(wide), x)
+        mean = total(weight @ sums, axis_name) / count
+        squares = sum_positions(lambda x, mean: jnp.square(x.astype(wide) - mean), x, mean)
+        return mean, total(weight @ squares, axis_name) / count
+
+    def one_pass(x: Array, weight: Array) -> tuple[Array, Array]:
+        centre = x[0].astype(wide).reshape(-1, x.shape[-1]).mean(0)
+        sums = weight @ sum_positions(lambda x, centre: x.astype(wide) - centre, x, centre)
+        squares = sum_positions(lambda x, centre: jnp.square(x.astype(wide) - centre), x, centre)
+        own = weight.sum() * positions
+        mean = total(sums + own * centre, axis_name) / count
+        shift = centre - mean
+        squares = weight @ squares + 2 * shift * sums + own * jnp.square(shift)
+        return mean, total(squares, axis_name) / count
+
+    mean, variance = choose("statistics", two_passes=two_passes, one_pass=one_pass)(x, weight)
+    return Moments(mean, variance, count)
 
 
 def _dimmed_moments(x: Array, brightness: Array, weight: Array, axis_name: str | None) -> Moments:
@@ -135,7 +155,7 @@ def _dimmed_moments(x: Array, brightness: Array, weight: Array, axis_name: str |
     return Moments(mean, total(variance, axis_name) / count, count)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@jit(static_argnums=(0,))
 def _backward(axis_name, residuals, cotangents):
     """Adds the gradient through mean and variance, ``share * (slope * x + constant)``.
 

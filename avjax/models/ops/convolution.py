@@ -1,7 +1,8 @@
-"""Convolutions and dense products of maps, with one form per platform.
+"""Convolutions and dense products of maps.
 
-On CPU, patches are gathered and multiplied image by image to stay in cache. GPUs and TPUs use XLA's
-convolutions.
+Forms of `conv2d`: patches gathered and multiplied image by image, to stay in a CPU's cache
+(``by_image``), or all at once (``patches``); XLA's convolution of either layout (``nhwc``,
+``nchw``).
 """
 
 import dataclasses
@@ -16,9 +17,9 @@ from jaxtyping import Array, Float
 
 from avjax.models.ops.channels import Channels, gather
 from avjax.models.ops.depthwise import Depthwise
+from avjax.models.ops.forms import choose
 from avjax.models.ops.frames import as_normalised
 from avjax.models.ops.map import Map, apply, as_map
-from avjax.models.ops.platform import by_platform
 
 
 def conv1x1(m: Map | Channels | Array, kernel: Float[Array, "i o"]) -> Map:
@@ -84,7 +85,11 @@ def _kernel_gradient(x: Float[Array, "*b i"], dz: Float[Array, "*b o"]) -> Float
     """Sums x^T dz over all positions, in float32 or wider."""
     # As two matrices: contracting several axes makes XLA transpose one operand in memory.
     rows = x.reshape(-1, x.shape[-1]), dz.reshape(-1, dz.shape[-1])
-    return by_platform(*rows, cpu=_upcast_then_multiply, other=_multiply_accumulating_wide)
+    form = choose(
+        "kernel_gradient", upcast=_upcast_then_multiply, accumulate=_multiply_accumulating_wide
+    )
+    gradient: Array = form(*rows)
+    return gradient
 
 
 def _upcast_then_multiply(x: Float[Array, "n i"], dz: Float[Array, "n o"]) -> Float[Array, "i o"]:
@@ -146,57 +151,83 @@ class Conv2d:
 
     def forward(self, y: Array, kernel: Array) -> Array:
         """Computes the convolution."""
-        kernel = kernel.astype(y.dtype)
-        return by_platform(y, kernel, cpu=self._by_rows, other=self._at_once)
+        form: Callable[..., Array] = choose(
+            "conv2d",
+            by_image=self._by_image,
+            patches=self._product,
+            nhwc=self._nhwc,
+            nchw=self._nchw,
+        )
+        return form(y, kernel.astype(y.dtype))
 
     def backward(self, y: Array, params: tuple[Array], dz: Array) -> tuple[Array, Array]:
         """Returns the gradients of the images and the kernel."""
         (kernel,) = params
-        weights = kernel.astype(y.dtype)
+        size, weights = kernel.shape[0], kernel.astype(y.dtype)
 
-        def by_rows(y: Array, dz: Array) -> tuple[Array, Array]:
-            gradient = _sum_rows(lambda row: self._patches(row, kernel.shape[0]), y, dz)
-            gradient = gradient.reshape(kernel.shape).astype(kernel.dtype)
-            return self._image_gradient(y, weights, dz), gradient
+        def by_image(y: Array, dz: Array) -> tuple[Array, Array]:
+            gradient = _sum_rows(lambda row: self._patches(row, size), y, dz)
+            return self._image_gradient(Conv2d._by_image, y, weights, dz), gradient
 
-        def at_once(y: Array, dz: Array) -> tuple[Array, Array]:
-            dy, gradient = jax.vjp(self._at_once, y, weights)[1](dz)
-            return dy, gradient.astype(kernel.dtype)
+        def patches(y: Array, dz: Array) -> tuple[Array, Array]:
+            gradient = _kernel_gradient(self._patches(y, size), dz)
+            return self._image_gradient(Conv2d._product, y, weights, dz), gradient
 
-        return by_platform(y, dz, cpu=by_rows, other=at_once)
+        def of(convolution: Callable) -> Callable:
+            return lambda y, dz: jax.vjp(convolution, y, weights)[1](dz)
 
-    def _at_once(self, y: Array, kernel: Array) -> Array:
+        form = choose(
+            "conv2d",
+            by_image=by_image,
+            patches=patches,
+            nhwc=of(self._nhwc),
+            nchw=of(self._nchw),
+        )
+        dy, gradient = form(y, dz)
+        return dy, gradient.reshape(kernel.shape).astype(kernel.dtype)
+
+    def _by_image(self, y: Array, kernel: Array) -> Array:
+        return lax.map(lambda image: self._product(image, kernel), y)
+
+    def _product(self, y: Array, kernel: Array) -> Array:
+        """Multiplies patches ``[*b oh ow p]``."""
+        return self._patches(y, kernel.shape[0]) @ kernel.reshape(-1, kernel.shape[-1])
+
+    def _nhwc(self, y: Array, kernel: Array) -> Array:
+        return self._convolution(y, kernel, "NHWC", "HWIO")
+
+    def _nchw(self, y: Array, kernel: Array) -> Array:
+        y, kernel = y.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1)
+        return self._convolution(y, kernel, "NCHW", "OIHW").transpose(0, 2, 3, 1)
+
+    def _convolution(self, y: Array, kernel: Array, maps: str, kernels: str) -> Array:
         return lax.conv_general_dilated(
             y,
             kernel,
             (self.stride,) * 2,
             [(self.padding, self.padding)] * 2,
             rhs_dilation=(self.dilation,) * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            dimension_numbers=(maps, kernels, maps),
         )
 
-    def _by_rows(self, y: Array, kernel: Array) -> Array:
-        matrix = kernel.reshape(-1, kernel.shape[-1])
-        return lax.map(lambda row: self._patches(row, kernel.shape[0]) @ matrix, y)
-
-    def _image_gradient(self, y: Array, kernel: Array, dz: Array) -> Array:
+    def _image_gradient(self, form: Callable, y: Array, kernel: Array, dz: Array) -> Array:
         """Convolves ``dz`` with the rotated kernel."""
         if self.stride > 1:
-            return jax.vjp(functools.partial(self._at_once, kernel=kernel), y)[1](dz)[0]
+            return jax.vjp(functools.partial(self._nhwc, kernel=kernel), y)[1](dz)[0]
         padding = self.dilation * (kernel.shape[0] - 1) - self.padding
-        rotated = kernel[::-1, ::-1].swapaxes(2, 3)
-        return Conv2d(1, padding, self.dilation)._by_rows(dz, rotated)
+        return form(Conv2d(1, padding, self.dilation), dz, kernel[::-1, ::-1].swapaxes(2, 3))
 
-    def _patches(self, image: Float[Array, "h w c"], size: int) -> Float[Array, "oh ow p"]:
+    def _patches(self, images: Float[Array, "*b h w c"], size: int) -> Float[Array, "*b oh ow p"]:
         """Gathers the ``size * size * c`` inputs of every output position, in row-major order."""
         stride, padding, dilation = self.stride, self.padding, self.dilation
-        padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
-        height, width = ((n - dilation * (size - 1) - 1) // stride + 1 for n in padded.shape[:2])
+        sides = ((0, 0),) * (images.ndim - 3) + ((padding, padding), (padding, padding), (0, 0))
+        padded = jnp.pad(images, sides)
+        height, width = ((n - dilation * (size - 1) - 1) // stride + 1 for n in padded.shape[-3:-1])
 
         def tap(i: int, j: int) -> Array:
             rows = slice(i * dilation, i * dilation + stride * (height - 1) + 1, stride)
             columns = slice(j * dilation, j * dilation + stride * (width - 1) + 1, stride)
-            return padded[rows, columns]
+            return padded[..., rows, columns, :]
 
         return jnp.concatenate([tap(i, j) for i in range(size) for j in range(size)], axis=-1)
 

@@ -15,8 +15,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from avjax.models.ops.batch_norm import running_affine
+from avjax.models.ops.forms import choose
 from avjax.models.ops.map import Map, values
-from avjax.models.ops.platform import by_platform
 
 # Images that a CPU takes through the backbone together where no statistics tie them to the others:
 # few enough for its caches, and for memory that an allocator keeps between two calls; enough for
@@ -37,7 +37,7 @@ def in_small_batches(method: Callable[[Any, Map], Map]) -> Callable[[Any, Map], 
             return net.apply(variables, Map(x), method=method).x
 
         in_parts = functools.partial(_in_parts, at_once)
-        return Map(by_platform(images.x, cpu=in_parts, other=at_once))
+        return Map(choose("inference", few_images=in_parts, at_once=at_once)(images.x))
 
     return wrapped
 

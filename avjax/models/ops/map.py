@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from avjax.models.ops.forms import jit
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +162,7 @@ def _apply_forward(operation: Any, relu: bool, x: Any, pending: Any, params: Any
     return _apply(operation, relu, x, pending, params), (x, pending, params)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@jit(static_argnums=(0, 1))
 def _apply_backward(operation: Any, relu: bool, residuals: Any, dz: Array) -> Any:
     x, (mean, scale, bias), params = residuals
     if scale is None:

@@ -11,9 +11,9 @@ from jax import lax
 from jaxtyping import Array
 
 from avjax.models.ops.convolution import Convolution
+from avjax.models.ops.forms import choose, jit
 from avjax.models.ops.frames import as_normalised
 from avjax.models.ops.map import Map, apply, as_map, values
-from avjax.models.ops.platform import by_platform
 from avjax.models.ops.stem import pooled_conv3x3
 from avjax.models.ops.windows import scatter_stride2, taps
 
@@ -50,7 +50,7 @@ def _pooled_convolution(m: Map) -> Map:
 
     if m.scale is None or not m.relu:
         return Map(at_once(convolution.images))
-    return Map(by_platform(convolution.images, cpu=by_images, other=at_once))
+    return Map(choose("stem", by_image=by_images, at_once=at_once)(convolution.images))
 
 
 @jax.custom_vjp
@@ -68,7 +68,7 @@ def _pool_affine(
     return _pool_forward(x, mean, scale, bias, brightness, relu)[0]
 
 
-@functools.partial(jax.jit, static_argnums=(5,))
+@jit(static_argnums=(5,))
 def _pool_forward(x, mean, scale, bias, brightness, relu):
     sign = jnp.where(scale < 0, -1, 1).astype(x.dtype)
     best, winner = max_and_argmax(x, sign)
@@ -79,7 +79,7 @@ def _pool_forward(x, mean, scale, bias, brightness, relu):
     return y, (pooled, winner, y, mean, scale, brightness)
 
 
-@functools.partial(jax.jit, static_argnums=(0,))
+@jit(static_argnums=(0,))
 def _pool_backward(relu, residuals, dz):
     pooled, winner, y, mean, scale, brightness = residuals
     dy = dz.astype(scale.dtype)
@@ -118,17 +118,21 @@ def max_and_argmax(x: Array, sign: Array | None = None) -> tuple[Array, Array]:
         """Processes row by row, to keep the signed map in cache."""
         return lax.map(lambda row: _best(row if sign is None else row * sign), x)
 
-    def at_once(x: Array) -> tuple[Array, Array]:
+    def padded(x: Array) -> tuple[Array, Array]:
         return _best(x if sign is None else x * sign)
 
-    return by_platform(x, cpu=by_rows, other=at_once)
+    def fused(x: Array) -> tuple[Array, Array]:
+        return _best(x if sign is None else x * sign, keep_padded=False)
+
+    return choose("max_pool", by_image=by_rows, padded=padded, fused=fused)(x)
 
 
-def _best(y: Array) -> tuple[Array, Array]:
+def _best(y: Array, keep_padded: bool = True) -> tuple[Array, Array]:
     """Returns the maxima and winning taps of ``[*b h w c]``."""
     *rows, h, w, c = y.shape
     padding = ((0, 0),) * len(rows) + ((1, 1), (1, 1), (0, 0))
-    padded = lax.optimization_barrier(jnp.pad(y, padding, constant_values=-jnp.inf))
+    padded = jnp.pad(y, padding, constant_values=-jnp.inf)
+    padded = lax.optimization_barrier(padded) if keep_padded else padded
     windows = taps(padded, h // 2, w // 2, 2)
     best, winner = windows[0], jnp.zeros((*rows, h // 2, w // 2, c), jnp.uint8)
     for index, value in enumerate(windows[1:], start=1):

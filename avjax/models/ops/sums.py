@@ -1,13 +1,12 @@
 """Sums over the positions of a map, per channel."""
 
-import functools
 import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from avjax.models.ops.platform import by_platform
+from avjax.models.ops.forms import choose
 
 # Accumulators on CPU: enough for full SIMD vectors and long loops, yet in cache.
 _SUMS = 1 << 10
@@ -26,12 +25,7 @@ def sum_positions(
       x: the map.
       vectors: one value per channel.
     """
-    return by_platform(
-        x,
-        *vectors,
-        cpu=functools.partial(_by_groups, function),
-        other=functools.partial(_at_once, function),
-    )
+    return choose("sums", grouped=_by_groups, at_once=_at_once)(function, x, *vectors)
 
 
 def _at_once(function: Callable[..., Array], x: Array, *vectors: Array) -> Array:
