@@ -1,10 +1,12 @@
 """Measures speed: ``python tools/benchmark.py SUBJECT --help``.
 
-Subjects: step (a training step), forward (an evaluation pass), input (waiting for batches), startup
-(from the command to the end of the first step), prepare (raw clips to face crops). step, forward
-and startup take --against CHECKOUT to compare with another checkout of avjax.
+Subjects: step (a training step), forward (an evaluation pass), gpu (all that matters on a GPU),
+input (waiting for batches), startup (from the command to the end of the first step), prepare (raw
+clips to face crops). step, forward and startup take --against CHECKOUT to compare with another
+checkout of avjax.
 
-step and forward need only JAX and Flax, and PyTorch for --reference; avjax need not be installed.
+step, forward and gpu need only JAX and Flax, and PyTorch for --reference; avjax need not be
+installed.
 """
 
 import importlib
@@ -25,6 +27,7 @@ SUBJECTS = {
     for name, module in {
         "step": "step",
         "forward": "forward",
+        "gpu": "gpu",
         "input": "input_path",
         "startup": "startup",
         "prepare": "prepare",

@@ -1,25 +1,30 @@
 """avjax's side of the subjects `step` and `forward`: measures one setting in this process."""
 
+import contextlib
 import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from peers import peak_memory
 
 from avjax.errors import InputError
+from avjax.models import ops
+from avjax.models.audio_visual import AudioVisualNet
+from avjax.models.efficientface import STAGE_REPEATS
 from avjax.models.network import Network
-from avjax.models.networks import build_network
 from avjax.models.variables import init_variables
 from avjax.runtime import compilation
 from avjax.runtime.devices import Parallel, make_parallel
 from avjax.training.conditions import eval_step
+from avjax.training.modality_dropout import draw, enlarge_from_draws, spell_out
 from avjax.training.optimizer import sgd
-from avjax.training.step import StepConfig, create_state, train_step
+from avjax.training.step import StepConfig, TrainState, create_state, train_step
 
 PRECISIONS = {"highest": "highest", "tf32": "tensorfloat32"}  # JAX's names
 
@@ -39,6 +44,12 @@ class Setting(NamedTuple):
       threads: number of cores.
       steps: minimum number of timed steps, after two warm-up calls.
       devices: number of GPUs, or of virtual CPU devices, that share the batch.
+      calls: calls between two looks at the clock; a device waits for the host after each.
+      steps_per_call: see ``config.steps_per_call``; 0 chooses what suits the devices.
+      deduplicate: whether repeated inputs of the enlarged batch are computed once.
+      forms: forms of the operations (`avjax.models.ops.forms`), such as "gpu,conv2d=nhwc"; "" is
+        those of the device, "stock" the network in stock Flax layers instead.
+      units: units in each stage of EfficientFace.
     """
 
     what: str = "step"
@@ -52,6 +63,17 @@ class Setting(NamedTuple):
     threads: int = 2
     steps: int = 5
     devices: int = 1
+    calls: int = 1
+    steps_per_call: int = 0
+    deduplicate: bool = True
+    forms: str = ""
+    units: Sequence[int] = STAGE_REPEATS
+
+    @property
+    def text(self) -> str:
+        """JSON of what is not at its default, which other checkouts may not know."""
+        default = Setting()._asdict()
+        return json.dumps({k: v for k, v in self._asdict().items() if v != default[k]})
 
 
 AUDIO_STEPS = 156
@@ -86,50 +108,86 @@ def random_batch(setting: Setting) -> dict[str, np.ndarray]:
 
 
 def measure(setting: Setting) -> None:
-    """Prints one line of JSON: seconds per step, peak memory, time of the first call."""
+    """Prints one line of JSON; see `measured`."""
+    print(json.dumps(measured(setting)), flush=True)
+
+
+def measured(setting: Setting) -> dict[str, Any]:
+    """Returns seconds per step, peak memory and the time of the first call."""
     check(setting)
     compilation.keep_compiled_programs()  # like the commands and torch.compile
-    _set_precision(setting.precision)
-    start = time.perf_counter()
-    run, steps = _train(setting) if setting.what == "step" else (_forward(setting), 1)
-    run()
-    first = time.perf_counter() - start
-    run()
+    set_precision(setting.precision)
+    with chosen_forms(setting):
+        start = time.perf_counter()
+        run, steps = prepare(setting)
+        jax.block_until_ready(run())
+        first = time.perf_counter() - start
+    jax.block_until_ready(run())
     peak_memory.start()
     times = []
-    for _ in range(-(-setting.steps // steps)):
+    for _ in range(-(-setting.steps // (steps * setting.calls))):
         start = time.perf_counter()
-        run()
-        times.append((time.perf_counter() - start) / steps)
-    result = {"seconds": times, "memory": _peak(), "first": first, "jax": jax.__version__}
-    print(json.dumps(result), flush=True)
+        for _ in range(setting.calls):
+            results = run()
+        jax.block_until_ready(results)
+        times.append((time.perf_counter() - start) / (steps * setting.calls))
+    return {"seconds": times, "memory": _peak(), "first": first, "jax": jax.__version__}
 
 
-def _set_precision(precision: str) -> None:
+def prepare(setting: Setting) -> tuple[Callable[[], Any], int]:
+    """Returns what is to be timed, and how many steps it takes; it compiles at its first call."""
+    if setting.what == "forward":
+        return _forward(setting), 1
+    return _stock_step(setting) if setting.forms == "stock" else _train(setting)
+
+
+def compiled_step(setting: Setting) -> tuple[Callable[[], Any], str]:
+    """Returns a compiled training step of a single device, and the program's text."""
+    step, state = step_of(setting, *fresh_network(setting))
+    inputs = jax.device_put((state, random_batch(setting), jax.random.key(1)))
+    compiled = jax.jit(step).lower(*inputs).compile()
+    return lambda: compiled(*inputs), compiled.as_text() or ""
+
+
+def chosen_forms(setting: Setting) -> contextlib.AbstractContextManager[None]:
+    """Context for the first call."""
+    if setting.forms in ("", "stock"):
+        return contextlib.nullcontext()
+    kind, *others = setting.forms.split(",")
+    return ops.forms(kind, **dict(other.split("=") for other in others))
+
+
+def set_precision(precision: str) -> None:
     """Sets the precision of float32 products where the device has a choice."""
     if jax.default_backend() != "cpu":
         jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
 
 
-def _fresh_network(setting: Setting) -> tuple[Network, Any]:
-    network = {"kind": "audio_visual", "fusion": setting.fusion, "num_heads": 1, "num_classes": 8}
-    net = build_network(network)
+def fresh_network(setting: Setting) -> tuple[AudioVisualNet, Any]:
+    """Returns the setting's network and fresh variables."""
+    net = AudioVisualNet(8, setting.fusion, stage_repeats=tuple(setting.units))
     return net, init_variables(net, jax.random.key(0))
 
 
-def _train(setting: Setting) -> tuple[Callable[[], None], int]:
-    """Returns a training call and its number of steps."""
-    net, variables = _fresh_network(setting)
+def step_of(
+    setting: Setting, net: Network, variables: Any, augment: str = ""
+) -> tuple[Callable[..., Any], TrainState]:
+    """Returns a training step, by default without augmentation, and the state before it."""
     trained = net.trained(variables["params"])
     optimizer = sgd(1e-3, momentum=0.9, dampening=0.9, weight_decay=1e-3, trained=trained)
-    config = StepConfig(setting.mask, augment="", dtype=setting.dtype)
-    parallel = _parallel(setting)
-    single = functools.partial(
+    config = StepConfig(setting.mask, augment, dtype=setting.dtype, deduplicate=setting.deduplicate)
+    step = functools.partial(
         train_step, net=net, optimizer=optimizer, config=config, profile="reference"
     )
-    state = parallel.replicate(create_state(variables, optimizer))
+    return step, create_state(variables, optimizer)
+
+
+def _train(setting: Setting) -> tuple[Callable[[], Any], int]:
+    parallel = _parallel(setting)
+    single, state = step_of(setting, *fresh_network(setting))
+    state = parallel.replicate(state)
     batch, key = random_batch(setting), parallel.replicate(jax.random.key(1))
-    steps = parallel.steps_per_call
+    steps = setting.steps_per_call or parallel.steps_per_call
     if steps == 1:
         batch, step = parallel.split(batch), parallel.compile_train_step(single)
     else:
@@ -137,18 +195,54 @@ def _train(setting: Setting) -> tuple[Callable[[], None], int]:
         several = parallel.compile_train_steps(single, lambda resident, part: part)
         step = functools.partial(several, resident=None, count=np.int32(steps))
 
-    def run() -> None:
+    def run() -> Any:
         nonlocal state
         state, sums = step(state, batch, key)
-        jax.block_until_ready((state, sums))
+        return state, sums
 
     return run, steps
 
 
-def _forward(setting: Setting) -> Callable[[], None]:
+def _stock_step(setting: Setting) -> tuple[Callable[[], Any], int]:
+    """A step of the network in stock Flax layers, on the spelled-out enlarged batch."""
+    from tests.models import plain
+
+    if setting.dtype != "float32":
+        raise InputError("the network in stock layers computes in float32")
+    _, variables = fresh_network(setting)
+    net = plain.AudioVisualNet(fusion=setting.fusion, stage_repeats=tuple(setting.units))
+    variables = plain.from_avjax(variables)
+    optimizer = optax.sgd(1e-3, momentum=0.9)
+    batch = jax.device_put(random_batch(setting))
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(variables: Any, opt_state: Any, batch: Any, key: Any) -> Any:
+        video = batch["frames"].astype(jnp.float32) / 255
+        draws = draw(setting.mask, key, batch["audio"], video)
+        enlarged = enlarge_from_draws(setting.mask, draws, batch["audio"], video, batch["weight"])
+        pairs = spell_out(enlarged)
+        labels = jnp.tile(batch["label"], pairs.copies)
+        loss, gradients, stats = plain.loss_gradients(
+            net, variables, pairs.audio, pairs.frames, labels
+        )
+        updates, opt_state = optimizer.update(gradients, opt_state)
+        params = optax.apply_updates(variables["params"], updates)
+        return {"params": params, "batch_stats": stats}, opt_state, loss
+
+    opt_state, key = optimizer.init(variables["params"]), jax.random.key(1)
+
+    def run() -> Any:
+        nonlocal variables, opt_state
+        variables, opt_state, loss = step(variables, opt_state, batch, key)
+        return variables, loss
+
+    return run, 1
+
+
+def _forward(setting: Setting) -> Callable[[], Any]:
     if setting.dtype != "float32":
         raise InputError("avjax evaluates in float32; give --dtypes=float32")
-    net, variables = _fresh_network(setting)
+    net, variables = fresh_network(setting)
     parallel = _parallel(setting)
     clean = functools.partial(eval_step, net=net, profile="reference")
     step = parallel.compile_eval_step(clean, by_row=True)
@@ -174,6 +268,6 @@ def ceilings(dtype: str, precision: str) -> None:
     """Prints the device's measured peaks as one line of JSON."""
     from benchmarks import limits
 
-    _set_precision(precision)
+    set_precision(precision)
     measured = limits.measure_ceilings(jnp.dtype(dtype).name)
     print(json.dumps(measured._asdict()), flush=True)

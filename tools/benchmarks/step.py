@@ -142,7 +142,7 @@ def measure(setting: network.Setting, values: flags.FlagValues) -> dict[str, Any
 
 def _sides(setting: network.Setting, values: flags.FlagValues) -> list[sides.Side]:
     """Returns the sides: this checkout, another one, the reference in both forms."""
-    text = json.dumps(setting._asdict())
+    text, whole = setting.text, json.dumps(setting._asdict())
     environment = dict(HUGE_PAGES)
     if setting.devices > 1:
         count = f"--xla_force_host_platform_device_count={setting.devices}"
@@ -155,7 +155,7 @@ def _sides(setting: network.Setting, values: flags.FlagValues) -> list[sides.Sid
         python = values.reference_python or sys.executable
         clone = str(Path(values.reference).resolve())
         all_sides += [
-            sides.Side(f"reference, {form}", [python, str(PEER), clone, text, form], variables)
+            sides.Side(f"reference, {form}", [python, str(PEER), clone, whole, form], variables)
             for form, variables in (("as_is", {}), ("best", HUGE_PAGES))
         ]
     return all_sides

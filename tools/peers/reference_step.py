@@ -84,6 +84,8 @@ def main(clone: str, text: str, form: str) -> None:
     def step():
         model.train(setting["what"] == "step")
         train() if setting["what"] == "step" else forward()
+
+    def wait():
         if device == "cuda":
             torch.cuda.synchronize()
 
@@ -97,12 +99,15 @@ def main(clone: str, text: str, form: str) -> None:
             run, note = model, f"torch.compile: {type(error).__name__}"
     step()
     step()
+    wait()
     peak_memory.start()
-    times = []
-    for _ in range(setting["steps"]):
+    times, calls = [], setting["calls"]
+    for _ in range(-(-setting["steps"] // calls)):
         start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
+        for _ in range(calls):
+            step()
+        wait()
+        times.append((time.perf_counter() - start) / calls)
     memory = peak_memory.bytes_since_start()
     if device == "cuda":
         memory = torch.cuda.max_memory_allocated()
