@@ -68,6 +68,12 @@ def test_people_who_pass_each_other_stay_themselves():
     assert followed(*rows) == ([100.0 + 30 * i for i in range(15)], 2)
 
 
+def test_who_takes_the_place_of_another_later_is_someone_else():
+    walk = [[face(100 + 30 * i)] for i in range(10)]
+    rows = [*walk, *[[face(370), face(100)]] * 5]
+    assert followed(*rows) == ([100.0 + 30 * i for i in range(10)] + [370.0] * 5, 2)
+
+
 def test_faces_of_unlike_sizes_are_different_people():
     rows = [[face(300, side=200)]] * 3 + [[face(300, side=60)]] * 7
     assert followed(*rows) == ([300.0] * 3 + [None] * 7, 2)
@@ -144,8 +150,8 @@ def two_people(tmp_path_factory):
     images = []
     for i in range(15):
         sway = 0.02 * np.sin(i)
-        left = light.draw(faces.FACES["happy"], faces.Pose(x=sway, zoom=1.1 + 3 * sway))
-        right = dark.draw(faces.FACES["sad"], faces.Pose(y=sway, zoom=0.9))
+        left = light.draw(faces.FACES["happy"], faces.Pose(x=sway, zoom=1.15 + 3 * sway))
+        right = dark.draw(faces.FACES["sad"], faces.Pose(y=sway, zoom=0.75))
         images += [np.hstack([left if 3 * i < LEAVES else nobody, right])] * 3
     return write_video(tmp_path_factory.mktemp("people") / "two.mp4", images)
 
