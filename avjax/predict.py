@@ -25,9 +25,10 @@ from avjax.data.records import PreparedClip
 from avjax.errors import InputError
 from avjax.models.network import Network
 from avjax.models.networks import build_network
-from avjax.preparation.clip import Detector, explained, prepare_clip
+from avjax.preparation.clip import explained, prepare_clip
 from avjax.preparation.container import has_video
 from avjax.preparation.face_detector import default_detector
+from avjax.preparation.faces import Detector
 from avjax.runs.saved_model import ModelCard, load_model
 from avjax.training.step import Batch, present_streams
 

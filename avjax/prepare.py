@@ -23,13 +23,14 @@ import numpy as np
 from avjax.data.records import PreparedClip
 from avjax.errors import InputError
 from avjax.preparation import face_detector, media, notes, ravdess_files, shards
-from avjax.preparation.clip import Detector, explained, prepare_clip, sound_features
+from avjax.preparation.clip import explained, prepare_clip, sound_features
 from avjax.preparation.clip_store import (
     ClipStore,
     PreparationSettings,
     load_facts,
     open_clip_store,
 )
+from avjax.preparation.faces import Detector
 from avjax.preparation.inventory import Inventory
 from avjax.preparation.manifest import read_manifest
 from avjax.preparation.publish import SUMMARY_FILE, Summary, fingerprint, publish
@@ -129,6 +130,11 @@ def _find(
     """Returns the clips, reasons for skipping others, notes, and the classes."""
     if manifest is not None:
         listed = read_manifest(manifest, classes)
+        if settings.profile == "reference" and any(clip.face for clip in listed.clips):
+            raise InputError(
+                f"{manifest} names faces, but the reference profile takes the largest one of every "
+                "frame; remove the column face, or choose the fixed profile"
+            )
         return listed.clips, listed.skipped, listed.notes, listed.classes
     if source is None:
         raise InputError("neither a folder of clips nor a manifest is named")
@@ -245,6 +251,7 @@ def _prepare_source(
             start=source.start,
             end=source.end,
             log_mels=settings.log_mels,
+            face=source.face,
         )
     reason = _lacks(source, clip.has_audio, clip.has_video, clip.notes)
     if not (clip.has_audio or clip.has_video):

@@ -29,17 +29,17 @@ CARD = ModelCard(
 
 
 class FakeDetector:
-    """A detector that returns the same box, or None, for every frame."""
+    """A detector that returns the same boxes for every frame."""
 
-    def __init__(self, box):
-        self.box = box
+    def __init__(self, *boxes):
+        self.boxes = np.array(boxes).reshape(-1, 4)
 
-    def largest_boxes(self, frames):
-        return [self.box] * len(frames)
+    def faces(self, frames, thorough=False):
+        return [self.boxes] * len(frames)
 
 
 apply = jax.jit(NET.apply)
-FACE, NO_FACE = FakeDetector(np.array([20.0, 10.0, 70.0, 60.0])), FakeDetector(None)
+FACE, NO_FACE = FakeDetector([20.0, 10.0, 70.0, 60.0]), FakeDetector()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -192,6 +192,16 @@ def test_missing_streams_are_listed(model, variables, clip, tmp_path):
     assert prediction.probabilities != model.predict(clip).probabilities
     with pytest.raises(InputError, match=r"mute\.mp4 has neither sound nor a face"):
         faceless.predict(mute)
+
+
+def test_people_beside_the_followed_one_are_told(variables, clip):
+    several = FakeDetector([20.0, 10.0, 70.0, 60.0], [2.0, 10.0, 10.0, 18.0])
+    note = "2 people seen; followed the one seen longest and largest (2 of 2 frames)"
+    prediction = predict.Model(variables, CARD, several).predict(clip)
+    assert prediction.notes == (note,)
+    assert f"note: {note}" in str(prediction)
+    alone = predict.Model(variables, CARD, FACE).predict(clip)
+    assert (prediction.probabilities, alone.notes) == (alone.probabilities, ())
 
 
 def test_predict_prepared_equals_predict(model, clip):

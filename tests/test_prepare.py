@@ -35,12 +35,12 @@ class SeesLight(WholeFrame):
         self.allowed = calls
         self.lock = threading.Lock()
 
-    def largest_boxes(self, frames):
+    def faces(self, frames, thorough=False):
         with self.lock:
             if self.calls == self.allowed:
                 raise KeyboardInterrupt
-            boxes = super().largest_boxes(frames)
-        return [box if f.mean() > 10 else None for box, f in zip(boxes, frames, strict=True)]
+            boxes = super().faces(frames)
+        return [box if f.mean() > 10 else box[:0] for box, f in zip(boxes, frames, strict=True)]
 
 
 @pytest.fixture(scope="module")

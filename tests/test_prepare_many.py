@@ -49,11 +49,11 @@ from tests.clips import WholeFrame
 from tests.test_prepare_many import SETTINGS
 
 class Stalls(WholeFrame):
-    def largest_boxes(self, frames):
+    def faces(self, frames, thorough=False):
         if self.calls == 2:
             print("stalled", flush=True)
             time.sleep(600)
-        return super().largest_boxes(frames)
+        return super().faces(frames)
 
 prepare(Path(sys.argv[1]), Path(sys.argv[2]), SETTINGS, make_detector=Stalls, workers=1)
 """
@@ -123,11 +123,11 @@ class ConcurrentDetector(WholeFrame):
         self.barrier = threading.Barrier(2)
         self.active = self.peak = 0
 
-    def largest_boxes(self, frames):
+    def faces(self, frames, thorough=False):
         self.active += 1
         self.peak = max(self.peak, self.active)
         self.barrier.wait(timeout=60)
-        boxes = super().largest_boxes(frames)
+        boxes = super().faces(frames)
         self.active -= 1
         return boxes
 
@@ -141,10 +141,10 @@ def test_threads_give_the_same_bytes(source, prepared, tmp_path):
 
 def test_error_ends_the_run_and_keeps_finished_clips(source, tmp_path):
     class Breaks(WholeFrame):
-        def largest_boxes(self, frames):
+        def faces(self, frames, thorough=False):
             if self.calls == 1:
                 raise RuntimeError("a bug")
-            return super().largest_boxes(frames)
+            return super().faces(frames)
 
     with pytest.raises(RuntimeError, match="a bug"):
         prepare(source, tmp_path / "DATA", SETTINGS, make_detector=Breaks, workers=1)

@@ -17,7 +17,9 @@ import tensorflow_datasets as tfds
 from avjax.data.records import ClipRecord, DatasetMetadata, PreparedClip
 from avjax.models.network import N_MFCC
 
-VERSION = "1.1.0"  # 1.0 chose frames by number, 1.1 by the time at which they are shown
+# 1.0 chose frames by number and the largest face of each; 1.1 by the time at which they are shown,
+# and one person's faces
+VERSION = "1.1.0"
 
 
 class RavdessFaces(tfds.core.GeneratorBasedBuilder):

@@ -2,12 +2,13 @@
 
 import contextlib
 import errno
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from avjax.data.records import (
     SAMPLE_RATE,
@@ -20,10 +21,10 @@ from avjax.errors import InputError
 from avjax.preparation import media, notes
 from avjax.preparation.container import NoVideoError
 from avjax.preparation.crops import Boxes, NoFaceError, fixed_crops, reference_crops
+from avjax.preparation.faces import Detector, followed_boxes, largest_boxes
 from avjax.preparation.frames import (
     Selection,
     Timeline,
-    batches,
     broken_off,
     frames_at,
     frames_numbered,
@@ -36,14 +37,6 @@ PROFILES = ("fixed", "reference")
 REFERENCE_FRAMES = 108  # 3.6 s at 30 frames per second
 _REACH_TOLERANCE = 0.05  # seconds that a window may lack: a frame, a block of sound
 _TELLING_SECONDS = 0.25  # of a window that a stream lacks
-
-
-class Detector(Protocol):
-    """A face detector, such as `avjax.preparation.face_detector.search.FaceDetector`."""
-
-    def largest_boxes(self, frames: UInt8[np.ndarray, "n h w 3"]) -> list[np.ndarray | None]:
-        """Returns the bounding box of each frame's largest face, or None without a face."""
-        ...
 
 
 def check_profile(profile: str) -> str:
@@ -67,6 +60,7 @@ def prepare_clip(
     start: float = 0.0,
     end: float | None = None,
     log_mels: int = 0,
+    face: Sequence[float] | None = None,
 ) -> PreparedClip:
     """Reads one clip, selects its window and frames, and crops the faces.
 
@@ -83,9 +77,11 @@ def prepare_clip(
       start: start of the clip within its files, in seconds.
       end: end of the clip within its files, in seconds; None for the end of the files.
       log_mels: mel bands of the log-mel spectrogram; 0 computes only MFCCs.
+      face: point x, y or box x, y, width, height in pixels of the clip's first frame, on the person
+        to follow; only in profile `fixed`, which else follows the one seen longest and largest.
 
     Raises:
-      InputError: a file cannot be read, or ends before ``start``.
+      InputError: a file cannot be read, or ends before ``start``, or no face is at ``face``.
     """
     watch = watch or Stopwatch()
     told: dict[str, None] = {}  # in order, each once
@@ -112,18 +108,24 @@ def prepare_clip(
             _tell_extent("video", timeline.begin, timeline.end, heard, shown, told)
             _check_reach(video, "video", timeline.end, timeline.announced, shown, told)
             with watch.phase("decode"):
-                selection = _select(video, timeline, profile, num_frames, shown, threads, start)
+                selection = _select(
+                    video, timeline, profile, num_frames, shown, threads, start, face is not None
+                )
             told.update(dict.fromkeys(selection.notes))
     black = np.zeros((num_frames, image_size, image_size, 3), np.uint8)
     clip = PreparedClip(black, features.mfcc, features.has_audio, False, log_mel=features.log_mel)
     if selection is not None:
         assert detector is not None, "frames need a face detector"
         with watch.phase("detect"):
-            groups = batches(selection.images)
-            found = [box for group in groups for box in detector.largest_boxes(group)]
-        boxes = [found[i] for i in selection.order]  # a short clip repeats frames
+            if profile == "reference":
+                boxes = largest_boxes(selection, detector, told)
+            else:
+                boxes = followed_boxes(
+                    selection, detector, face, told, path=video, cropped=num_frames
+                )
+        selection = selection._replace(order=selection.order[-len(boxes) :])
         with watch.phase("crop"), explained(video):
-            clip = _with_faces(clip, selection, boxes, profile, told)
+            clip = _with_faces(clip, selection, boxes, profile)
     return clip._replace(notes=tuple(told))
 
 
@@ -135,16 +137,29 @@ def _select(
     shown: "Window",
     threads: int,
     start: float,
+    from_first: bool,
 ) -> Selection:
-    """Decodes the frames that the profile takes from a window."""
+    """Decodes the frames that the profile takes from a window, behind those that lead to it."""
     if profile == "fixed":
-        times = even_times(timeline.begin, timeline.end, num_frames, shown).tolist()
-        return frames_at(video, times, threads=threads, start=start)
+        times = even_times(timeline.begin, timeline.end, num_frames, shown)
+        lead = _lead(timeline.begin, times) if from_first else []
+        return frames_at(video, [*lead, *times.tolist()], threads=threads, start=start)
     numbers = reference_indices(num_frames)
     selection = frames_numbered(video, numbers, threads=threads, start=start)
     if not selection.images:
         raise InputError(f"{video} has only {selection.decoded} frames; replace the file")
     return selection
+
+
+def _lead(begin: float, times: Float[np.ndarray, "n"]) -> list[float]:
+    """Returns the time of the clip's first frame, and of others from there to the selected ones.
+
+    They are as far apart as the selected ones, or farther where they would be more than those.
+    """
+    apart = times[-1] - times[0]
+    steps = (times[0] - begin) * (len(times) - 1) / apart if apart else 1
+    count = min(len(times), max(1, math.ceil(steps)))
+    return np.linspace(begin, times[0], count, endpoint=False).tolist()
 
 
 class Window(NamedTuple):
@@ -241,16 +256,10 @@ def _tell_extent(
 
 
 def _with_faces(
-    clip: PreparedClip,
-    selection: Selection,
-    boxes: Boxes,
-    profile: str,
-    told: dict[str, None],
+    clip: PreparedClip, selection: Selection, boxes: Boxes, profile: str
 ) -> PreparedClip:
     """Crops the faces of selected frames."""
     faceless = sum(box is None for box in boxes)
-    if faceless:
-        told[notes.faceless(faceless, len(boxes))] = None
     num_frames, image_size = clip.frames.shape[:2]
     crop = reference_crops if profile == "reference" else fixed_crops
     try:

@@ -18,7 +18,7 @@ from avjax.errors import InputError
 from avjax.preparation.raw_clip import RawClip
 from avjax.preparation.table import Table, read_table
 
-COLUMNS = ("video", "audio", "label", "group", "start", "end", "split", "id")
+COLUMNS = ("video", "audio", "label", "group", "start", "end", "split", "id", "face")
 MAX_FAULTS = 20  # listed in one error
 _NO_LABELS = ("nan", "<na>", "#n/a")  # how programs write an empty cell
 
@@ -51,6 +51,7 @@ class _Row(NamedTuple):
     audio: Path | None
     start: float
     end: float | None
+    face: tuple[float, ...] | None
 
 
 def read_manifest(path: Path, classes: Sequence[str] | None = None) -> Manifest:
@@ -58,7 +59,8 @@ def read_manifest(path: Path, classes: Sequence[str] | None = None) -> Manifest:
 
     Args:
       path: a table with a header, see `read_table`. Paths are relative to its folder. A video
-        without ``audio`` uses its own sound track. ``start`` and ``end`` are in seconds.
+        without ``audio`` uses its own sound track. ``start`` and ``end`` are in seconds. ``face``
+        is a point x,y or a box x,y,width,height in pixels of the clip's first frame.
       classes: class names in label order; by default the sorted labels.
 
     Raises:
@@ -90,8 +92,10 @@ def read_manifest(path: Path, classes: Sequence[str] | None = None) -> Manifest:
 
 
 def _raw_clip(row: _Row, label: int) -> RawClip:
-    """Returns a row's clip; its key is a hash of the id, the files and the cut."""
-    cut = (row.clip_id, str(row.video), str(row.audio), row.start, row.end)
+    """Returns a row's clip; its key is a hash of the id, the files, the cut and the face."""
+    cut: tuple[object, ...] = (row.clip_id, str(row.video), str(row.audio), row.start, row.end)
+    if row.face is not None:  # the keys of other clips are older than faces
+        cut = (*cut, row.face)
     return RawClip(
         ClipRecord(
             clip_id=row.clip_id,
@@ -105,6 +109,7 @@ def _raw_clip(row: _Row, label: int) -> RawClip:
         row.video if row.audio is None else row.audio,
         row.start,
         row.end,
+        row.face,
     )
 
 
@@ -117,7 +122,7 @@ def _check_header(path: Path, header: Sequence[str]) -> None:
         actual = f"; it has {', '.join(header)}" if header else ""
         raise InputError(
             f"{path}: the first line must name the columns: label, and video or audio or both; "
-            f"besides these it may name group, start, end, split and id{actual}"
+            f"besides these it may name group, start, end, split, id and face{actual}"
         )
     if len(set(header)) != len(header):
         raise InputError(f"{path}: the first line names a column twice: {', '.join(header)}")
@@ -156,6 +161,14 @@ def _row_faults(value: Mapping[str, str]) -> list[str]:
     start, end = times["start"] or 0.0, times["end"]
     if not wrong and end is not None and end <= start:
         faults.append(f"end {end:g} is not after start {start:g}")
+    face = _face(value["face"])
+    if face is not None and not _is_target(face):
+        faults.append(
+            f"face {value['face']!r} is neither a point nor a box in the first frame; write x,y or "
+            "x,y,width,height in pixels"
+        )
+    elif face is not None and not value["video"]:
+        faults.append(f"face {value['face']!r} without a video; name the video or leave it empty")
     return faults
 
 
@@ -163,13 +176,14 @@ def _row(
     folder: Path, line: int, value: Mapping[str, str], listings: dict[Path, dict[str, str]]
 ) -> _Row:
     start, end = _seconds(value["start"]), _seconds(value["end"])
+    face = _face(value["face"])
     files = {
         name: _on_disk(folder / value[name], listings) if value[name] else None
         for name in ("video", "audio")
     }
     return _Row(
         line,
-        value["id"] or _default_id(value["video"] or value["audio"], start, end),
+        value["id"] or _default_id(value["video"] or value["audio"], start, end, face),
         unicodedata.normalize("NFC", value["label"]),
         unicodedata.normalize("NFC", value["group"]),
         value["split"],
@@ -177,7 +191,21 @@ def _row(
         files["audio"],
         start or 0.0,
         end,
+        face,
     )
+
+
+def _face(text: str) -> tuple[float, ...] | None:
+    """Reads numbers apart by commas, semicolons or blanks; None if there are none."""
+    fields = re.split(r"\s*[,;]\s*|\s+", text) if text else []
+    try:
+        return tuple(float(field) for field in fields) or None
+    except ValueError:
+        return ()
+
+
+def _is_target(face: Sequence[float]) -> bool:
+    return len(face) in (2, 4) and all(0 <= x < math.inf for x in face) and 0 not in face[2:]
 
 
 def _seconds(text: str) -> float | None:
@@ -206,11 +234,13 @@ def _on_disk(path: Path, listings: dict[Path, dict[str, str]]) -> Path:
     return folder / listings[folder].get(unicodedata.normalize("NFC", path.name), path.name)
 
 
-def _default_id(file: str, start: float | None, end: float | None) -> str:
-    stem = re.sub(r"\.\w+$", "", file.replace("\\", "/"))
-    if start is None and end is None:
-        return stem
-    return f"{stem}@{start or 0:g}-{'' if end is None else f'{end:g}'}"
+def _default_id(
+    file: str, start: float | None, end: float | None, face: Sequence[float] | None
+) -> str:
+    name = re.sub(r"\.\w+$", "", file.replace("\\", "/"))
+    if start is not None or end is not None:
+        name += f"@{start or 0:g}-{'' if end is None else f'{end:g}'}"
+    return name if face is None else f"{name}#{','.join(f'{x:g}' for x in face)}"
 
 
 # ----------------------------------------------------------------------------------------- faults
@@ -257,10 +287,10 @@ def _repeat_faults(rows: Iterable[_Row]) -> list[tuple[int, str]]:
     """Clips that are listed twice under one id, or one cut with two labels."""
     faults = []
     ids: dict[str, _Row] = {}
-    cuts: dict[tuple[str, str, float, float | None], _Row] = {}
+    cuts: dict[tuple[object, ...], _Row] = {}
     for row in rows:
         video, audio = (os.path.normpath(file) if file else "" for file in (row.video, row.audio))
-        cut = cuts.setdefault((video, audio, row.start, row.end), row)
+        cut = cuts.setdefault((video, audio, row.start, row.end, row.face), row)
         same_id = ids.setdefault(row.clip_id, row)
         if _alike(cut.label) != _alike(row.label):
             reason = (

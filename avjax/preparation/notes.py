@@ -36,6 +36,12 @@ def faceless(missing: int, total: int) -> str:
     return f"{missing} of {total} frames without a face"
 
 
+def followed(people: int, chosen: bool, seen: int, total: int) -> str:
+    """Tells that several people are in the frames, and who was followed."""
+    who = "chosen" if chosen else "seen longest and largest"
+    return f"{people} people seen; followed the one {who} ({seen} of {total} frames)"
+
+
 def begins(kind: str, second: float) -> str:
     """Tells that sound or video begins after the window."""
     return f"{kind} begins at {second:.1f} s"

@@ -16,6 +16,8 @@ class RawClip(NamedTuple):
       audio: sound file, or video with a sound track; None for a silent clip.
       start: start of the clip within its files, in seconds.
       end: end of the clip within its files, in seconds; None for the end of the files.
+      face: point x, y or box x, y, width, height in pixels of the first frame, on the person to
+        follow; None for the one seen longest and largest.
     """
 
     record: ClipRecord
@@ -24,6 +26,7 @@ class RawClip(NamedTuple):
     audio: Path | None
     start: float = 0.0
     end: float | None = None
+    face: tuple[float, ...] | None = None
 
     def lacks(self, has_audio: bool, has_video: bool) -> str:
         """Describes the streams missing from the files; empty if none is."""

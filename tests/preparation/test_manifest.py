@@ -82,6 +82,14 @@ def test_absent_files_are_skipped_with_their_line(tmp_path):
         ("video,label,start\nx.mp4,a,-1\n", "line 2: start '-1' is not a time"),
         ("video,label,end\nx.mp4,a,inf\n", "line 2: end 'inf' is not a time"),
         ("video,label,start,end\nx.mp4,a,2,2\n", "line 2: end 2 is not after start 2"),
+        ('video,label,face\nx.mp4,a,"12"\n', "line 2: face '12' is neither a point nor a box"),
+        ('video,label,face\nx.mp4,a,"1,2,3"\n', "line 2: face '1,2,3' is neither"),
+        ('video,label,face\nx.mp4,a,"1,2,0,3"\n', "line 2: face '1,2,0,3' is neither"),
+        ('video,label,face\nx.mp4,a,"-1,2"\n', "line 2: face '-1,2' is neither"),
+        ('video,label,face\nx.mp4,a,"1,inf"\n', "line 2: face '1,inf' is neither.*write x,y or"),
+        ("video,label,face\nx.mp4,a,left\n", "line 2: face 'left' is neither"),
+        ('audio,label,face\nx.wav,a,"1,2"\n', "line 2: face '1,2' without a video"),
+        ('video,label,face\nx.mp4,a,"1,2"\nx.mp4,b,1 2\n', "line 3: clip 'x#1,2' is labelled"),
         ("video,label,split\nx.mp4,a,dev\n", "line 2: unknown split 'dev'; write train"),
     ],
 )
@@ -163,6 +171,21 @@ def test_one_cut_has_one_label_whatever_its_id(tmp_path):
         read_manifest(write(tmp_path, header + cuts, "x.mp4"))
     others = "x.mp4,joy,0,2,a\nx.mp4,grief,2,4,b\nx.mp4,joy,0,2,c\n"
     assert len(read_manifest(write(tmp_path, header + others)).clips) == 3
+
+
+def test_a_face_tells_clips_of_one_file_apart(tmp_path):
+    header, cut = "video;label;face;start;end\n", "x.mp4;joy;;1;2\n"
+    rows = "x.mp4;joy;320,180;;\nx.mp4;grief;40.5, 60,80 , 100;1;2\nx.mp4;joy;640 180;;\n"
+    clips = read_manifest(write(tmp_path, header + cut + rows, "x.mp4")).clips
+    assert {clip.record.clip_id: clip.face for clip in clips} == {
+        "x@1-2": None,
+        "x#320,180": (320.0, 180.0),
+        "x@1-2#40.5,60,80,100": (40.5, 60.0, 80.0, 100.0),
+        "x#640,180": (640.0, 180.0),
+    }
+    assert len({clip.key for clip in clips}) == 4
+    (alone,) = read_manifest(write(tmp_path, "video;label;start;end\nx.mp4;joy;1;2\n")).clips
+    assert alone.key in {clip.key for clip in clips}  # other clips keep theirs
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])

@@ -1,4 +1,4 @@
-"""MTCNN's cascade: finds the largest face of each frame."""
+"""MTCNN's cascade: finds the faces of each frame."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -75,26 +75,37 @@ class FaceDetector:
         self._rnet = _compiled(networks.RNet(), variables.rnet)
         self._onet = _compiled(networks.ONet(), variables.onet)
 
-    def largest_boxes(
-        self, frames: UInt8[np.ndarray, "n h w 3"]
-    ) -> list[Float32[np.ndarray, "4"] | None]:
-        """Finds the largest face of each RGB frame.
+    def faces(
+        self, frames: UInt8[np.ndarray, "n h w 3"], thorough: bool = False
+    ) -> list[Float32[np.ndarray, "k 4"]]:
+        """Finds the faces of each RGB frame.
+
+        Args:
+          frames: of one size.
+          thorough: also search for small faces beside large ones; without a coarse search, this
+            changes nothing.
 
         Returns:
-          The first box of facenet-pytorch's ``MTCNN.detect`` for each frame, or None without a
-          face: x1, y1, x2, y2 in pixels, possibly outside the frame.
+          The boxes of facenet-pytorch's ``MTCNN.detect`` for each frame, the largest first: x1, y1,
+          x2, y2 in pixels, possibly outside the frame.
         """
-        boxes: list[Float32[np.ndarray, "4"] | None] = [None] * len(frames)
-        for min_face_size in self._min_face_sizes:
-            missing = [i for i, box in enumerate(boxes) if box is None]
+        boxes = [np.zeros((0, 4), np.float32)] * len(frames)
+        for min_face_size in self._min_face_sizes[-1:] if thorough else self._min_face_sizes:
+            missing = [i for i, found in enumerate(boxes) if not len(found)]
             size = self._frames_at_once(frames) if missing else 1
             for start in range(0, len(missing), size):
                 batch = missing[start : start + size]
                 integrals = self._integrals([frames[i] for i in batch])
                 faces = self._detect(integrals, min_face_size)
                 for position, i in enumerate(batch):
-                    boxes[i] = _largest(faces.box[faces.frame == position])
+                    boxes[i] = _largest_first(faces.box[faces.frame == position])
         return boxes
+
+    def largest_boxes(
+        self, frames: UInt8[np.ndarray, "n h w 3"]
+    ) -> list[Float32[np.ndarray, "4"] | None]:
+        """Returns the largest box of each frame, or None without a face; see `faces`."""
+        return [boxes[0] if len(boxes) else None for boxes in self.faces(frames)]
 
     def _frames_at_once(self, frames: UInt8[np.ndarray, "n h w 3"]) -> int:
         """Returns the batch size, less where frames are so large that memory would suffer."""
@@ -227,8 +238,8 @@ def _suppress_per_frame(
     return candidates.take(np.concatenate(keep))
 
 
-def _largest(boxes: Float32[np.ndarray, "n 4"]) -> Float32[np.ndarray, "4"] | None:
-    return boxes[np.argsort(geometry.areas(boxes))[-1]] if len(boxes) else None
+def _largest_first(boxes: Float32[np.ndarray, "n 4"]) -> Float32[np.ndarray, "n 4"]:
+    return boxes[np.argsort(geometry.areas(boxes))[::-1]]
 
 
 def default_detector() -> FaceDetector:

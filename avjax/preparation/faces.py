@@ -1,0 +1,101 @@
+"""Chooses the face to crop in each frame of a clip."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from avjax.errors import InputError
+from avjax.preparation import notes
+from avjax.preparation.crops import Boxes
+from avjax.preparation.frames import Selection, batches
+from avjax.preparation.tracks import follow
+
+
+class Detector(Protocol):
+    """A face detector, such as `avjax.preparation.face_detector.search.FaceDetector`."""
+
+    def faces(
+        self, frames: UInt8[np.ndarray, "n h w 3"], thorough: bool = False
+    ) -> list[Float[np.ndarray, "k 4"]]:
+        """Returns the bounding boxes of each frame's faces, the largest first.
+
+        Unless ``thorough``, small faces beside large ones may be left out.
+        """
+        ...
+
+
+def largest_boxes(selection: Selection, detector: Detector, told: dict[str, None]) -> Boxes:
+    """Returns the largest face of each frame, as the reference does; None without a face.
+
+    Adds a note on frames without one to ``told``.
+    """
+    boxes = [boxes[0] if len(boxes) else None for boxes in _faces(selection, detector)]
+    _tell_faceless(boxes, told)
+    return boxes
+
+
+def followed_boxes(
+    selection: Selection,
+    detector: Detector,
+    target: Sequence[float] | None,
+    told: dict[str, None],
+    *,
+    path: Path | None,
+    cropped: int,
+) -> Boxes:
+    """Returns the face of one person in each of the last frames; None where it is not seen.
+
+    Args:
+      selection: frames; with a target from the clip's first frame on.
+      detector: finds their faces.
+      target: see `avjax.preparation.tracks.follow`.
+      told: notes on other people and on frames without a face are added here.
+      path: the video, for messages.
+      cropped: number of frames at the end for which boxes are wanted.
+
+    Raises:
+      InputError: there is no face at ``target``.
+    """
+    sizes = [selection.images[i].shape[1::-1] for i in selection.order]
+    faces = _faces(selection, detector, thorough=target is not None)
+    person = follow(faces, sizes, target)
+    if target is None and person is not None and person.people > 1:
+        # Nobody shall be missed for being small beside others. Clips of one person never pay this.
+        person = follow(_faces(selection, detector, thorough=True), sizes)
+    if person is None and target is not None:
+        raise InputError(_no_hit(target, path, faces[0]))
+    boxes = [None] * cropped if person is None else person.boxes[-cropped:]
+    if person is not None and person.people > 1:
+        seen = sum(box is not None for box in boxes)
+        told[notes.followed(person.people, target is not None, seen, cropped)] = None
+    else:
+        _tell_faceless(boxes, told)
+    return boxes
+
+
+def _tell_faceless(boxes: Boxes, told: dict[str, None]) -> None:
+    missing = sum(box is None for box in boxes)
+    if missing:
+        told[notes.faceless(missing, len(boxes))] = None
+
+
+def _faces(
+    selection: Selection, detector: Detector, thorough: bool = False
+) -> list[Float[np.ndarray, "k 4"]]:
+    """Finds the faces of selected frames; a short clip repeats frames."""
+    groups = batches(selection.images)
+    found = [boxes for group in groups for boxes in detector.faces(group, thorough)]
+    return [found[i] for i in selection.order]
+
+
+def _no_hit(target: Sequence[float], path: Path | None, faces: Float[np.ndarray, "k 4"]) -> str:
+    """Tells of a target without a face, and where there are faces."""
+    middles = ["{:.0f},{:.0f}".format(*(box[:2] + box[2:]) / 2) for box in faces]
+    there = f"whose faces are at {' and '.join(middles)}" if middles else "which shows none"
+    return (
+        f"{path}: {','.join(f'{x:g}' for x in target)} hits no face in the clip's first frame, "
+        f"{there}; correct the column face, or leave it empty"
+    )
