@@ -23,7 +23,13 @@ import numpy as np
 from avjax.data.records import PreparedClip
 from avjax.errors import InputError
 from avjax.preparation import face_detector, media, notes, ravdess_files, shards
-from avjax.preparation.clip import Detector, explained, prepare_clip, sound_features
+from avjax.preparation.clip import (
+    Detector,
+    NoMemoryError,
+    explained,
+    prepare_clip,
+    sound_features,
+)
 from avjax.preparation.clip_store import (
     ClipStore,
     PreparationSettings,
@@ -79,7 +85,9 @@ def prepare(
 
     Raises:
       InputError: no clips, a frame size that no network takes, no clip could be prepared, ``out``
-        holds something else or cannot be written, or another process is preparing it.
+        holds something else or cannot be written, another process is preparing it, or memory ran
+        out.
+      Exception: the face detector's, if it fails on every image.
     """
     settings.check()
     clips, skipped, source_notes, classes = _find(source, import_crops, manifest, classes, settings)
@@ -172,6 +180,8 @@ def prepare_clips(
     def finish(clip: RawClip) -> str | None:
         try:
             prepared = _prepare_source(clip, settings, detector, watch, threads)
+        except NoMemoryError:  # in a dataset without it nobody could tell why
+            raise
         except InputError as error:
             if debug:
                 traceback.print_exc()

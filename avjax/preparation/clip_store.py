@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from avjax.data.records import PreparedClip
+from avjax.errors import InputError
 from avjax.preparation.settings import PreparationSettings
 from avjax.runtime import files
 
@@ -85,8 +86,12 @@ def open_clip_store(directory: Path, settings: PreparationSettings) -> Iterator[
 
     Raises:
       InputError: another process holds the lock, the folder was created with other settings, or it
-        cannot be written.
+        cannot be written, or its name is not UTF-8.
     """
+    try:
+        str(directory).encode()
+    except UnicodeEncodeError as error:  # array_record writes into no such folder
+        raise InputError(f"the name of {directory} is not UTF-8; choose another --out") from error
     busy = f"another process prepares clips into {directory}; wait for it, or choose another --out"
     with contextlib.ExitStack() as stack:
         with (
