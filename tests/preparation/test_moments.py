@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from avjax.preparation import frames
 from avjax.preparation.clip import even_indices, prepare_clip
 from avjax.preparation.sound import read_sound
-from tests.clips import WholeFrame, frame, tone
+from tests.clips import WholeFrame, frame, tone, write_sound
 
 FRAMES, RATE = 100, 25  # 4 s
 TONE = 2.5  # second at which the tone begins
@@ -182,6 +182,21 @@ def test_a_cut_equals_decoding_from_the_start(kind, start):
     if cut < TONE + late:
         heard = heard_at(path, start=cut)
         assert heard == pytest.approx(TONE + late + begin - cut, abs=0.01)
+
+
+@given(rate=st.integers(4000, 192_000), begin=st.integers(0, 900), start=st.integers(0, 500))
+def test_a_tone_is_heard_at_its_second_at_any_rate(folder, rate, begin, start):
+    """Times are in milliseconds."""
+    samples = np.concatenate([np.zeros(begin * rate // 1000), tone(0.3, rate)])
+    path = write_sound(folder / "rate.wav", samples, rate)
+    sound = read_sound(path)
+    assert len(sound.samples) == pytest.approx(len(samples) / rate * 22050, abs=1.5)
+    onset = begin / 1000
+    assert np.flatnonzero(np.abs(sound.samples) > 0.1)[0] / 22050 == pytest.approx(onset, abs=0.002)
+    if start < begin:
+        cut = read_sound(path, 22050, start / 1000).samples
+        onset -= start / 1000
+        assert np.flatnonzero(np.abs(cut) > 0.1)[0] / 22050 == pytest.approx(onset, abs=0.002)
 
 
 @given(
