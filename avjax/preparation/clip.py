@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -18,7 +20,7 @@ from avjax.data.records import (
 )
 from avjax.errors import InputError
 from avjax.preparation import media, notes
-from avjax.preparation.container import NoVideoError
+from avjax.preparation.container import LARGE_FRAME, NoVideoError
 from avjax.preparation.crops import Boxes, NoFaceError, fixed_crops, reference_crops
 from avjax.preparation.frames import (
     Selection,
@@ -128,7 +130,7 @@ def prepare_clip(
         assert detector is not None, "frames need a face detector"
         with watch.phase("detect"), _explained_detection(video, detector):
             groups = batches(selection.images)
-            found = [box for group in groups for box in detector.largest_boxes(group)]
+            found = [box for group in groups for box in _largest_boxes(detector, group)]
         boxes = [found[i] for i in selection.order]  # a short clip repeats frames
         with watch.phase("crop"), explained(video):
             clip = _with_faces(clip, selection, boxes, profile, told)
@@ -192,6 +194,24 @@ def explained(path: Path | None) -> Iterator[None]:
             f"{path} cannot be prepared ({type(error).__name__}: {text}); replace the file, or see "
             "the traceback with --debug"
         ) from error
+
+
+def _largest_boxes(
+    detector: Detector, frames: UInt8[np.ndarray, "n h w 3"]
+) -> list[np.ndarray | None]:
+    """Finds faces; where frames are larger than 4K, in reduced ones, which bounds memory."""
+    height, width = frames.shape[1:3]
+    factor = math.ceil(math.sqrt(height * width / LARGE_FRAME))
+    if factor <= 1:
+        return detector.largest_boxes(frames)
+    size = max(1, width // factor), max(1, height // factor)
+    scale = np.array([width / size[0], height / size[1]] * 2)
+    boxes: list[np.ndarray | None] = []
+    for frame in frames:
+        reduced = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+        (box,) = detector.largest_boxes(reduced[None])
+        boxes.append(None if box is None else box * scale)
+    return boxes
 
 
 @contextlib.contextmanager

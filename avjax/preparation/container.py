@@ -25,7 +25,7 @@ _JUMP_BACK, _JUMP_AHEAD = 0.5, 10.0  # seconds after which a joined recording's 
 # Formats whose headers tell a duration; others are estimated from the rate of bits.
 _ANNOUNCING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "asf", "flv", "wav", "flac")
 _HEAD_BYTES = 512
-_LARGE_FRAME = 4096 * 2304  # pixels; each decoder thread holds frames of its own
+LARGE_FRAME = 4096 * 2304  # pixels; larger ones are decoded and searched with less memory
 _Track = TypeVar("_Track", bound=Any)
 
 
@@ -282,7 +282,8 @@ def _decoded(
         zero = origin(container)
         check_codec(track, path)
         if track.type == "video":
-            large = track.codec_context.width * track.codec_context.height > _LARGE_FRAME
+            # Each decoder thread holds frames of its own.
+            large = track.codec_context.width * track.codec_context.height > LARGE_FRAME
             track.codec_context.thread_count = min(threads or 2, 2) if large else threads
             track.codec_context.thread_type = "AUTO"
         time, began = 0.0, False
