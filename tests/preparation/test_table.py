@@ -3,9 +3,11 @@
 import csv
 import io
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avjax.errors import InputError
 from avjax.preparation.manifest import read_manifest
 
 ROWS = [
@@ -80,3 +82,14 @@ def test_every_dialect_gives_the_same_clips(tmp_path_factory, dialect):
         ("e\tf.mp4", "joy", "", 2.0, None),
     }
     assert bool(manifest.notes) == (dialect["encoding"] == "cp1252")
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [("version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"), ("", "empty")],
+)
+def test_what_is_no_table_is_called_by_its_kind(tmp_path, content, what):
+    path = tmp_path / "clips.csv"
+    path.write_text(content)
+    with pytest.raises(InputError, match=rf"clips\.csv is {what}"):
+        read_manifest(path)
