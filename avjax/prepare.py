@@ -121,7 +121,8 @@ def prepare(
         summary = prepare_share(store, clips)._replace(inventory=counts)
         if not summary.written:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
-            raise InputError(f"none of the {len(skipped)} clips could be prepared ({reasons})")
+            tried = notes.counted(len(skipped), "clip")
+            raise InputError(f"no clip could be prepared, of {tried} ({reasons})")
         done = {clip.record: store.path(clip.key) for clip in clips if store.has(clip.key)}
         publish(store, done, settings, versions(), summary, out)
     return summary
@@ -309,7 +310,8 @@ def _check_complete(out: Path, settings: PreparationSettings, clips: Sequence[Ra
     new = {clip.record.clip_id for clip in clips} - set(stored_clips) - set(summary.skipped)
     if new:
         raise InputError(
-            f"{out} is complete, without {len(new)} clips of the source ({min(new)}, ...); "
+            f"{out} is complete, without {notes.counted(len(new), 'clip')} of the source "
+            f"({min(new)}{', ...' if new - {min(new)} else ''}); "
             "choose another --out, or delete it to prepare all clips"
         )
     if isinstance(stored_clips, dict):  # earlier versions stored no fingerprints

@@ -1,5 +1,6 @@
 """Errors of libraries on one clip, tracebacks on request, and calls outside the main thread."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -98,6 +99,25 @@ def test_lack_of_memory_ends_the_run_with_one_line(run, error):
     (line,) = [line for line in err.splitlines() if line.startswith("error:")]
     assert line.startswith("error: memory ran out while ") and f"{BRIGHT}.mp4 was prepared" in line
     assert "DATA: 3 clips (" in run(detector=WholeFrame)[1]  # resumes
+
+
+@pytest.mark.parametrize("version", ["1.0.0", None])  # the first versions wrote none
+def test_clips_of_a_version_that_prepared_them_differently_are_not_taken(
+    source, tmp_path, run, version
+):
+    detector = Dazzled()
+    detector.error = MemoryError()
+    assert run(detector=lambda: detector)[0] == 1
+    path = tmp_path / "DATA.partial" / "settings.json"
+    stored = json.loads(path.read_text())
+    former = {**stored, "dataset_version": version} if version else dict(stored)
+    if version is None:
+        del former["dataset_version"]
+    path.write_text(json.dumps(former))
+    status, _, err = run(detector=WholeFrame)
+    assert status == 1 and "DATA.partial holds clips that another version" in err
+    path.write_text(json.dumps(stored))
+    assert "DATA: 3 clips (" in run(detector=WholeFrame)[1]
 
 
 def test_clips_are_prepared_outside_the_main_thread(source, tmp_path, run):

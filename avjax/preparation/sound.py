@@ -110,8 +110,8 @@ def read_sound(
         raise InputError(f"{path} holds no sound samples{where}")
     if len(voice) < _SHORTEST_SECONDS * track.rate:
         raise InputError(
-            f"{path} holds {len(voice)} sound samples, less than {_SHORTEST_SECONDS} s; replace "
-            "the file"
+            f"{path} holds {notes.counted(len(voice), 'sound sample')}, less than "
+            f"{_SHORTEST_SECONDS} s; replace the file"
         )
     if track.rate != sample_rate:
         voice = resample(voice, track.rate, sample_rate)
