@@ -52,7 +52,7 @@ def read_table(path: Path, known: Sequence[str]) -> Table:
         raise InputError(
             f"{path} is a spreadsheet, not text; open it in its program and save it as CSV"
         )
-    if what := impostor(content[:HEAD_BYTES]):
+    if content and (what := impostor(content[:HEAD_BYTES])):
         raise InputError(f"{path} {what}")
     text, notes = _decoded(path, content)
     separator = re.match(r"sep=(.)[^\n\r]*(\r\n?|\n)", text, re.IGNORECASE)
