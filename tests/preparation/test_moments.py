@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from avjax.errors import InputError
 from avjax.preparation import frames
 from avjax.preparation.clip import even_indices, prepare_clip
 from avjax.preparation.sound import read_sound
@@ -197,6 +198,25 @@ def test_a_tone_is_heard_at_its_second_at_any_rate(folder, rate, begin, start):
         cut = read_sound(path, 22050, start / 1000).samples
         onset -= start / 1000
         assert np.flatnonzero(np.abs(cut) > 0.1)[0] / 22050 == pytest.approx(onset, abs=0.002)
+
+
+def test_a_clock_that_jumps_by_hours_is_one_line(folder, source):
+    """Filled with silence, the gap would take gigabytes."""
+    for name, late in (("late.mkv", 7200.0), ("jump.mkv", 0.0)):
+        path = folder / name
+        with av.open(str(source)) as file, av.open(str(path), "w") as container:
+            streams = [container.add_stream_from_template(stream) for stream in file.streams]
+            for packet in file.demux():
+                if packet.dts is not None:
+                    is_sound, track = packet.stream.type == "audio", streams[packet.stream_index]
+                    jumps = not late and packet.dts * packet.time_base > 2
+                    shift(packet, is_sound * (late or 7200.0 * jumps))
+                    packet.stream = track
+                    container.mux(packet)
+        with pytest.raises(InputError, match=rf"{name} has 7\d\d\d s without sound by its clock"):
+            read_sound(path)
+    cut = read_sound(folder / "late.mkv", 48000, start=7200.0)
+    assert np.flatnonzero(np.abs(cut.samples) > 0.1)[0] / 48000 == pytest.approx(TONE, abs=0.05)
 
 
 @given(
