@@ -23,7 +23,12 @@ import numpy as np
 from avjax.data.records import PreparedClip
 from avjax.errors import InputError
 from avjax.preparation import face_detector, media, notes, ravdess_files, shards
-from avjax.preparation.clip import explained, prepare_clip, sound_features
+from avjax.preparation.clip import (
+    NoMemoryError,
+    explained,
+    prepare_clip,
+    sound_features,
+)
 from avjax.preparation.clip_store import (
     ClipStore,
     PreparationSettings,
@@ -80,7 +85,9 @@ def prepare(
 
     Raises:
       InputError: no clips, a frame size that no network takes, no clip could be prepared, ``out``
-        holds something else or cannot be written, or another process is preparing it.
+        holds something else or cannot be written, another process is preparing it, or memory ran
+        out.
+      Exception: the face detector's, if it fails on every image.
     """
     settings.check()
     clips, skipped, source_notes, classes = _find(source, import_crops, manifest, classes, settings)
@@ -114,7 +121,8 @@ def prepare(
         summary = prepare_share(store, clips)._replace(inventory=counts)
         if not summary.written:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
-            raise InputError(f"none of the {len(skipped)} clips could be prepared ({reasons})")
+            tried = notes.counted(len(skipped), "clip")
+            raise InputError(f"no clip could be prepared, of {tried} ({reasons})")
         done = {clip.record: store.path(clip.key) for clip in clips if store.has(clip.key)}
         publish(store, done, settings, versions(), summary, out)
     return summary
@@ -178,6 +186,8 @@ def prepare_clips(
     def finish(clip: RawClip) -> str | None:
         try:
             prepared = _prepare_source(clip, settings, detector, watch, threads)
+        except NoMemoryError:  # in a dataset without it nobody could tell why
+            raise
         except InputError as error:
             if debug:
                 traceback.print_exc()
@@ -306,7 +316,8 @@ def _check_complete(out: Path, settings: PreparationSettings, clips: Sequence[Ra
     new = {clip.record.clip_id for clip in clips} - set(stored_clips) - set(summary.skipped)
     if new:
         raise InputError(
-            f"{out} is complete, without {len(new)} clips of the source ({min(new)}, ...); "
+            f"{out} is complete, without {notes.counted(len(new), 'clip')} of the source "
+            f"({min(new)}{', ...' if new - {min(new)} else ''}); "
             "choose another --out, or delete it to prepare all clips"
         )
     if isinstance(stored_clips, dict):  # earlier versions stored no fingerprints

@@ -6,6 +6,7 @@ import signal
 from importlib.metadata import version
 from pathlib import Path
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
@@ -33,6 +34,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # costs almost nothing, since programs are traced once.
 install_import_hook(["avjax.models", "avjax.training"], "beartype.beartype")
 
+
+# The same examples in every run, and no time limit, which slow machines would miss.
+hypothesis.settings.register_profile(
+    "same", max_examples=20, derandomize=True, deadline=None, database=None
+)
+hypothesis.settings.load_profile("same")
 
 # The longest files, begun first so that neither of two processes idles at the end.
 LONG = (

@@ -1,6 +1,7 @@
 """Prediction from files and arrays; missing streams; errors."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -248,3 +249,34 @@ def test_wrong_arguments_are_refused(arguments, message, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     assert predict.main(["predict", *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_an_error_of_a_library_on_one_clip_is_one_line(
+    checkpoint, clip, tmp_path, monkeypatch, capsys
+):
+    class Dazzled(FakeDetector):
+        def faces(self, frames, thorough=False):
+            if frames.mean() > 200:
+                raise ZeroDivisionError("too bright")
+            return super().faces(frames, thorough)
+
+    monkeypatch.setattr(predict, "default_detector", lambda: Dazzled(*FACE.boxes))
+    white = [np.full((64, 96, 3), 255, np.uint8)] * 4
+    bright = write_video(tmp_path / "bright.mp4", white, sound=tone(0.3))
+    arguments = ["predict", "--json", "--checkpoint", str(checkpoint), str(bright), str(clip)]
+    reason = f"error: {bright} cannot be prepared (ZeroDivisionError: too bright)"
+    for flags in ([], ["--debug"]):
+        assert predict.main([*arguments, *flags]) == 1
+        out, err = capsys.readouterr()
+        assert [json.loads(line)["clip"] for line in out.splitlines()] == [str(clip)]
+        assert reason in err
+        assert ("Traceback" in err and "in faces" in err) == bool(flags)
+
+
+def test_predict_outside_the_main_thread(model, checkpoint, clip, monkeypatch, capsys):
+    monkeypatch.setattr(predict, "default_detector", lambda: FACE)
+    arguments = ["predict", "--json", "--checkpoint", str(checkpoint), str(clip)]
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(model.predict, clip).result() == model.predict(clip)
+        assert pool.submit(predict.main, arguments).result() == 0
+    assert json.loads(capsys.readouterr().out)["clip"] == str(clip)

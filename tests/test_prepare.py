@@ -205,7 +205,7 @@ def test_different_settings_for_the_same_dataset_are_refused(source, prepared, t
 
 def test_complete_dataset_refuses_more_clips(prepared, tmp_path):
     write_video(tmp_path / "Actor_09" / "01-01-03-01-01-01-09.mp4", 20, sound=tone(0.5))
-    with pytest.raises(InputError, match=r"without 1 clips of the source \(01-01-03-01-01-01-09"):
+    with pytest.raises(InputError, match=r"without 1 clip of the source \(01-01-03-01-01-01-09\)"):
         prepare(tmp_path, prepared[0], SETTINGS)
 
 
@@ -291,7 +291,7 @@ def test_only_bad_clips_is_an_error(tmp_path, cli):
     (folder / f"{HAPPY}.mp4").write_text("not a video")
     status, _, errors = cli(f"--source={tmp_path}", f"--out={tmp_path / 'DATA'}", *FLAGS)
     assert status == 1
-    assert "none of the 1 clips could be prepared" in errors[0]
+    assert "no clip could be prepared, of 1 clip" in errors[0]
     assert not (tmp_path / "DATA").exists()
 
 

@@ -327,4 +327,4 @@ def test_unusable_clips_are_listed(odd, prepared_odd):
         assert reason in skipped[name]
     repeat = f"{folder}/again/Actor_09/01-01-01-01-01-01-09.mp4"
     (note,) = (n for n in prepared_odd[1].inventory["notes"] if "repeat" in n)
-    assert note.startswith(f"1 files repeat a clip and are left out, such as {repeat}")
+    assert note.startswith(f"1 file repeats a clip and is left out: {repeat}")

@@ -55,9 +55,9 @@ def test_what_a_source_holds_is_told_before_work_begins(tmp_path, capsys):
 
     summary = prepare(tmp_path / "source", tmp_path / "D", SETTINGS, make_detector=make_detector)
     (text,) = told
-    assert "1 clips: audio-video 1\n" in text
+    assert "1 clip: audio-video 1\n" in text
     assert "happy 1" in text and "sound of videos: separate file 1\n" in text
-    assert "note: 1 songs are left out; --songs takes them too\n" in text
+    assert "note: 1 song is left out; --songs takes songs too\n" in text
     stored = json.loads((tmp_path / "D" / command.SUMMARY_FILE).read_text())["inventory"]
     assert stored == summary.inventory
     assert stored["classes"]["happy"] == 1 and stored["speakers"] == {"05": 1}
@@ -98,7 +98,7 @@ def test_names_that_a_terminal_cannot_show(root_dir, tmp_path):
     )
     assert result.returncode == 1
     told = result.stdout.decode("ascii")
-    assert "1 clips: sound only 1\n" in told
+    assert "1 clip: sound only 1\n" in told
     assert "Zo\\xeb/holiday \\udcff.mp4\n" in told
     error = result.stderr.decode("ascii").splitlines()[-1]
-    assert error.startswith("error: none of the 1 clips") and "Zo\\xeb/03-01" in error
+    assert error.startswith("error: no clip could") and "Zo\\xeb/03-01" in error

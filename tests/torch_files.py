@@ -12,7 +12,7 @@ import numpy as np
 
 from avjax.weights.torch_file import LEGACY_MAGIC, LEGACY_PROTOCOL
 
-_KINDS = {"f": "Float", "d": "Double", "e": "Half", "l": "Long"}
+_KINDS = {"f": "Float", "d": "Double", "e": "Half", "l": "Long", "F": "ComplexFloat"}
 
 
 class Name:

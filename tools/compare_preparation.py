@@ -22,13 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from PIL import Image
-from tqdm import tqdm
 
 from avjax import cli
 from avjax.errors import InputError
 from avjax.preparation import face_detector, media
 from avjax.preparation.clip import reference_indices
 from avjax.preparation.crops import reference_crops
+from avjax.runtime.progress import progress_bar
 from avjax.training.augment import MAX_ANGLE, flip_and_rotate
 
 PEER = Path(__file__).parent / "peers" / "librosa_mfcc.py"
@@ -49,7 +49,7 @@ def compare_mfccs(folder: Path, python: str) -> bool:
         subprocess.run([python, str(PEER), str(out)], input=listing, text=True, check=True)
         expected = np.load(out)
         differences = []
-        for number, path in enumerate(tqdm(paths, desc="MFCC", disable=None)):
+        for number, path in enumerate(progress_bar(paths, desc="MFCC")):
             samples = media.read_audio(path)
             if samples is None:
                 raise InputError(f"{path} holds no sound; replace the file")
@@ -101,7 +101,7 @@ def compare_boxes(folder: Path) -> bool:
     """Compares the box of every selected frame with facenet-pytorch's."""
     expected_box, detector = facenet(), face_detector.default_detector()
     differences, corners = [], 0
-    for path in tqdm(files(folder / "video", ".mp4"), desc="boxes", disable=None):
+    for path in progress_bar(files(folder / "video", ".mp4"), desc="boxes"):
         frames = opencv_frames(path)
         for box, frame in zip(detector.largest_boxes(frames), frames, strict=True):
             expected = expected_box(frame)
@@ -118,7 +118,7 @@ def compare_boxes(folder: Path) -> bool:
 def compare_crops(folder: Path) -> bool:
     """Compares crops byte for byte with those written by the reference's extract_faces.py."""
     detector, differing, decoded, frames = face_detector.default_detector(), 0, 0, 0
-    for path in tqdm(files(folder / "video", ".mp4"), desc="crops", disable=None):
+    for path in progress_bar(files(folder / "video", ".mp4"), desc="crops"):
         name = f"{path.parent.name}/{path.stem}_facecroppad.npy"
         expected = np.load(folder / "reference_crops" / name)
         images = avjax_frames(path)
@@ -141,7 +141,7 @@ def compare_rotation(folder: Path) -> bool:
     rotate = jax.jit(flip_and_rotate)
     levels: Counter[int] = Counter()
     large = []
-    for angle in tqdm(range(-MAX_ANGLE, MAX_ANGLE + 1), desc="rotation", disable=None):
+    for angle in progress_bar(range(-MAX_ANGLE, MAX_ANGLE + 1), desc="rotation"):
         for flip in (False, True):
             actual = np.asarray(rotate(frames, jnp.asarray(flip), jnp.asarray(angle)))
             for number, frame in enumerate(frames):

@@ -13,10 +13,10 @@ import golden
 import numpy as np
 import reference
 from absl import flags
-from tqdm import tqdm
 
 from avjax import cli
 from avjax.errors import InputError
+from avjax.runtime.progress import progress_bar
 
 SEED = 0
 
@@ -85,9 +85,9 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
         raise InputError("give --reference PATH, a clone of the reference, and nothing else")
     reference.use(Path(values.reference))
     figures: dict[str, np.ndarray] = {}
-    for case in tqdm(golden.EVALUATIONS, desc="evaluation"):
+    for case in progress_bar(golden.EVALUATIONS, desc="evaluation"):
         figures |= evaluation_figures(*case)
-    for fusion, mask in tqdm(golden.TRAININGS, desc="training"):
+    for fusion, mask in progress_bar(golden.TRAININGS, desc="training"):
         figures |= training_figures(fusion, mask)
     out = Path(values.out)
     out.parent.mkdir(parents=True, exist_ok=True)

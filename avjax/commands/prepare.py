@@ -140,14 +140,15 @@ def _report(summary: "Summary", out: Path) -> None:
     for name, reason in summary.incomplete.items():
         print(f"written incomplete {name}: {reason}")
     for note, clips in notes.kinds(summary.notes).items():
-        print(f"note: {note}: {len(clips)} clips ({clips[0]}{', ...' if clips[1:] else ''})")
+        named = f"{clips[0]}{', ...' if clips[1:] else ''}"
+        print(f"note: {note}: {notes.counted(len(clips), 'clip')} ({named})")
     rate = summary.prepared_now / summary.seconds if summary.seconds else 0.0
     speed = f", {rate:.2f} clips per second" if summary.prepared_now else ""
     print(
-        f"{out}: {summary.written} clips ({summary.prepared_now} prepared now in "
+        f"{out}: {notes.counted(summary.written, 'clip')} ({summary.prepared_now} prepared now in "
         f"{summary.seconds:.1f} s{speed}), {len(summary.skipped)} skipped, "
         f"{len(summary.incomplete)} incomplete, "
-        f"{sum(summary.faceless_frames.values())} frames without a face"
+        f"{notes.counted(sum(summary.faceless_frames.values()), 'frame')} without a face"
     )
     if summary.phases:
         shares = ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary.phases.items())

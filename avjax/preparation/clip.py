@@ -37,6 +37,12 @@ PROFILES = ("fixed", "reference")
 REFERENCE_FRAMES = 108  # 3.6 s at 30 frames per second
 _REACH_TOLERANCE = 0.05  # seconds that a window may lack: a frame, a block of sound
 _TELLING_SECONDS = 0.25  # of a window that a stream lacks
+_PLAIN_SIZE = (128, 128)
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Insufficient memory")  # as JAX and OpenCV say it
+
+
+class NoMemoryError(InputError):
+    """Memory ran out on a clip, which says little of the clip: fewer at once may do."""
 
 
 def check_profile(profile: str) -> str:
@@ -81,7 +87,10 @@ def prepare_clip(
         to follow; only in profile `fixed`, which else follows the one seen longest and largest.
 
     Raises:
-      InputError: a file cannot be read, or ends before ``start``, or no face is at ``face``.
+      InputError: a file cannot be read, ends before ``start`` or has no face at ``face``, or a
+        library fails on it.
+      NoMemoryError: memory ran out.
+      Exception: the detector's, if it fails on any other image too.
     """
     watch = watch or Stopwatch()
     told: dict[str, None] = {}  # in order, each once
@@ -116,7 +125,7 @@ def prepare_clip(
     clip = PreparedClip(black, features.mfcc, features.has_audio, False, log_mel=features.log_mel)
     if selection is not None:
         assert detector is not None, "frames need a face detector"
-        with watch.phase("detect"):
+        with watch.phase("detect"), _explained_detection(video, detector):
             if profile == "reference":
                 boxes = largest_boxes(selection, detector, told)
             else:
@@ -176,19 +185,43 @@ class Window(NamedTuple):
 
 @contextlib.contextmanager
 def explained(path: Path | None) -> Iterator[None]:
-    """Makes one InputError of whatever a library raises on one clip's files."""
+    """Makes one InputError of whatever a library raises on one clip's files.
+
+    Raises:
+      InputError: names the file and the library's error, which is its cause.
+      NoMemoryError: memory ran out.
+      OSError: the disk is full.
+    """
     try:
         yield
-    except (InputError, MemoryError):
+    except InputError:
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
         text = " ".join(str(error).split())[:200]
+        if isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
+            raise NoMemoryError(
+                f"memory ran out while {path} was prepared; use fewer --workers, or leave it out"
+            ) from error
         raise InputError(
             f"{path} cannot be prepared ({type(error).__name__}: {text}); replace the file, or see "
             "the traceback with --debug"
         ) from error
+
+
+@contextlib.contextmanager
+def _explained_detection(path: Path | None, detector: Detector) -> Iterator[None]:
+    """As `explained`, unless the detector fails on a plain image too: then it is no clip's fault.
+
+    With broken weights, for example, every clip would be listed, hours later.
+    """
+    try:
+        with explained(path):
+            yield
+    except InputError:
+        detector.faces(np.zeros((1, *_PLAIN_SIZE, 3), np.uint8))
+        raise
 
 
 def _timeline(

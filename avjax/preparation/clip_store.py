@@ -13,11 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from avjax.data.ravdess_dataset_builder import VERSION
 from avjax.data.records import PreparedClip
+from avjax.errors import InputError
 from avjax.preparation.settings import PreparationSettings
 from avjax.runtime import files
 
 _CLIPS, _LOCK, _SETTINGS = "clips", "lock", "settings.json"
+_VERSION = "dataset_version"  # in the settings' file
 _FACTS = ("has_audio", "has_video", "faceless")  # the scalar fields of a clip, with its notes
 NO_SPACE = "free some space and run the same command again to resume"
 
@@ -56,9 +59,18 @@ class ClipStore:
         files.write_json(self.directory / name, content)
 
     def settings(self) -> PreparationSettings:
-        """Reads the settings the folder was created with."""
-        text = (self.directory / _SETTINGS).read_text(encoding="utf-8")
-        return PreparationSettings.from_json(json.loads(text))
+        """Reads the settings the folder was created with.
+
+        Raises:
+          InputError: by a version that prepared clips differently.
+        """
+        stored = json.loads((self.directory / _SETTINGS).read_text(encoding="utf-8"))
+        if stored.pop(_VERSION, None) != VERSION:
+            raise InputError(
+                f"{self.directory} holds clips that another version of avjax prepared differently; "
+                "delete it, or choose another --out"
+            )
+        return PreparationSettings.from_json(stored)
 
     def remove(self) -> None:
         """Deletes the folder and its contents."""
@@ -75,8 +87,8 @@ def load_clip(path: Path) -> PreparedClip:
 def load_facts(path: Path) -> dict[str, Any]:
     """Reads a clip's scalar fields and notes, without its arrays."""
     with np.load(path) as arrays:
-        notes = tuple(arrays["notes"].tolist()) if "notes" in arrays else ()  # not in earlier ones
-        return {**{name: arrays[name].item() for name in _FACTS}, "notes": notes}
+        facts: dict[str, Any] = {name: arrays[name].item() for name in _FACTS}
+        return {**facts, "notes": tuple(arrays["notes"].tolist())}
 
 
 @contextlib.contextmanager
@@ -84,9 +96,13 @@ def open_clip_store(directory: Path, settings: PreparationSettings) -> Iterator[
     """Creates or reopens a folder of clips and locks it for this process.
 
     Raises:
-      InputError: another process holds the lock, the folder was created with other settings, or it
-        cannot be written.
+      InputError: another process holds the lock, the folder was created with other settings or by
+        a version that prepared clips differently, cannot be written, or its name is not UTF-8.
     """
+    try:
+        str(directory).encode()
+    except UnicodeEncodeError as error:  # array_record writes into no such folder
+        raise InputError(f"the name of {directory} is not UTF-8; choose another --out") from error
     busy = f"another process prepares clips into {directory}; wait for it, or choose another --out"
     with contextlib.ExitStack() as stack:
         with (
@@ -97,6 +113,6 @@ def open_clip_store(directory: Path, settings: PreparationSettings) -> Iterator[
             store = ClipStore(directory)
             (directory / _CLIPS).mkdir(exist_ok=True)
             if not (directory / _SETTINGS).exists():
-                store.write_json(_SETTINGS, settings._asdict())
+                store.write_json(_SETTINGS, {_VERSION: VERSION, **settings._asdict()})
         settings.check_same(store.settings(), directory)
         yield store

@@ -16,6 +16,7 @@ from av.stream import Disposition
 
 from avjax.errors import InputError
 from avjax.preparation import notes
+from avjax.runtime.impostors import HEAD_BYTES, impostor
 
 _CUT_SECONDS = 0.5  # a track shorter than its header's duration by more than this is broken off
 _PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails  # covers, chapter images
@@ -24,8 +25,7 @@ SEEK_MARGINS = (0.0, 2.0, 15.0, math.inf)  # seconds to go back when a seek land
 _JUMP_BACK, _JUMP_AHEAD = 0.5, 10.0  # seconds after which a joined recording's clock starts anew
 # Formats whose headers tell a duration; others are estimated from the rate of bits.
 _ANNOUNCING = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "asf", "flv", "wav", "flac")
-_HEAD_BYTES = 512
-_LARGE_FRAME = 4096 * 2304  # pixels; each decoder thread holds frames of its own
+LARGE_FRAME = 4096 * 2304  # pixels; larger ones are decoded and searched with less memory
 _Track = TypeVar("_Track", bound=Any)
 
 
@@ -54,23 +54,10 @@ def open_media(path: Path) -> Iterator[InputContainer]:
 
 
 def _unreadable(path: Path, reason: object) -> str:
-    return impostor(path) or f"{path} cannot be decoded ({reason}); replace the file"
-
-
-def impostor(path: Path) -> str | None:
-    """Names a file that stands in for media: a pointer, a web page, nothing at all."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except OSError:
-        return None
-    if not head:
-        return f"{path} is empty; replace the file"
-    if head.startswith(b"version https://git-lfs"):
-        return f"{path} is a pointer of Git LFS; fetch the file itself with git lfs pull"
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype html", b"<html")):
-        return f"{path} is a saved web page; download the file that it links to"
-    return None
+    what = None
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        what = impostor(file.read(HEAD_BYTES))
+    return f"{path} {what or f'cannot be decoded ({reason}); replace the file'}"
 
 
 # ---------------------------------------------------------------------------------------- tracks
@@ -282,7 +269,8 @@ def _decoded(
         zero = origin(container)
         check_codec(track, path)
         if track.type == "video":
-            large = track.codec_context.width * track.codec_context.height > _LARGE_FRAME
+            # Each decoder thread holds frames of its own.
+            large = track.codec_context.width * track.codec_context.height > LARGE_FRAME
             track.codec_context.thread_count = min(threads or 2, 2) if large else threads
             track.codec_context.thread_type = "AUTO"
         time, began = 0.0, False

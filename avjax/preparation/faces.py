@@ -1,14 +1,17 @@
 """Chooses the face to crop in each frame of a clip."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from avjax.errors import InputError
 from avjax.preparation import notes
+from avjax.preparation.container import LARGE_FRAME
 from avjax.preparation.crops import Boxes
 from avjax.preparation.frames import Selection, batches
 from avjax.preparation.tracks import follow
@@ -87,8 +90,25 @@ def _faces(
 ) -> list[Float[np.ndarray, "k 4"]]:
     """Finds the faces of selected frames; a short clip repeats frames."""
     groups = batches(selection.images)
-    found = [boxes for group in groups for boxes in detector.faces(group, thorough)]
+    found = [boxes for group in groups for boxes in _in_reduced(group, detector, thorough)]
     return [found[i] for i in selection.order]
+
+
+def _in_reduced(
+    frames: UInt8[np.ndarray, "n h w 3"], detector: Detector, thorough: bool
+) -> list[Float[np.ndarray, "k 4"]]:
+    """Finds faces; where frames are larger than 4K, in reduced ones, which bounds memory."""
+    height, width = frames.shape[1:3]
+    factor = math.ceil(math.sqrt(height * width / LARGE_FRAME))
+    if factor <= 1:
+        return detector.faces(frames, thorough)
+    size = max(1, width // factor), max(1, height // factor)
+    scale = np.array([width / size[0], height / size[1]] * 2)
+    boxes = []
+    for frame in frames:
+        reduced = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+        boxes += [found * scale for found in detector.faces(reduced[None], thorough)]
+    return boxes
 
 
 def _no_hit(target: Sequence[float], path: Path | None, faces: Float[np.ndarray, "k 4"]) -> str:

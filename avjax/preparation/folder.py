@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from avjax.errors import InputError
+from avjax.preparation.notes import counted
 
 # What macOS, Windows, Linux desktops and NAS systems leave beside the files that people put there.
 _LEFTOVER_FOLDERS = re.compile(
@@ -63,7 +64,8 @@ def files_below(root: Path, notes: list[str]) -> list[Path]:
     broken = [path for path in links if not path.exists()]
     files += [path for path in links if path.is_file() and is_new(path)]
     if broken:
-        notes.append(f"{len(broken)} links lead nowhere, such as {broken[0]}")
+        nowhere = counted(len(broken), "link leads nowhere:", "links lead nowhere, such as")
+        notes.append(f"{nowhere} {broken[0]}")
     return sorted(files)
 
 

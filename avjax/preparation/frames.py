@@ -248,6 +248,8 @@ class _Taken:
     def __init__(self, pixel_format: str, most: int) -> None:
         self._pixel_format, self._most = pixel_format, most
         self._last: Any = None
+        self._kind: tuple[int, int, int] | None = None
+        self._matrix: bytes | None = None
         self._block = np.zeros((0, 0, 0, 3), np.uint8)
         self._used = 0
         self.aspect: Any = None
@@ -259,7 +261,10 @@ class _Taken:
     def add(self, frame: Any) -> None:
         """Takes a frame once more; one that was taken just before is not converted again."""
         if frame is not self._last:
-            image = pixels.shown(frame, self._pixel_format, self.aspect, self.told)
+            kind = (frame.width, frame.height, frame.rotation)
+            if kind != self._kind:
+                self._kind, self._matrix = kind, pixels.display_matrix(frame)
+            image = pixels.shown(frame, self._pixel_format, self.aspect, self._matrix, self.told)
             if image.shape != self._block.shape[1:]:
                 if self.images:
                     self.told[notes.SIZE_CHANGES] = None

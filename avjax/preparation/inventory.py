@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from avjax.preparation.notes import counted
 from avjax.preparation.raw_clip import RawClip
 
 _SHOWN = 12  # speakers on a line
@@ -45,11 +46,11 @@ class Inventory(NamedTuple):
         """Formats the counts as lines for a terminal."""
         named = {name: count for name, count in self.speakers.items() if name}
         lines = [
-            f"{sum(self.classes.values())} clips: {_listed(self.streams)}",
+            f"{counted(sum(self.classes.values()), 'clip')}: {_listed(self.streams)}",
             f"classes: {_listed(self.classes)}",
         ]
         if named:
-            lines.append(f"{len(named)} speakers: {_listed(named, _SHOWN)}")
+            lines.append(f"{counted(len(named), 'speaker')}: {_listed(named, _SHOWN)}")
         if self.sound:
             lines.append(f"sound of videos: {_listed(self.sound)}")
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])

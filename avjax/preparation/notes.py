@@ -15,6 +15,11 @@ SIZE_CHANGES = "frames change their size"
 CENTRE = "surround sound mixed down, its centre foremost"
 
 
+def counted(number: int, singular: str, plural: str | None = None) -> str:
+    """Returns a number with its noun, and a verb if need be, in the singular or the plural."""
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
+
+
 def track(kind: str, number: int, total: int, reason: str) -> str:
     """Tells which of several tracks was taken; ``kind`` is "sound" or "video"."""
     return f"{kind} track {number} of {total} taken: {reason}"
@@ -33,7 +38,7 @@ def scaled_pixels(aspect: Fraction) -> str:
 
 def faceless(missing: int, total: int) -> str:
     """Tells in how many frames no face was found."""
-    return f"{missing} of {total} frames without a face"
+    return f"{missing} of {counted(total, 'frame')} without a face"
 
 
 def followed(people: int, chosen: bool, seen: int, total: int) -> str:
@@ -79,7 +84,7 @@ def channels_left_out(count: int, total: int, reason: str) -> str:
 
 def damaged(count: int) -> str:
     """Tells that packets could not be decoded."""
-    return f"{count} damaged packets skipped"
+    return f"damaged packets skipped: {count}"  # one kind, be it one packet or more
 
 
 def kinds(notes: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:

@@ -29,8 +29,21 @@ _2020_TO_709 = np.array(
 _GAMMA_STEPS = 1 << 14
 
 
+def display_matrix(frame: VideoFrame) -> bytes | None:
+    """Returns how a frame is to be turned; None if it is not.
+
+    PyAV then keeps the frame until the next collection of cycles, so ask a few frames only.
+    """
+    matrix: Any = cast(Any, frame.side_data).get(Type.DISPLAYMATRIX)
+    return None if matrix is None else bytes(matrix)
+
+
 def shown(
-    frame: VideoFrame, pixel_format: str, aspect: Fraction | None, told: dict[str, None]
+    frame: VideoFrame,
+    pixel_format: str,
+    aspect: Fraction | None,
+    matrix: bytes | None,
+    told: dict[str, None],
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Converts a frame to what a player shows.
 
@@ -38,6 +51,7 @@ def shown(
       frame: as decoded.
       pixel_format: `rgb24` or `bgr24`.
       aspect: width by height of a pixel; None if unknown.
+      matrix: the frame's `display_matrix`.
       told: receives notes as keys.
     """
     size: dict[str, Any] = {}
@@ -51,14 +65,11 @@ def shown(
         told[notes.HDR] = None
     else:
         image = frame.to_ndarray(format=pixel_format, **size)
-    return _upright(image, frame, told)
+    return image if matrix is None else _upright(image, matrix, told)
 
 
-def _upright(image: np.ndarray, frame: VideoFrame, told: dict[str, None]) -> np.ndarray:
-    """Turns and mirrors an image by its frame's display matrix, in steps of 90 degrees."""
-    matrix: Any = cast(Any, frame.side_data).get(Type.DISPLAYMATRIX)
-    if matrix is None:
-        return image
+def _upright(image: np.ndarray, matrix: bytes, told: dict[str, None]) -> np.ndarray:
+    """Turns and mirrors an image by a display matrix, in steps of 90 degrees."""
     a, b, _, c, d, *_ = np.frombuffer(matrix, "<i4") / 65536
     # Row vectors times the matrix: (x, y) is shown at (a x + c y, b x + d y), y downward.
     mirrored = a * d - b * c < 0

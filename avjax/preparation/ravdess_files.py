@@ -12,6 +12,7 @@ from avjax.data.ravdess import AUDIO_ONLY, AUDIO_VIDEO, SPEECH, VIDEO_ONLY, Clip
 from avjax.data.records import ClipRecord
 from avjax.errors import InputError
 from avjax.preparation.folder import files_below, is_spare
+from avjax.preparation.notes import counted
 from avjax.preparation.raw_clip import RawClip
 
 VIDEO_SUFFIXES = (
@@ -78,8 +79,12 @@ def find_raw(root: Path, pair_video_only: bool, songs: bool = False) -> Source:
     clips += [_raw_clip(ClipName.parse(path.name), None, path) for path in alone]
     if videos and alone:
         notes.append(
-            f"{len(alone)} sound files belong to no video and become clips of sound alone, such as "
-            f"{min(alone)}"
+            counted(
+                len(alone),
+                "sound file belongs to no video and becomes a clip of sound alone:",
+                "sound files belong to no video and become clips of sound alone, such as",
+            )
+            + f" {min(alone)}"
         )
     return Source(sorted(clips, key=lambda clip: clip.key), skipped, notes)
 
@@ -136,7 +141,12 @@ def _by_name(
                 others.append(path)
     if others and named:
         notes.append(
-            f"{len(others)} media files without a RAVDESS name are ignored, such as {others[0]}"
+            counted(
+                len(others),
+                "media file without a RAVDESS name is ignored:",
+                "media files without a RAVDESS name are ignored, such as",
+            )
+            + f" {others[0]}"
         )
     return named
 
@@ -153,10 +163,12 @@ def _leave_songs(
     if songs or not sung:
         return
     if len(sung) == len(named):
-        raise InputError(f"{root} holds {len(sung)} songs and no speech; --songs takes them")
+        songs_alone = counted(len(sung), "song")
+        raise InputError(f"{root} holds {songs_alone} and no speech; --songs takes songs")
     for name in sung:
         del named[name]
-    notes.append(f"{len(sung)} songs are left out; --songs takes them too")
+    left_out = counted(len(sung), "song is", "songs are")
+    notes.append(f"{left_out} left out; --songs takes songs too")
 
 
 def _sounds_and_videos(
@@ -184,7 +196,12 @@ def _sounds_and_videos(
     if repeats:
         path, chosen = min(repeats)
         notes.append(
-            f"{len(repeats)} files repeat a clip and are left out, such as {path}; {chosen} is used"
+            counted(
+                len(repeats),
+                "file repeats a clip and is left out:",
+                "files repeat a clip and are left out, such as",
+            )
+            + f" {path}; {chosen} is used"
         )
     return sounds, dict(sorted(videos.items()))
 

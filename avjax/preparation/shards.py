@@ -124,7 +124,7 @@ def merge(out: Path) -> Summary:
     summary = _sum([report.summary for report in reports.values()])
     if not files:
         reasons = "; ".join(f"{k}: {v}" for k, v in list(summary.skipped.items())[:3])
-        raise InputError(f"none of the clips could be prepared ({reasons})")
+        raise InputError(f"no clip could be prepared ({reasons})")
     with open_clip_store(out.with_name(out.name + ".partial"), first.settings) as store:
         publish(store, files, first.settings, first.versions, summary, out)
     return summary
@@ -141,6 +141,8 @@ def _read(directory: Path) -> _Report:
             [(key, ClipRecord(*record)) for key, record in stored["found"]],
             Summary.from_json(stored["summary"]),
         )
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{directory} is not finished; run its command again") from error
 

@@ -23,6 +23,7 @@ from avjax.preparation import container, mixdown, notes
 
 _WARM_UP_SECONDS = 0.5  # of sound decoded and discarded before the start
 _GAP_SECONDS = 0.1  # jumps of a track's clock by more than this are real
+_MOST_SILENCE = 300.0  # seconds filled in; a damaged clock may jump by hours
 _RATES = (1000, 1_000_000)  # hertz; outside, a header is wrong
 _SHORTEST_SECONDS = 0.01
 _LOSSY = ("OGG", "MPEG")  # libsndfile decodes them, but knows nothing of their delays
@@ -110,8 +111,8 @@ def read_sound(
         raise InputError(f"{path} holds no sound samples{where}")
     if len(voice) < _SHORTEST_SECONDS * track.rate:
         raise InputError(
-            f"{path} holds {len(voice)} sound samples, less than {_SHORTEST_SECONDS} s; replace "
-            "the file"
+            f"{path} holds {notes.counted(len(voice), 'sound sample')}, less than "
+            f"{_SHORTEST_SECONDS} s; replace the file"
         )
     if track.rate != sample_rate:
         voice = resample(voice, track.rate, sample_rate)
@@ -155,6 +156,15 @@ def _check_rate(path: Path, rate: int) -> None:
         )
 
 
+def _check_silence(path: Path, seconds: float) -> None:
+    """Raises InputError where more silence stands for missing sound than a clip is long."""
+    if seconds > _MOST_SILENCE:
+        raise InputError(
+            f"{path} has {seconds:.0f} s without sound by its clock; cut the clip by start "
+            "and end, or replace the file"
+        )
+
+
 # ------------------------------------------------------------------------------------ libsndfile
 
 
@@ -176,6 +186,7 @@ def _read_sound_file(path: Path, start: float, end: float | None) -> _Track | No
         return None
     lead = max(0, -int(start * rate))
     if lead:
+        _check_silence(path, lead / rate)
         samples = np.concatenate([np.zeros((lead, samples.shape[1]), np.float32), samples])
     announced = container.broken_at(there, there * _promised_share(path), end)
     announced = None if announced is None else announced - start
@@ -260,6 +271,7 @@ class _Placed:
         self._path, self._start, self._told = path, start, told
         self._blocks: list[np.ndarray] = []
         self._position = 0  # of the next block, in samples from the clip's start
+        self._silence = 0  # samples filled in
         self._formats: Any = None
         self._resampler: Any = None
         self.rate = 0
@@ -286,7 +298,7 @@ class _Placed:
         if abs(excess) > _GAP_SECONDS * self.rate:
             if self._position + excess > 0 and excess > 0 and self._blocks:
                 self._told.append(notes.gap(excess / self.rate))
-                self._append(np.zeros((len(block), excess), np.float32))
+                self._append(self._silent(len(block), excess))
             elif excess < 0:
                 block = block[:, -excess:]
         self._append(block)
@@ -298,10 +310,14 @@ class _Placed:
             if self.begin is None:
                 self.begin = (self._position + early) / self.rate
                 if self.begin:
-                    lead = np.zeros((len(block), self._position + early), np.float32)
-                    self._blocks.append(lead)
+                    self._blocks.append(self._silent(len(block), self._position + early))
             self._blocks.append(block[:, early:])
         self._position += block.shape[1]
+
+    def _silent(self, channels: int, count: int) -> Float[np.ndarray, "c s"]:
+        self._silence += count
+        _check_silence(self._path, self._silence / self.rate)
+        return np.zeros((channels, count), np.float32)
 
     def samples(self, end: float | None) -> Float[np.ndarray, "s c"]:
         """Returns all samples up to ``end``."""

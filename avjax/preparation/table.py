@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from avjax.errors import InputError
+from avjax.runtime.impostors import HEAD_BYTES, impostor
 
 _DELIMITERS = ",;\t"
 _SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")  # xlsx, ods and numbers are zips; xls is OLE
@@ -51,6 +52,8 @@ def read_table(path: Path, known: Sequence[str]) -> Table:
         raise InputError(
             f"{path} is a spreadsheet, not text; open it in its program and save it as CSV"
         )
+    if content and (what := impostor(content[:HEAD_BYTES])):
+        raise InputError(f"{path} {what}")
     text, notes = _decoded(path, content)
     separator = re.match(r"sep=(.)[^\n\r]*(\r\n?|\n)", text, re.IGNORECASE)
     skipped = 1 if separator else 0

@@ -1,7 +1,7 @@
 """Converts checkpoints between PyTorch and Flax, and recognises their networks."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -70,7 +70,8 @@ def convert(path: str | os.PathLike[str]) -> Converted:
 
     Raises:
       InputError: the file is not a checkpoint, the network is unknown, tensors are missing,
-        unexpected or of the wrong shape (lists them), or numbers are not finite.
+        unexpected, of the wrong shape or of a type that is not supported (lists them), or numbers
+        are not finite.
     """
     file = read_torch_file(path)
     state_dict, choice = _choose(file, str(path))
@@ -83,7 +84,9 @@ def convert(path: str | os.PathLike[str]) -> Converted:
     else:
         layers = network_layers(network)
         shapes = variable_shapes(build_network({**network, "num_heads": 1}))
-    expected = {name for name, _, _ in leaves(layers)} | set(counters(layers))
+    needed = {name for name, _, _ in leaves(layers)}
+    _check_types(state_dict, needed, str(path))
+    expected = needed | set(counters(layers))
     reasons |= dict.fromkeys(state_dict.unwrapped - expected, "outside of the wrapped model")
     tensors = {name: x for name, x in state_dict.tensors.items() if name not in reasons}
     variables = to_flax(tensors, layers, shapes, str(path))
@@ -212,6 +215,15 @@ def _left_out_head(state_dict: Mapping[str, np.ndarray], path: str) -> dict[str,
             f"[classes, {FRAME_FEATURES}] and fc.bias [classes]"
         )
     return dict.fromkeys(_HEAD, "the classifier of EfficientFace's own task")
+
+
+def _check_types(state_dict: StateDict, needed: Collection[str], path: str) -> None:
+    """Raises InputError if the network needs what is no tensor of a supported type."""
+    left_out = state_dict.left_out.items()
+    faults = [f"{name} is {reason}" for name, reason in left_out if name in needed]
+    if faults:
+        more = f"; and {len(faults) - MOST_NAMES} more" if len(faults) > MOST_NAMES else ""
+        raise InputError(f"{path}: {'; '.join(faults[:MOST_NAMES])}{more}; save them as float32")
 
 
 def _routes(state_dict: StateDict, layers: list[Layer], reasons: Mapping[str, str]) -> list[Route]:

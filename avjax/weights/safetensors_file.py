@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from avjax.weights.plain_pickle import RefusedPickle
+from avjax.weights.plain_pickle import Foreign, RefusedPickle
 
 _DTYPES = {
     **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "u1"},
@@ -24,15 +24,15 @@ def looks_like_safetensors(head: bytes, size: int) -> bool:
     return len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= size - 8
 
 
-def read_safetensors(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
-    """Reads all tensors; bfloat16 becomes float32.
+def read_safetensors(file: BinaryIO, size: int) -> dict[str, np.ndarray | Foreign]:
+    """Reads all tensors; bfloat16 becomes float32, and types that NumPy lacks become foreign.
 
     Args:
       file: at its start.
       size: bytes of the file.
 
     Raises:
-      RefusedPickle: the file is truncated or damaged, or a dtype is not supported.
+      RefusedPickle: the file is truncated or damaged.
     """
     (length,) = struct.unpack("<Q", file.read(8))
     if length > (1 << 20) + size // 16:
@@ -61,10 +61,10 @@ def _range(entry: Any) -> tuple[int, int]:
     return start, end
 
 
-def _tensor(file: BinaryIO, data_start: int, entry: Any) -> np.ndarray:
+def _tensor(file: BinaryIO, data_start: int, entry: Any) -> np.ndarray | Foreign:
     kind, shape, (start, end) = entry["dtype"], entry["shape"], _range(entry)
     if kind not in _DTYPES:
-        raise RefusedPickle(f"a tensor has the type {str(kind)[:20]}, which is not supported")
+        return Foreign(f"safetensors {str(kind)[:20]}")
     dtype = np.dtype(_DTYPES[kind])
     if not all(type(n) is int and n >= 0 for n in shape):
         raise RefusedPickle("a tensor has an impossible shape")

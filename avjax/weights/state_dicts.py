@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from avjax.weights.plain_pickle import Foreign
+
 _DEPTH = 3  # of mappings in mappings, such as {"ema": {"module": state_dict}}
 # Keys of a model's state_dict, which go before other keys.
 _USUAL_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "params", "weights")
@@ -73,7 +75,7 @@ def _read(key: str, mapping: Mapping[Any, Any]) -> StateDict:
     for full_name, value in mapping.items():
         name, wrapped = _unwrap(str(full_name))
         if not isinstance(value, np.ndarray):
-            state_dict.left_out[name] = "not a tensor"
+            state_dict.left_out[name] = _type_fault(value)
         elif name.rpartition(".")[2] in _COUNTS:
             state_dict.left_out[name] = "thop's counts of operations"
         elif name in state_dict.tensors:
@@ -86,6 +88,13 @@ def _read(key: str, mapping: Mapping[Any, Any]) -> StateDict:
     if not any_wrapped:
         state_dict.unwrapped.clear()
     return state_dict
+
+
+def _type_fault(value: Any) -> str:
+    """Says what a value is that is no array."""
+    if isinstance(value, Foreign) and value.name.startswith(("torch.", "safetensors ")):
+        return f"a tensor of a type that is not supported ({value.name})"
+    return "not a tensor"
 
 
 def _unwrap(name: str) -> tuple[str, bool]:

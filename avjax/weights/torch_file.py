@@ -18,24 +18,23 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from avjax.errors import InputError
+from avjax.runtime.impostors import HEAD_BYTES, impostor
 from avjax.weights.plain_pickle import Foreign, Function, RefusedPickle, interpret, plain_key
 from avjax.weights.safetensors_file import looks_like_safetensors, read_safetensors
-from avjax.weights.torch_storages import STORAGE_TYPES, Storage, Storages, storage_key
+from avjax.weights.torch_storages import (
+    STORAGE_TYPES,
+    UNSUPPORTED_BYTES,
+    OtherStorage,
+    Storage,
+    Storages,
+    storage_key,
+)
 
 ZIP_MAGIC = b"PK\x03\x04"
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 SAVE_REMEDY = 'save its state_dict: torch.save(model.state_dict(), "weights.pth")'
 _MOST_DIMENSIONS = 64  # NumPy's limit
-# First bytes of files that are often found in a checkpoint's place.
-_OTHER_FILES = {
-    b"version https://git-lfs": "it is a pointer of Git LFS; fetch the file itself: git lfs pull",
-    b"<!DOCTYPE": "it is a web page; download the file itself",
-    b"<!doctype": "it is a web page; download the file itself",
-    b"<html": "it is a web page; download the file itself",
-    b"\x1f\x8b": "it is a gzip archive; unpack it",
-    b"\x89HDF": "it is an HDF5 file, not one of PyTorch",
-}
 # Raised by zipfile for archives with wrong offsets, flags, names or sizes.
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -54,8 +53,8 @@ class TorchFile(NamedTuple):
     Attributes:
       tree: the saved object: dicts (also for OrderedDict and defaultdict), lists, tuples and
         scalars, with read-only arrays for tensors and parameters, and `Foreign` for objects of
-        other classes. bfloat16 becomes float32. Tensors with a common storage share memory.
-        Objects may contain themselves.
+        other classes and tensors of other types, such as complex or quantized ones. bfloat16
+        becomes float32. Tensors with a common storage share memory. Objects may contain themselves.
       foreign: qualified names of the other classes and functions that the file asks for, in the
         file's order. Nothing of them was imported or run.
     """
@@ -102,15 +101,14 @@ def load_torch_file(path: str | os.PathLike[str]) -> Any:
 
 
 def _read(file: BinaryIO, size: int, foreign: dict[str, Foreign]) -> Any:
-    head = file.read(32)
+    head = file.read(HEAD_BYTES)
     file.seek(0)
     if head.startswith(ZIP_MAGIC):
         return _read_zip(file, size, foreign)
     if looks_like_safetensors(head, size):
         return read_safetensors(file, size)
-    for magic, what in _OTHER_FILES.items():
-        if head.lstrip().startswith(magic):
-            raise RefusedPickle(what)
+    if what := impostor(head):
+        raise RefusedPickle(f"it {what}")
     return _read_legacy(file, size, foreign)
 
 
@@ -196,15 +194,27 @@ def _read_legacy(file: BinaryIO, size: int, foreign: dict[str, Foreign]) -> Any:
     _check_byte_order(isinstance(machine, dict) and machine.get("little_endian") is True)
     tree = interpret(stream, _globals(size), storages.load, memory=memory, foreign=foreign)
     keys = interpret(stream, {}, memory=memory)
-    if not isinstance(keys, list) or set(map(storage_key, keys)) != set(storages):
+    names = {*storages, *storages.skipped}
+    if not isinstance(keys, list) or set(map(storage_key, keys)) != names:
         raise RefusedPickle("its storages differ from those its tensors refer to")
     for key in keys:
+        if other := storages.skipped.get(storage_key(key)):
+            _skip_storage(stream, other)
+            continue
         storage = storages[storage_key(key)]
         header = stream.read(8)
         if len(header) < 8 or struct.unpack("<q", header)[0] != storage.array.size:
             raise RefusedPickle("it is truncated or damaged (length of a storage)")
         storage.fill(stream)
     return tree
+
+
+def _skip_storage(stream: "_BoundedReader", storage: OtherStorage) -> None:
+    """Passes a storage of the legacy format whose type is not supported."""
+    if storage.name not in UNSUPPORTED_BYTES:
+        raise RefusedPickle(f"a storage has the type {storage.name}, whose size is unknown")
+    count = int.from_bytes(stream.read(8), "little", signed=True)
+    stream.skip(count * UNSUPPORTED_BYTES[storage.name])
 
 
 class _BoundedReader:
@@ -219,6 +229,11 @@ class _BoundedReader:
     def readline(self) -> bytes:
         return self._file.readline()
 
+    def skip(self, count: int) -> None:
+        if not 0 <= count <= self._size - self._file.tell():
+            raise RefusedPickle("it is truncated (a storage ends early)")
+        self._file.seek(count, os.SEEK_CUR)
+
 
 # --------------------------------------------------------------------------------- allowed globals
 
@@ -227,8 +242,12 @@ def _globals(size: int) -> dict[str, Any]:
     """Returns the globals that a file of ``size`` bytes may use."""
     repeated_left = _memory(size)
 
-    def tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_unused: Any) -> np.ndarray:
+    def tensor(
+        storage: Any, offset: Any, shape: Any, strides: Any, *_unused: Any
+    ) -> np.ndarray | Foreign:
         nonlocal repeated_left
+        if isinstance(storage, OtherStorage):
+            return storage
         if not (isinstance(storage, Storage) and type(shape) is type(strides) is tuple):
             raise RefusedPickle("a tensor is not made from a storage, a shape and strides")
         if max(len(shape), len(strides)) > _MOST_DIMENSIONS:

@@ -37,6 +37,15 @@ STORAGE_TYPES = {
 }
 
 
+UNSUPPORTED_BYTES = {  # of an element; nothing else of these types is known
+    "torch.ComplexFloatStorage": 8,
+    "torch.ComplexDoubleStorage": 16,
+    "torch.QInt8Storage": 1,
+    "torch.QUInt8Storage": 1,
+    "torch.QInt32Storage": 4,
+}
+
+
 class Storage:
     """A flat array: allocated when the pickle refers to it, filled afterwards."""
 
@@ -72,23 +81,36 @@ class Storage:
         return view
 
 
+class OtherStorage(Foreign):
+    """Stands for a storage of a type that is not supported, and for its tensors."""
+
+    __slots__ = ()
+
+
 class Storages(dict[str, Storage]):
-    """Storages by key; their total size may not exceed the file's."""
+    """Storages by key; their total size may not exceed the file's.
+
+    Attributes:
+      skipped: storages of types that are not supported, by key.
+    """
 
     def __init__(self, file_size: int):
         super().__init__()
         self._bytes_left = file_size
+        self.skipped: dict[str, OtherStorage] = {}
 
     def load(self, reference: Any) -> Storage | Foreign:
         """Returns the storage of an id ``("storage", type, key, location, size[, view])``.
 
-        Any other id becomes foreign, such as the class of a pickled module in the legacy format.
+        A storage of a foreign type is an `OtherStorage`. Any other id becomes foreign, such as the
+        class of a pickled module in the legacy format.
         """
         if not isinstance(reference, tuple) or len(reference) < 5 or reference[0] != "storage":
             return _foreign_reference(reference)
         kind, key, size = reference[1], storage_key(reference[2]), reference[4]
         if isinstance(kind, Foreign):
-            raise RefusedPickle(f"a storage has the type {kind.name}, which is not supported")
+            self.skipped[key] = OtherStorage(kind.name)
+            return self.skipped[key]
         if not isinstance(kind, StorageType) or type(size) is not int or size < 0:
             raise RefusedPickle("a storage has an invalid type or size")
         if len(reference) > 5 and reference[5] is not None:

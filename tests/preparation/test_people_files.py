@@ -182,13 +182,14 @@ def test_a_header_that_promises_more(tmp_path):
 
 def test_tiny_files_and_impostors_are_one_line(tmp_path):
     tiny = write_sound(tmp_path / "tiny.wav", tone(1)[:1])
-    with pytest.raises(InputError, match=r"tiny\.wav holds 1 sound samples"):
+    with pytest.raises(InputError, match=r"tiny\.wav holds 1 sound sample,"):
         read_audio(tiny)
     slow = write_sound(tmp_path / "slow.wav", tone(0.3), 8)
     with pytest.raises(InputError, match="has 8 samples a second by its header"):
         read_audio(slow)
     for text, message in (
         ("version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+        ("\x1f\x8b", "cannot be decoded"),
         ("<!DOCTYPE html><html></html>", "is a saved web page"),
         ("", "is empty"),
     ):
@@ -200,4 +201,7 @@ def test_tiny_files_and_impostors_are_one_line(tmp_path):
 
 def test_kinds_of_notes():
     told = {"a": ("3 of 15 frames without a face",), "b": ("4 of 15 frames without a face", "x")}
+    assert notes.counted(1, "file repeats", "files repeat") == "1 file repeats"
+    assert notes.counted(2, "clip") == "2 clips"
+    assert notes.faceless(1, 1) == "1 of 1 frame without a face"
     assert notes.kinds(told) == {"... of ... frames without a face": ["a", "b"], "x": ["b"]}

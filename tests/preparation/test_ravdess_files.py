@@ -52,9 +52,7 @@ def test_sibling_folders_and_what_else_lies_there(tmp_path):
     ]
     assert skipped == {}
     (note,) = notes
-    assert (
-        note == f"1 media files without a RAVDESS name are ignored, such as {tmp_path}/holiday.mp4"
-    )
+    assert note == f"1 media file without a RAVDESS name is ignored: {tmp_path}/holiday.mp4"
     paired, *_ = find_raw(tmp_path, pair_video_only=True)
     assert [clip.audio for clip in paired] == [sound, sound]
 
@@ -134,7 +132,7 @@ def test_links_are_followed_once(tmp_path):
     assert clip.audio == source / f"Actor_05/03-{TRIAL}.wav"
     assert (skipped, notes) == ({}, [])
     (source / "gone.mp4").symlink_to(disk / "gone.mp4")
-    assert find_raw(source, False).notes == [f"1 links lead nowhere, such as {source / 'gone.mp4'}"]
+    assert find_raw(source, False).notes == [f"1 link leads nowhere: {source / 'gone.mp4'}"]
 
 
 def test_leftovers_of_systems_are_no_clips(tmp_path):
@@ -163,7 +161,7 @@ def test_the_live_file_of_several_is_used_and_the_others_counted(tmp_path, kept,
     touch(tmp_path, video, *others)
     (clip,), skipped, (note,) = find_raw(tmp_path, pair_video_only=False)
     assert (clip.video, skipped) == (tmp_path / video, {})
-    assert note.startswith(f"{len(others)} files repeat a clip and are left out, such as ")
+    assert note.startswith(f"{len(others)} file{'s repeat' if others[1:] else ' repeats'} a clip")
     assert note.endswith(f"; {tmp_path / video} is used")
 
 
@@ -183,7 +181,7 @@ def test_sound_of_any_kind_joins_by_its_trial(tmp_path, suffix):
     touch(tmp_path, f"v/01-{TRIAL}.mp4", f"s/03-{TRIAL}.{suffix}", f"s/01-{TRIAL}.mp3")
     (clip,), _, notes = find_raw(tmp_path, pair_video_only=False)
     assert clip.audio == tmp_path / f"s/03-{TRIAL}.{suffix}"
-    assert len(notes) == 1 and "1 files repeat" in notes[0]
+    assert len(notes) == 1 and "1 file repeats" in notes[0]
 
 
 def test_lossless_sound_wins(tmp_path):
@@ -204,12 +202,12 @@ def test_speech_by_default_and_songs_on_request(tmp_path):
     touch(tmp_path, f"01-{TRIAL}.mp4", f"song/01-{sung}.mp4", f"song/03-{sung}.wav")
     (clip,), skipped, notes = find_raw(tmp_path, pair_video_only=False)
     assert clip.record.clip_id == f"01-{TRIAL}"
-    assert (skipped, notes) == ({}, ["2 songs are left out; --songs takes them too"])
+    assert (skipped, notes) == ({}, ["2 songs are left out; --songs takes songs too"])
     speech, song = find_raw(tmp_path, pair_video_only=False, songs=True).clips
     assert (speech.record.clip_id, song.record.clip_id) == (f"01-{TRIAL}", f"01-{sung}")
     assert song.audio == tmp_path / f"song/03-{sung}.wav"
     assert speech.audio == speech.video
-    with pytest.raises(InputError, match="song holds 2 songs and no speech; --songs takes them"):
+    with pytest.raises(InputError, match="song holds 2 songs and no speech; --songs takes songs"):
         find_raw(tmp_path / "song", pair_video_only=False)
 
 
@@ -218,7 +216,7 @@ def test_sounds_that_no_video_can_use_are_told(tmp_path):
     touch(tmp_path, f"Actor_05/01-{TRIAL}.mp4", f"Actor_05/03-{other}.wav")
     source = find_raw(tmp_path, pair_video_only=False)
     assert source.notes == [
-        "1 sound files belong to no video and become clips of sound alone, such as "
+        "1 sound file belongs to no video and becomes a clip of sound alone: "
         f"{tmp_path}/Actor_05/03-{other}.wav"
     ]
 

@@ -1,6 +1,7 @@
 """Conversion of the reference's checkpoints, and its command."""
 
 import functools
+import re
 
 import golden
 import jax
@@ -200,6 +201,21 @@ def test_what_belongs_to_no_network_is_left_out_and_named(tmp_path):
     del tensors["model.stage2.0.branch1.0.weight"]
     with pytest.raises(InputError, match=r"missing stage2\.0\.branch1\.0\.weight$"):
         convert(save(tmp_path / "left.ckpt", {"state_dict": tensors}))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_tensors_of_types_that_are_not_supported(tmp_path, legacy):
+    """One that the network does not need is left out by name."""
+    tensors = {**backbone_tensors(), "window": np.ones(5, np.complex64)}
+    converted = convert(save(tmp_path / "a.pth", tensors, legacy))
+    targets = {route.name: route.target for route in converted.routes}
+    fault = "a tensor of a type that is not supported (torch.ComplexFloatStorage)"
+    assert targets["window"] == f"left out: {fault}"
+    assert converted.ignored == ("torch.ComplexFloatStorage",)
+    name = "stage3.1.branch2.0.weight"
+    tensors[name] = tensors[name].astype(np.complex64)
+    with pytest.raises(InputError, match=rf"{name} is {re.escape(fault)}; save them as float32"):
+        convert(save(tmp_path / "b.pth", tensors, legacy))
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(np.nan, np.float32), (1e300, np.float64)])

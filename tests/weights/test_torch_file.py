@@ -181,6 +181,7 @@ def test_safetensors_are_read(tmp_path):
         "b": ("BF16", [2], np.array([0x3F80, 0xC040], np.uint16).tobytes()),
         "c": ("BOOL", [3], b"\1\0\1"),
         "d": ("I64", [], COUNTER.tobytes()),
+        "e": ("F8_E4M3", [2], b"xy"),
     }
     path = write_safetensors(tmp_path / "a.safetensors", tensors)
     loaded = load_torch_file(path)
@@ -189,6 +190,7 @@ def test_safetensors_are_read(tmp_path):
     np.testing.assert_array_equal(loaded["b"], np.array([1, -3], np.float32))
     np.testing.assert_array_equal(loaded["c"], [True, False, True])
     assert loaded["d"].shape == () and loaded["d"] == 7
+    assert loaded["e"].name == "safetensors F8_E4M3"
     whole = path.read_bytes()
     for length in range(0, len(whole), 5):
         path.write_bytes(whole[:length])
@@ -201,7 +203,6 @@ def test_safetensors_are_read(tmp_path):
     [
         (("F32", [1 << 40], b""), "shape and bytes differ"),
         (("F32", [-1], b""), "impossible shape"),
-        (("F8_E4M3", [1], b"x"), "F8_E4M3"),
         (("F32", "x", b""), "impossible shape"),
     ],
 )
@@ -216,6 +217,8 @@ def test_impossible_safetensors_are_refused(tmp_path, entry, message):
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
         (b"\n<!DOCTYPE html><html>", "web page"),
         (b"\x1f\x8b\x08\x00", "gzip"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (b"", "is empty"),
     ],
 )
 def test_other_files_are_called_by_their_kind(tmp_path, content, message):
@@ -277,13 +280,37 @@ def test_missing_file_and_folder_are_refused(tmp_path):
         (tensor(Storage("FloatStorage", "0", 6), (2,), (1,), offset=5), "beyond its storage"),
         (tensor(Storage("FloatStorage", "0", 6), (2,), (-1,)), "impossible shape"),
         (tensor(Storage("FloatStorage", "9", 6), (2,), (1,)), "data/9 is missing"),
-        (tensor(Storage("QInt8Storage", "0", 6), (2,), (1,)), "torch.QInt8Storage"),
         (Call(Name("_codecs", "encode"), "x", "zip"), "other than bytes"),
     ],
 )
 def test_inconsistent_contents_are_refused(tmp_path, tree, message):
     with pytest.raises(InputError, match=message):
         load_torch_file(write_zip(tmp_path / "odd.pth", tree, {"0": WEIGHTS}))
+
+
+@pytest.mark.parametrize("write", [write_zip, write_legacy])
+def test_tensors_of_other_types_stay_inert(tmp_path, write):
+    legacy = write is write_legacy
+    storages = {"0": np.zeros(6, np.complex64), "1": WEIGHTS.ravel(), "2": np.zeros(3, np.int8)}
+    kinds = ("ComplexFloatStorage", "FloatStorage", "QInt8Storage")
+    spectrum, weight, codes = (
+        Storage(kind, key, len(array), "cpu", legacy)
+        for kind, (key, array) in zip(kinds, storages.items(), strict=True)
+    )
+    quantized = Call(Name("torch._utils", "_rebuild_qtensor"), codes, 0, (3,), (1,))
+    tree = {
+        "spectrum": tensor(spectrum, (6,), (1,)),
+        "weight": tensor(weight, (2, 3), (3, 1)),
+        "codes": quantized,
+    }
+    file = read_torch_file(write(tmp_path / "a.pth", tree, storages))
+    np.testing.assert_array_equal(file.tree["weight"], WEIGHTS)
+    assert file.tree["spectrum"].name == "torch.ComplexFloatStorage"
+    assert file.tree["codes"].name == "torch._utils._rebuild_qtensor"
+    if legacy:  # where a storage's bytes must be passed
+        tree["spectrum"] = tensor(Storage("Odd", "0", 6, "cpu", True), (6,), (1,))
+        with pytest.raises(InputError, match=r"type torch\.Odd, whose size is unknown"):
+            load_torch_file(write(tmp_path / "b.pth", tree, storages))
 
 
 def test_compressed_archives_are_refused(tmp_path):

@@ -18,7 +18,6 @@ import av
 import cv2
 import numpy as np
 import soundfile
-import tqdm
 from demo.face import Expression, FaceArtist, Pose, draw_expression, draw_look
 from demo.voice import (
     OPENNESS_RATE,
@@ -33,6 +32,7 @@ from jaxtyping import Float, UInt8
 
 from avjax.data.ravdess import ACTORS, AUDIO_ONLY, AUDIO_VIDEO, EMOTIONS, SPEECH, ClipName
 from avjax.errors import InputError
+from avjax.runtime.progress import progress_bar
 
 FRAME_RATE = 30
 HOLD = 2  # frames per drawing: on twos, as in animation
@@ -114,7 +114,7 @@ def write_corpus(
     workers = max(1, min(processes, len(todo)))
     with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
         done = pool.map(_write, todo, chunksize=4)
-        for _ in tqdm.tqdm(done, total=len(todo), unit="clip", disable=not progress):
+        for _ in progress_bar(done, total=len(todo), unit="clip", disable=not progress):
             pass
     return len(todo)
 
