@@ -1,6 +1,7 @@
 """The flag ``--config``: by name or by path, and what config files import."""
 
 import importlib
+import re
 import sys
 
 import pytest
@@ -50,6 +51,14 @@ def test_a_file_in_the_current_folder_needs_its_suffix_only_beside_a_name(read, 
     assert read("--config=ia_softhard.py")["name"] == "mine"
     (tmp_path / "ia_softhard.py").rename(tmp_path / "mine")
     assert read("--config=mine")["name"] == "mine"
+
+
+def test_the_example_of_the_docs_starts_from_the_common_recipe(read, tmp_path, root_dir):
+    text = (root_dir / "docs" / "training.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"^```python\n# experiments/mine.py\n(.*?)^```$", text, re.M | re.S)
+    (tmp_path / "mine.py").write_text(code)
+    config = read("--config=mine.py")
+    assert (config["name"], config["mask"], config["num_epochs"]) == ("mine", "noise", 100)
 
 
 @pytest.mark.parametrize("name", ["ia_softhart", "common", "configs/nothing.py", "folder"])
