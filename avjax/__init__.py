@@ -47,7 +47,7 @@ _MODULES = {
     "resolve_fold": "avjax.data.folds",
 }
 # Commands stay modules: a function `avjax.train` would be overwritten by the module of that name on
-# import. `avjax.train.train` is the function behind ``python -m avjax.train``.
+# import. `avjax.train.train` is the function behind ``avjax train``.
 _COMMANDS = ("crossval", "download", "evaluate", "predict", "prepare", "train")
 
 

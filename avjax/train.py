@@ -208,7 +208,7 @@ def _select_clips(config: RunConfig, dataset: PreparedDataset, net: Network) -> 
     """Returns the clips that the network can use, by split."""
     if "video" in net.inputs.streams and not dataset.metadata.num_frames:
         raise InputError(
-            f"{dataset.directory} holds sound only; train configs/audio_only.py on it, or prepare "
+            f"{dataset.directory} holds sound only; train --config audio_only on it, or prepare "
             "videos"
         )
     return {

@@ -1,6 +1,6 @@
 """Sound only, more accurate than `audio_only`: an ensemble of small CNNs on MFCCs and pitch.
 
-Needs a dataset with log-mel spectrograms: ``python -m avjax.prepare ... --log_mels 128``.
+Needs a dataset with log-mel spectrograms: ``avjax prepare ... --log_mels 128``.
 """
 
 from configs import common

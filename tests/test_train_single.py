@@ -189,7 +189,7 @@ def test_configs_that_do_not_fit_the_streams_are_refused(sounds, tmp_path):
         train_run(config, tmp_path)
     config = common.get_config("both")
     config.data.dir = str(sounds)
-    with pytest.raises(InputError, match=r"holds sound only; train configs/audio_only\.py"):
+    with pytest.raises(InputError, match=r"holds sound only; train --config audio_only"):
         train_run(config, tmp_path)
     assert not any(tmp_path.iterdir())
 

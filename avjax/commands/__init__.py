@@ -10,12 +10,14 @@ import sys
 
 from avjax.runtime.signals import loading
 
+NAMES = ("download", "prepare", "train", "evaluate", "crossval", "predict")  # in the order of use
+
 
 def run(name: str, argv: list[str] | None = None) -> int:
-    """Runs the command ``python -m avjax.<name>``.
+    """Runs the command ``avjax <name>``, also known as ``python -m avjax.<name>``.
 
     Args:
-      name: name of a module in this package.
+      name: one of `NAMES`, a module in this package.
       argv: program name and arguments; by default those of the process.
 
     Returns:

@@ -1,8 +1,7 @@
 """Trains and evaluates a config on every fold of a cross-validation.
 
-``python -m avjax.crossval --config configs/ia_softhard.py --workdir RUN --folds msaf6``. Each fold
-and seed is a run below the workdir; ``--together`` trains all runs at once. The same command
-resumes.
+``avjax crossval --config ia_softhard --workdir RUN --folds msaf6``. Each fold and seed is a run
+below the workdir; ``--together`` trains all runs at once. The same command resumes.
 """
 
 from pathlib import Path

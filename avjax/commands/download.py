@@ -1,7 +1,7 @@
-"""Downloads RAVDESS's speech clips from Zenodo: ``python -m avjax.download --out RAVDESS``.
+"""Downloads RAVDESS's speech clips from Zenodo: ``avjax download --out RAVDESS``.
 
 Writes ``RAVDESS/Actor_01`` to ``Actor_24``, each with the actor's mp4s and wavs, as
-``avjax.prepare --source RAVDESS`` expects them. ``--actors 1,5-8`` downloads only those (the wavs
+``avjax prepare --source RAVDESS`` expects them. ``--actors 1,5-8`` downloads only those (the wavs
 of all actors share one zip of 0.2 GB, which is kept until the last actor is complete). An actor's
 folder appears once it is complete. The same command resumes, even within a file, and skips complete
 actors.

@@ -1,4 +1,4 @@
-"""Evaluates a model under every condition: ``python -m avjax.evaluate --workdir RUN``.
+"""Evaluates a model under every condition: ``avjax evaluate --workdir RUN``.
 
 For a converted checkpoint: ``--checkpoint MODEL --data DATA --fold published``.
 """

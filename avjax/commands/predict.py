@@ -1,4 +1,4 @@
-"""Predicts the emotion in raw clips: ``python -m avjax.predict --checkpoint RUN clip.mp4``."""
+"""Predicts the emotion in raw clips: ``avjax predict --checkpoint RUN clip.mp4``."""
 
 from absl import flags
 

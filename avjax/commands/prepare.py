@@ -1,8 +1,8 @@
-"""Prepares raw clips into a dataset: ``python -m avjax.prepare --source RAVDESS --out DATA``.
+"""Prepares raw clips into a dataset: ``avjax prepare --source RAVDESS --out DATA``.
 
 ``--import_crops`` imports clips prepared by the reference's scripts. Each finished clip is durable:
 the same command resumes. On several machines, run with ``--shard 1/8`` to ``8/8``, then
-``python -m avjax.prepare --merge --out DATA`` makes the dataset.
+``avjax prepare --merge --out DATA`` makes the dataset.
 """
 
 from pathlib import Path

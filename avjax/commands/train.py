@@ -1,4 +1,4 @@
-"""Trains a model: ``python -m avjax.train --config configs/ia_softhard.py --workdir RUN``.
+"""Trains a model: ``avjax train --config ia_softhard --workdir RUN``.
 
 The same command resumes the run.
 """

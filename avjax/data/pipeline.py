@@ -328,7 +328,7 @@ def open_dataset(data_dir: str | Path) -> PreparedDataset:
     import tensorflow_datasets as tfds
 
     directory = Path(data_dir)
-    remedy = f"prepare one with: python -m avjax.prepare --source RAVDESS --out {directory}"
+    remedy = f"prepare one with: avjax prepare --source RAVDESS --out {directory}"
     if not directory.is_dir():
         raise InputError(f"there is no dataset at {directory}; {remedy}")
     if not any(directory.iterdir()):
