@@ -90,6 +90,8 @@ class RunConfig:
           InputError: unknown keys or invalid values.
         """
         leaves = flatten(tree)
+        for name in ("format", "digest"):  # of config.json
+            leaves.pop(name, None)
         if isinstance(leaves.get("augment"), bool):  # before augmentations had names
             leaves["augment"] = StepConfig.augment if leaves["augment"] else ""
         for key, neutral in _REMOVED.items():

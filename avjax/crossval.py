@@ -7,7 +7,6 @@ from avjax import commands
 if __name__ == "__main__":  # before the slow imports
     sys.exit(commands.run("crossval"))
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from avjax.data.folds import list_folds
 from avjax.errors import InputError
 from avjax.evaluate import EVALUATION_FILE
 from avjax.runtime.files import write_json
+from avjax.runtime.sealed import read_json
 from avjax.train import train
 from avjax.train_vmapped import train_vmapped
 
@@ -68,7 +68,13 @@ def cross_validate(
         print(f"run {number} of {len(planned)}: fold {fold}, seed {seed}", flush=True)
         folder = _folder(fold, seed)
         evaluation = _run(config.with_fold(specs[fold], seed), workdir / folder)
-        runs.append({"fold": fold, "seed": seed, "folder": folder, **_run_summary(evaluation)})
+        try:
+            figures = _run_summary(evaluation)
+        except (KeyError, TypeError, AttributeError) as error:  # of earlier versions
+            raise InputError(
+                f"{workdir / folder / EVALUATION_FILE} is damaged; remove it to evaluate again"
+            ) from error
+        runs.append({"fold": fold, "seed": seed, "folder": folder, **figures})
         summary = {"config": config.name, "folds": folds, "planned_runs": len(planned)}
         summary |= summarise(runs)
         write_json(workdir / SUMMARY_FILE, summary)
@@ -94,10 +100,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     if not path.exists():
         return train(config, workdir)
     check_resumable(config, workdir)
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is damaged; remove it to evaluate the run again") from error
+    return read_json(path, "remove it to evaluate the run again")
 
 
 def _run_summary(evaluation: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from avjax.errors import InputError
+from avjax.runtime.sealed import finite, seal
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -40,15 +41,15 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file atomically; see `atomic_file`."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file with a digest atomically; see `atomic_file` and `avjax.runtime.sealed`."""
+    write_text(path, json.dumps(seal(content), indent=2) + "\n")
 
 
 def append_json_line(path: Path, content: Mapping[str, Any]) -> None:
-    """Appends one line of JSON, durable on return."""
+    """Appends one line of JSON, durable on return; NaN and infinities become null."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(content) + "\n")
+        file.write(json.dumps(finite(content), allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
 
