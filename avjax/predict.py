@@ -29,6 +29,7 @@ from avjax.preparation.clip import Detector, explained, prepare_clip
 from avjax.preparation.container import has_video
 from avjax.preparation.face_detector import default_detector
 from avjax.runs.saved_model import ModelCard, load_model
+from avjax.runtime.sealed import finite
 from avjax.training.step import Batch, present_streams
 
 
@@ -321,7 +322,7 @@ def predict_clips(
             status = cli.INPUT_STATUS
             continue
         if as_json:
-            print(json.dumps({"clip": path, **prediction.to_json()}))
+            print(json.dumps(finite({"clip": path, **prediction.to_json()}), allow_nan=False))
         else:
             print(f"{path}: {prediction.label}\n{prediction}")
     return status

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 
 from avjax.errors import InputError
 from avjax.runtime.files import check_space, explain_full_disk
-from avjax.runtime.sealed import digest_arrays, read_json, seal, tell_unverified
+from avjax.runtime.sealed import digest_arrays, read_json, refuse_bad_numbers, seal, tell_unverified
 
 State = TypeVar("State")
 Manager: TypeAlias = ocp.CheckpointManager
@@ -24,6 +24,10 @@ CHECKPOINTS = "checkpoints"
 CARD = "card"
 _STATE = "default"  # the name that Orbax gave states without a card
 _HEADROOM = 1 << 20  # bytes for metadata
+_LOWER_RATE = (
+    "the checkpoint before is kept: train in another --workdir with a lower "
+    "config.optimizer.learning_rate"
+)
 _REMEDY = "free space or choose another --workdir (the last complete checkpoint is kept)"
 
 
@@ -63,8 +67,9 @@ class RunCheckpoints:
           lines: the lines of metrics.jsonl so far.
 
         Raises:
-          InputError: the disk is full.
+          InputError: the disk is full, or a value is not finite.
         """
+        check_finite(state)
         card = seal({"arrays": digest_arrays(named_arrays(state)), "metrics": lines})
         with checked_save(self._directory, state):
             while self._damaged:
@@ -113,6 +118,11 @@ class RunCheckpoints:
             raise InputError("its arrays do not match their digest")
         self.lines = None if card is None else card["metrics"]
         return state
+
+
+def check_finite(state: Any) -> None:
+    """Raises InputError if a training state holds a number that is not finite."""
+    refuse_bad_numbers(named_arrays(state), "the training state", _LOWER_RATE)
 
 
 def read_history(workdir: Path) -> list[dict[str, Any]] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from avjax.errors import InputError
-from avjax.runs.checkpoints import CHECKPOINTS, RunCheckpoints
+from avjax.runs.checkpoints import CHECKPOINTS, RunCheckpoints, check_finite
 from avjax.runs.metrics_log import MetricsLog, best_epoch
 from avjax.runs.saved_model import BEST, ModelCard, best_card, save_model
 from avjax.runtime import multihost
@@ -114,11 +114,15 @@ class RunFolder:
           trained: the epoch's training line of metrics.jsonl.
           validated: metrics of the validation split.
           card: the model's card.
+
+        Raises:
+          InputError: the state holds a number that is not finite; nothing is written.
         """
 
         def write() -> None:
             log = self._log
             assert log is not None, "end_epoch needs open_log first"
+            check_finite(progress)
             header = {"epoch": trained["epoch"], "split": "validation", "step": trained["step"]}
             log.end_epoch(trained, header | dict(validated))
             if validated["accuracy"] > self._best_accuracy:

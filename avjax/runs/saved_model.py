@@ -18,7 +18,7 @@ from avjax.models.networks import BACKBONE_KIND
 from avjax.runs.checkpoints import CHECKPOINTS, checked_save, open_manager, short
 from avjax.runs.run_config import CONFIG_FILE
 from avjax.runtime.files import atomic_file
-from avjax.runtime.sealed import digest_arrays, seal, unseal
+from avjax.runtime.sealed import digest_arrays, refuse_bad_numbers, seal, unseal
 from avjax.weights.safetensors_file import read_with_metadata, write_safetensors
 
 BEST = "best"
@@ -62,10 +62,11 @@ def save_model(directory: Path, variables: Mapping[str, Any], card: ModelCard) -
     """Writes a model with a digest, in place of the one before.
 
     Raises:
-      InputError: the disk is full.
+      InputError: the disk is full, or a value is not finite.
     """
     tree = {name: variables[name] for name in _COLLECTIONS}
     arrays = {name: np.asarray(x) for name, x in flatten_dict(unfreeze(tree), sep="/").items()}
+    refuse_bad_numbers(arrays, f"the model for {directory}", "it is not saved")
     sealed = seal(dataclasses.asdict(card) | {_ARRAYS: digest_arrays(arrays)})
     directory.mkdir(parents=True, exist_ok=True)
     with checked_save(directory, arrays), atomic_file(directory / MODEL_FILE) as file:
@@ -93,7 +94,7 @@ def read_model(path: str | Path) -> tuple[dict[str, Any], ModelCard]:
     """Like `load_model`, but also loads the EfficientFace backbone.
 
     Raises:
-      InputError: there is no model.
+      InputError: there is no model, it is damaged, or a value is not finite.
     """
     file = _model_file(Path(path))
     try:
@@ -110,6 +111,7 @@ def read_model(path: str | Path) -> tuple[dict[str, Any], ModelCard]:
             f"{file} is damaged (its arrays do not match their digest); "
             f"{_alternatives(file.parent)}"
         )
+    refuse_bad_numbers(variables, str(file), _NAME_A_MODEL)
     device = jax.local_devices()[0]
     nested = unflatten_dict(jax.device_put(variables, device), sep="/")
     return {name: nested.get(name, {}) for name in _COLLECTIONS}, card

@@ -80,6 +80,14 @@ def digest_arrays(arrays: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
+def refuse_bad_numbers(arrays: Mapping[str, Any], what: str, remedy: str) -> None:
+    """Raises InputError if a value is NaN or infinite; ``what`` begins the message."""
+    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if bad:
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise InputError(f"{what} holds numbers that are not finite, in {bad[0]}{more}; {remedy}")
+
+
 def _digest(content: Mapping[str, Any]) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -187,3 +187,15 @@ def test_model_without_a_digest_is_told_to_be_unverified(tmp_path, capsys):
     change_card(tmp_path / "model.safetensors", change)
     assert load_model(tmp_path)[1] == card()
     assert "unverified" in capsys.readouterr().err
+
+
+def test_model_that_is_not_finite_is_neither_saved_nor_loaded(tmp_path, monkeypatch):
+    save_model(tmp_path, variables(1.0), card())
+    with pytest.raises(InputError, match=r"not finite, in .* and 1 more; it is not saved"):
+        save_model(tmp_path, variables(np.nan), card())
+    assert value_of(load_model(tmp_path)[0]) == 1.0
+    with monkeypatch.context() as patch:
+        patch.setattr("avjax.runs.saved_model.refuse_bad_numbers", lambda *_: None)
+        save_model(tmp_path, variables(np.inf), card())
+    with pytest.raises(InputError, match=r"model.safetensors holds numbers .* not finite"):
+        load_model(tmp_path)
