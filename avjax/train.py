@@ -25,7 +25,7 @@ from avjax.evaluate import evaluate_run
 from avjax.models.network import Network
 from avjax.models.networks import build_network
 from avjax.runs.pretrained import initial_variables
-from avjax.runs.run_folder import RunFolder
+from avjax.runs.run_folder import RunFolder, run_lock
 from avjax.runs.saved_model import ModelCard
 from avjax.runtime import multihost
 from avjax.runtime.devices import Parallel, make_parallel
@@ -51,13 +51,21 @@ def train(config: RunConfig, workdir: str | Path) -> dict[str, Any]:
       `avjax.evaluate.evaluate_checkpoint`.
 
     Raises:
-      InputError: unsuitable data, or a workdir of another config.
+      InputError: unsuitable data, a workdir of another config or that another process uses, or
+        numbers that are not finite.
       KeyboardInterrupt: stopped by a signal, between two steps; the same call resumes.
     """
     workdir = Path(workdir)
     setup = build(config)
-    multihost.from_first(lambda: check_resumable(config, workdir))
+    with run_lock(workdir):
+        multihost.from_first(lambda: check_resumable(config, workdir))
+        _train(setup, workdir)
+        return evaluate_run(workdir)
 
+
+def _train(setup: "Setup", workdir: Path) -> None:
+    """Trains the remaining epochs."""
+    config = setup.config
     train_clips, validation_clips = setup.clips["train"], setup.clips["validation"]
     feed = Feed([train_clips, validation_clips], config.data.cache, setup.parallel)
     step = functools.partial(
@@ -82,7 +90,6 @@ def train(config: RunConfig, workdir: str | Path) -> dict[str, Any]:
             scores = evaluator.undisturbed(progress.state.variables, validation_clips, feed)
             progress = setup.end_epoch(run, epoch, progress, speed, scores)
             multihost.stop_if_any(stop.requested)
-    return evaluate_run(workdir)
 
 
 class Setup(NamedTuple):

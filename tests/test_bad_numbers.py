@@ -47,7 +47,7 @@ def nan_after(step, monkeypatch):
     [
         (
             3,
-            r"step 4: the mean loss is nan and the largest gradient nan \(one step before [0-9.e-]+",
+            r"step 4: the mean loss is nan and the largest gradient nan \(one step before \d",
         ),
         (4, r"the training state holds numbers that are not finite, in \.state\.params"),
     ],

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,10 +11,31 @@ from avjax.runs.checkpoints import CHECKPOINTS, RunCheckpoints, check_finite
 from avjax.runs.metrics_log import MetricsLog, best_epoch
 from avjax.runs.saved_model import BEST, ModelCard, best_card, save_model
 from avjax.runtime import multihost
+from avjax.runtime.files import explain_unwritable, locked
 from avjax.training import metrics
 from avjax.training.loop import Progress
 
 _ANOTHER_WORKDIR = "train again in another --workdir"
+LOCK_SECONDS = 60.0  # that a job waits for its predecessor, which may be saving
+_LOCK = "lock"
+
+
+@contextlib.contextmanager
+def run_lock(workdir: Path) -> Iterator[None]:
+    """Keeps other processes from writing to a folder of training. Collective.
+
+    Raises:
+      InputError: another process still uses it after `LOCK_SECONDS`, or it cannot be written.
+    """
+    busy = f"another process trains in {workdir}; wait for it, or choose another --workdir"
+    with contextlib.ExitStack() as exit_stack:
+
+        def acquire() -> None:
+            with explain_unwritable(workdir, "choose another --workdir"):
+                exit_stack.enter_context(locked(workdir / _LOCK, busy, wait=LOCK_SECONDS))
+
+        multihost.from_first(acquire)
+        yield
 
 
 class RunFolder:

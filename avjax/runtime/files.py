@@ -6,6 +6,9 @@ import fcntl
 import json
 import os
 import shutil
+import socket
+import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -108,30 +111,61 @@ def explain_unwritable(place: Path, remedy: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(path: Path, busy: str) -> Iterator[None]:
+def locked(path: Path, busy: str, *, wait: float = 0.0) -> Iterator[None]:
     """Holds a file lock, which the system releases when the process ends.
+
+    The file tells who holds it.
 
     Args:
       path: the lock file; created, with its folder, if absent.
       busy: the error message if the lock is taken, including the remedy.
+      wait: seconds to wait for the lock, which is told.
 
     Raises:
-      InputError: another process holds the lock.
+      InputError: another process holds the lock; names it.
 
     Warns and goes on where the file system has no locks, as some of clusters do.
     """
-    descriptor = None
-    while descriptor is None:
+    deadline, is_told = time.monotonic() + wait, False
+    while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquire(path, busy)
+        try:
+            descriptor = _acquire(path)
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise InputError(f"{busy} (it is {_holder(path)})") from error
+            if not is_told:
+                print(
+                    f"note: waiting up to {wait:.0f} s for {_holder(path)}, which uses "
+                    f"{path.parent}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                is_told = True
+            time.sleep(0.2)
+        else:
+            if descriptor is not None:
+                break
     try:
         yield
     finally:
         os.close(descriptor)
 
 
-def _acquire(path: Path, busy: str) -> int | None:
-    """Returns the locked file's descriptor, or None if another process just removed the file."""
+def _holder(path: Path) -> str:
+    """Returns the text of a lock file."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip() or "unknown"
+    except OSError:
+        return "unknown"
+
+
+def _acquire(path: Path) -> int | None:
+    """Returns the locked file's descriptor, or None if another process just removed the file.
+
+    Raises:
+      BlockingIOError: the lock is taken.
+    """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except FileNotFoundError:
@@ -139,10 +173,12 @@ def _acquire(path: Path, busy: str) -> int | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            text = f"process {os.getpid()} on {socket.gethostname()} since {since}\n"
+            with contextlib.suppress(OSError):  # a full disk does not matter here
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, text.encode())
             return descriptor
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise InputError(busy) from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             os.close(descriptor)
