@@ -68,7 +68,7 @@ class _Run(NamedTuple):
 
     @property
     def first_epoch(self) -> int:
-        return self.setup.epoch_after(self.steps_done)
+        return self.setup.epoch_after(self.progress)
 
 
 def _build(config: RunConfig, dataset: PreparedDataset) -> Setup:
@@ -135,6 +135,7 @@ def _train(runs: Sequence[_Run]) -> None:
                     num_clips = int((rows[..., number] >= 0).sum())
                     run_speed = {**speed, "clips_per_second": num_clips / speed["seconds"]}
                     scores = evaluator.undisturbed(part.state.variables, clips, feed)
+                    assert scores is not None, "only a stop ends a validation early"
                     run.setup.end_epoch(run.folder, epoch, part, run_speed, scores)
             progress = Progress(progress.state, _next_sums(runs, epoch))
             if stop.requested:

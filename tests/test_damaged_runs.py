@@ -31,7 +31,7 @@ def finished(tmp_path_factory, sounds):
 def stopped(tmp_path_factory, sounds):
     """Stopped after two of three epochs."""
     workdir = tmp_path_factory.mktemp("stopped")
-    with stopped_at(4):
+    with stopped_at(5):
         train_run(audio_config(sounds), workdir)
     assert len(lines(workdir)) == 4
     return workdir
