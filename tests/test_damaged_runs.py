@@ -143,6 +143,13 @@ def test_damaged_config_is_refused(run, sounds):
         train_run(audio_config(sounds), run)
 
 
+def test_lost_config_of_a_run_is_refused(run, sounds):
+    """Otherwise its states would go on with whatever config the command names."""
+    (run / "config.json").unlink()
+    with pytest.raises(InputError, match=r"config.json is lost"):
+        train_run(audio_config(sounds), run)
+
+
 def test_damaged_evaluation_is_replaced_or_refused(finished, tmp_path):
     run = shutil.copytree(finished, tmp_path / "run")
     (run / "evaluation.json").write_text("{")

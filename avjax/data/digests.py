@@ -11,7 +11,7 @@ from avjax.runtime.files import write_text
 from avjax.runtime.sealed import tell_unverified
 
 DIGESTS_FILE = "metadata.sha256"
-_FILES = ("dataset_info.json", "features.json", "*.labels.txt")
+_FILES = ("dataset_info.json", "features.json", "metadata.json", "*.labels.txt")
 
 
 def write_digests(directory: Path) -> None:

@@ -359,11 +359,11 @@ def open_dataset(data_dir: str | Path) -> PreparedDataset:
         files = [path for split in builder.info.splits.values() for path in split.filepaths]
         missing = [path.name for path in files if not path.exists()]
         sources = {} if missing else builder.as_data_source()
+        stored = dict(builder.info.metadata or {})
     except Exception as error:  # several libraries raise their own errors for damaged files
         raise InputError(f"{directory} is damaged ({error}); {remedy}") from error
     if missing:
         raise InputError(f"{directory} lacks {', '.join(missing)}; {remedy}")
-    stored = dict(builder.info.metadata or {})
     try:
         records = [ClipRecord(*record) for record in stored.pop("index")]
         metadata = DatasetMetadata(**{**stored, "classes": tuple(stored["classes"])})

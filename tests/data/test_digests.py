@@ -35,6 +35,7 @@ def test_digests_are_those_of_sha256sum(dataset):
         "dataset_info.json",
         "features.json",
         "label.labels.txt",
+        "metadata.json",
     ]
 
 
@@ -47,7 +48,7 @@ def test_dataset_without_digests_is_told_to_be_unverified(dataset, capsys):
 
 @pytest.mark.parametrize(
     "name",
-    ["dataset_info.json", "features.json", "label.labels.txt", "metadata.sha256"],
+    ["dataset_info.json", "features.json", "label.labels.txt", "metadata.json", "metadata.sha256"],
 )
 def test_damaged_metadata_is_refused(dataset, name):
     path = dataset / name
