@@ -37,11 +37,11 @@ with loading():
     from avjax.data.pipeline import open_dataset
     from avjax.data.ravdess_dataset_builder import write_dataset
     from avjax.data.records import ClipRecord, DatasetMetadata, PreparedClip
+    from avjax.evaluate import evaluate_run
     from avjax.preparation.settings import PreparationSettings
     from avjax.preparation.shards import Shard, merge
     from avjax.prepare import prepare
     from avjax.runs.checkpoints import named_arrays
-    from avjax.runs.report import write_report
     from avjax.runs.run_folder import RunFolder
     from avjax.runs.saved_model import load_model
     from avjax.runtime.sealed import digest_arrays, tell_unverified
@@ -185,9 +185,9 @@ def _readers(folder: Path) -> list[Reader]:
         ),
         Reader("`train`: config.json", run, ("config.json",), lambda: check_resumable(config, run)),
         Reader(
-            "`evaluate`: the report's files",
+            "`evaluate`: report",
             run,
-            ("config.json", "evaluation.json", "metrics.jsonl", "checkpoints/*/card/*"),
+            ("*.json", "metrics.jsonl", "best/*", "checkpoints/*/card/*"),
             lambda: _report(run),
             (_without_newest_state(run, lambda: _report(run)),),
             weight=1,
@@ -233,7 +233,8 @@ def _model(run: Path) -> Any:
 
 
 def _report(run: Path) -> str:
-    page = write_report(run).read_text()
+    evaluate_run(run)
+    page = (run / "report.html").read_text()
     return re.sub(r"-[a-z]+[0-9a-f]{8,}", "", page)  # Matplotlib's random ids
 
 
