@@ -1,7 +1,9 @@
 """A run whose files were damaged or lost goes on to the same result, or says why it does not."""
 
+import contextlib
 import json
 import shutil
+from unittest import mock
 
 import jax
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from avjax.errors import InputError
 from avjax.evaluate import evaluate_run
+from avjax.runs import run_folder
 from avjax.runs.report import write_report
 from avjax.runs.saved_model import load_model, save_model
 from tests.sound_dataset import audio_config, write_sounds
@@ -93,6 +96,38 @@ def test_metrics_that_do_not_fit_the_state_are_mended(run, sounds, finished, fau
     train_run(audio_config(sounds), run)
     assert "metrics.jsonl was damaged" in capsys.readouterr().err
     assert_same(run, finished)
+
+
+@pytest.mark.parametrize(
+    ("place", "epochs"), [("save_model", (1,)), ("RunCheckpoints.save", (1, 2))]
+)
+def test_kill_while_an_epoch_is_saved_changes_nothing(sounds, finished, tmp_path, place, epochs):
+    """After the log's lines, or after the best model too."""
+    for epoch in epochs:
+        with killed_in(place, epoch), pytest.raises(KeyboardInterrupt):
+            train_run(audio_config(sounds), tmp_path)
+    train_run(audio_config(sounds), tmp_path)
+    assert_same(tmp_path, finished)
+
+
+@contextlib.contextmanager
+def killed_in(place, epoch):
+    """Interrupts a run in one of an epoch's saves."""
+
+    def kill(*arguments):
+        if place == "save_model":
+            is_epoch = arguments[2].epoch >= epoch
+        else:
+            is_epoch = len(arguments[3]) >= 2 * epoch
+        if is_epoch:
+            raise KeyboardInterrupt
+        original(*arguments)
+
+    owner, _, name = place.rpartition(".")
+    owner = getattr(run_folder, owner) if owner else run_folder
+    original = getattr(owner, name)
+    with mock.patch.object(owner, name, kill):
+        yield
 
 
 def test_a_worse_epoch_never_replaces_the_best_model(run, sounds):

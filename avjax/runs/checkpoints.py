@@ -25,7 +25,7 @@ CARD = "card"
 _STATE = "default"  # the name that Orbax gave states without a card
 _HEADROOM = 1 << 20  # bytes for metadata
 _LOWER_RATE = (
-    "the checkpoint before is kept: train in another --workdir with a lower "
+    "what was saved before is kept: train in another --workdir with a lower "
     "config.optimizer.learning_rate"
 )
 _REMEDY = "free space or choose another --workdir (the last complete checkpoint is kept)"

@@ -228,8 +228,8 @@ class FiniteCheck:
                     f"step {self._steps[model]}: the mean loss is "
                     f"{loss[number, model] / count[number, model]:.3g} and the largest gradient "
                     f"{largest[number, model]:.3g} (one step before "
-                    f"{self._largest[model]:.3g}), on the clips {', '.join(names)}; the checkpoint "
-                    "before is kept: train in another --workdir with a lower "
+                    f"{self._largest[model]:.3g}), on the clips {', '.join(names)}; what was "
+                    "saved before is kept: train in another --workdir with a lower "
                     "config.optimizer.learning_rate, or without these clips"
                 )
             self._largest = largest[number]
