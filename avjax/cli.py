@@ -17,6 +17,7 @@ from avjax.runtime.signals import (
     TERMINATION_STATUS,
     Terminated,
     repeat_lost_interrupts,
+    terminable,
 )
 
 USAGE_STATUS = 2
@@ -60,7 +61,7 @@ def run(
         if values["help"].value:
             print(_help(usage, values))
             return 0
-        with repeat_lost_interrupts():
+        with terminable(), repeat_lost_interrupts():
             return job(values, positional) or 0
     except flags.Error as error:
         return _fail(error, USAGE_STATUS)

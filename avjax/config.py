@@ -12,7 +12,9 @@ from typing import Any, Self, TypeVar, get_args
 from avjax.data.config import DataConfig
 from avjax.errors import InputError
 from avjax.models.networks import ModelConfig, build_network
+from avjax.runs.checkpoints import CHECKPOINTS
 from avjax.runs.run_config import CONFIG_FILE, flatten, read_config, write_config
+from avjax.runs.saved_model import BEST
 from avjax.runtime.devices import check_mode
 from avjax.training.augment import SoundAugmentation
 from avjax.training.loop import LoopConfig
@@ -90,6 +92,8 @@ class RunConfig:
           InputError: unknown keys or invalid values.
         """
         leaves = flatten(tree)
+        for name in ("format", "digest"):  # of config.json
+            leaves.pop(name, None)
         if isinstance(leaves.get("augment"), bool):  # before augmentations had names
             leaves["augment"] = StepConfig.augment if leaves["augment"] else ""
         for key, neutral in _REMOVED.items():
@@ -144,9 +148,14 @@ def check_resumable(config: RunConfig, workdir: Path) -> None:
     """Writes a new run's ``config.json``, or compares the config with an existing run's.
 
     Raises:
-      InputError: names the keys that differ.
+      InputError: names the keys that differ, or the config of an existing run is lost or damaged.
     """
     if not (workdir / CONFIG_FILE).exists():
+        if (workdir / CHECKPOINTS).exists() or (workdir / BEST).exists():
+            raise InputError(
+                f"{workdir / CONFIG_FILE} is lost, though the folder holds a run; restore it from "
+                "a copy, or choose another --workdir"
+            )
         write_config(workdir, config.to_tree())
         return
     former, current = (flatten(c.to_tree()) for c in (run_config(workdir), config))

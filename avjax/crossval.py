@@ -7,7 +7,6 @@ from avjax import commands
 if __name__ == "__main__":  # before the slow imports
     sys.exit(commands.run("crossval"))
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,9 @@ from avjax.config import RunConfig, check_resumable
 from avjax.data.folds import list_folds
 from avjax.errors import InputError
 from avjax.evaluate import EVALUATION_FILE
+from avjax.runs.run_folder import run_lock
 from avjax.runtime.files import write_json
+from avjax.runtime.sealed import read_json
 from avjax.train import train
 from avjax.train_vmapped import train_vmapped
 
@@ -54,24 +55,26 @@ def cross_validate(
     seeds = [config.loop.seed] if seeds is None else list(seeds)
     specs = _specs(config, folds)
     planned = [(fold, seed) for fold in specs for seed in seeds]
-    if together:
-        configs = {
-            workdir / _folder(fold, seed): config.with_fold(specs[fold], seed)
-            for fold, seed in planned
-        }
-        train_vmapped(
-            {path: run for path, run in configs.items() if not (path / EVALUATION_FILE).exists()}
-        )
-    runs: list[dict[str, Any]] = []
-    summary: dict[str, Any] = {}
-    for number, (fold, seed) in enumerate(planned, start=1):
-        print(f"run {number} of {len(planned)}: fold {fold}, seed {seed}", flush=True)
-        folder = _folder(fold, seed)
-        evaluation = _run(config.with_fold(specs[fold], seed), workdir / folder)
-        runs.append({"fold": fold, "seed": seed, "folder": folder, **_run_summary(evaluation)})
-        summary = {"config": config.name, "folds": folds, "planned_runs": len(planned)}
-        summary |= summarise(runs)
-        write_json(workdir / SUMMARY_FILE, summary)
+    with run_lock(workdir):
+        if together:
+            configs = {
+                workdir / _folder(fold, seed): config.with_fold(specs[fold], seed)
+                for fold, seed in planned
+            }
+            train_vmapped(
+                {path: c for path, c in configs.items() if not (path / EVALUATION_FILE).exists()}
+            )
+        runs: list[dict[str, Any]] = []
+        summary: dict[str, Any] = {}
+        for number, (fold, seed) in enumerate(planned, start=1):
+            print(f"run {number} of {len(planned)}: fold {fold}, seed {seed}", flush=True)
+            folder = workdir / _folder(fold, seed)
+            evaluation = _run(config.with_fold(specs[fold], seed), folder)
+            figures = _run_summary(evaluation, folder)
+            runs.append({"fold": fold, "seed": seed, "folder": folder.name, **figures})
+            summary = {"config": config.name, "folds": folds, "planned_runs": len(planned)}
+            summary |= summarise(runs)
+            write_json(workdir / SUMMARY_FILE, summary)
     return summary
 
 
@@ -94,21 +97,23 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     if not path.exists():
         return train(config, workdir)
     check_resumable(config, workdir)
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is damaged; remove it to evaluate the run again") from error
+    return read_json(path, "remove it to evaluate the run again")
 
 
-def _run_summary(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+def _run_summary(evaluation: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Returns a run's part of the summary."""
-    accuracies = {name: scores["accuracy"] for name, scores in evaluation["conditions"].items()}
-    return {
-        "epoch": evaluation["epoch"],
-        "num_clips": evaluation["num_clips"],
-        "accuracy": accuracies,
-        "actors": evaluation["actors"],
-    }
+    try:
+        conditions = evaluation["conditions"].items()
+        return {
+            "epoch": evaluation["epoch"],
+            "num_clips": evaluation["num_clips"],
+            "accuracy": {name: scores["accuracy"] for name, scores in conditions},
+            "actors": evaluation["actors"],
+        }
+    except (KeyError, TypeError, AttributeError) as error:  # of earlier versions, without digest
+        raise InputError(
+            f"{folder / EVALUATION_FILE} is damaged; remove it to evaluate the run again"
+        ) from error
 
 
 def summarise(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

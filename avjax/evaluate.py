@@ -24,11 +24,13 @@ from avjax.models.networks import build_network
 from avjax.runs.saved_model import ModelCard, load_model
 from avjax.runtime import multihost
 from avjax.runtime.devices import make_parallel
-from avjax.runtime.files import write_json
+from avjax.runtime.files import locked, write_json
 from avjax.training import conditions
 from avjax.training.evaluator import Evaluator
 
 EVALUATION_FILE = "evaluation.json"
+_LOCK = "evaluation.lock"  # not the run's: a run may be evaluated while it trains
+_LOCK_SECONDS = 60.0  # writing takes a second
 _PREPARE_FLAGS = ("profile", "seconds", "num_frames", "image_size")
 
 
@@ -161,11 +163,13 @@ def evaluate_run(workdir: str | Path, split: str = "test") -> dict[str, Any]:
     )
     name = EVALUATION_FILE if split == "test" else f"evaluation_{split}.json"
     if multihost.is_first():
-        write_json(workdir / name, evaluation)
-        if split == "test":
-            from avjax.runs.report import write_report
+        busy = f"another process writes evaluations into {workdir}; run the command again"
+        with locked(workdir / _LOCK, busy, wait=_LOCK_SECONDS):
+            write_json(workdir / name, evaluation)
+            if split == "test":
+                from avjax.runs.report import write_report
 
-            write_report(workdir)
+                write_report(workdir)
     return evaluation
 
 

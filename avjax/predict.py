@@ -30,6 +30,7 @@ from avjax.preparation.container import has_video
 from avjax.preparation.face_detector import default_detector
 from avjax.preparation.faces import Detector
 from avjax.runs.saved_model import ModelCard, load_model
+from avjax.runtime.sealed import finite
 from avjax.training.step import Batch, present_streams
 
 
@@ -322,7 +323,7 @@ def predict_clips(
             status = cli.INPUT_STATUS
             continue
         if as_json:
-            print(json.dumps({"clip": path, **prediction.to_json()}))
+            print(json.dumps(finite({"clip": path, **prediction.to_json()}), allow_nan=False))
         else:
             print(f"{path}: {prediction.label}\n{prediction}")
     return status

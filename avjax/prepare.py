@@ -11,7 +11,6 @@ if __name__ == "__main__":  # before the slow imports
     sys.exit(commands.run("prepare"))
 
 import functools
-import json
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -45,6 +44,7 @@ from avjax.preparation.sound import read_sound
 from avjax.preparation.stopwatch import Stopwatch
 from avjax.runtime import compilation
 from avjax.runtime.progress import progress_bar
+from avjax.runtime.sealed import read_json
 from avjax.runtime.versions import versions
 
 
@@ -303,16 +303,18 @@ def _is_occupied(path: Path) -> bool:
 
 def _check_complete(out: Path, settings: PreparationSettings, clips: Sequence[RawClip]) -> Summary:
     """Checks that an existing dataset has these settings and clips; returns its summary."""
+    if not (out / SUMMARY_FILE).is_file():
+        raise InputError(f"{out} exists and was not written by avjax.prepare; choose another --out")
+    stored = read_json(out / SUMMARY_FILE, "choose another --out")
     try:
-        stored = json.loads((out / SUMMARY_FILE).read_text())
         former = PreparationSettings.from_json(stored.pop("settings"))
         stored_clips = stored.pop("clips")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        summary = Summary.from_json(stored)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{out} exists and was not written by avjax.prepare; choose another --out"
         ) from error
     settings.check_same(former, out)
-    summary = Summary.from_json(stored)
     new = {clip.record.clip_id for clip in clips} - set(stored_clips) - set(summary.skipped)
     if new:
         raise InputError(

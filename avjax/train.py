@@ -25,7 +25,7 @@ from avjax.evaluate import evaluate_run
 from avjax.models.network import Network
 from avjax.models.networks import build_network
 from avjax.runs.pretrained import initial_variables
-from avjax.runs.run_folder import RunFolder
+from avjax.runs.run_folder import RunFolder, run_lock
 from avjax.runs.saved_model import ModelCard
 from avjax.runtime import multihost
 from avjax.runtime.devices import Parallel, make_parallel
@@ -51,13 +51,21 @@ def train(config: RunConfig, workdir: str | Path) -> dict[str, Any]:
       `avjax.evaluate.evaluate_checkpoint`.
 
     Raises:
-      InputError: unsuitable data, or a workdir of another config.
+      InputError: unsuitable data, a workdir of another config or that another process uses, or
+        numbers that are not finite.
       KeyboardInterrupt: stopped by a signal, between two steps; the same call resumes.
     """
     workdir = Path(workdir)
     setup = build(config)
-    multihost.from_first(lambda: check_resumable(config, workdir))
+    with run_lock(workdir):
+        multihost.from_first(lambda: check_resumable(config, workdir))
+        _train(setup, workdir)
+        return evaluate_run(workdir)
 
+
+def _train(setup: "Setup", workdir: Path) -> None:
+    """Trains the remaining epochs."""
+    config = setup.config
     train_clips, validation_clips = setup.clips["train"], setup.clips["validation"]
     feed = Feed([train_clips, validation_clips], config.data.cache, setup.parallel)
     step = functools.partial(
@@ -74,15 +82,20 @@ def train(config: RunConfig, workdir: str | Path) -> dict[str, Any]:
     with RunFolder(workdir) as run, StopRequest() as stop:
         progress = run.restore(setup.start)
         steps_done = int(progress.state.step)
-        run.open_log(setup.epoch_after(steps_done), setup.total_clips, setup.clips_in(steps_done))
+        first_epoch = setup.epoch_after(progress)
+        run.open_log(first_epoch, setup.total_clips, setup.clips_in(steps_done))
         progress = loop.place(progress)
-        for epoch in range(setup.epoch_after(steps_done), config.loop.num_epochs + 1):
+        stop_alone = stop if jax.process_count() == 1 else None
+        for epoch in range(first_epoch, config.loop.num_epochs + 1):
             rows = setup.rows_left(feed, epoch, steps_done)
             progress, speed = loop.train_epoch(progress, rows, run, stop)
-            scores = evaluator.undisturbed(progress.state.variables, validation_clips, feed)
+            variables = progress.state.variables
+            scores = evaluator.undisturbed(variables, validation_clips, feed, stop_alone)
+            if scores is None:
+                run.save(Progress(setup.parallel.single(progress.state), progress.sums))
+                raise KeyboardInterrupt
             progress = setup.end_epoch(run, epoch, progress, speed, scores)
             multihost.stop_if_any(stop.requested)
-    return evaluate_run(workdir)
 
 
 class Setup(NamedTuple):
@@ -123,9 +136,14 @@ class Setup(NamedTuple):
         """Number of training clips over all epochs."""
         return self.config.loop.num_epochs * len(self.clips["train"])
 
-    def epoch_after(self, steps: int) -> int:
-        """Returns the epoch, from 1, of the next step after ``steps`` steps."""
-        return steps // self.steps_per_epoch + 1
+    def epoch_after(self, progress: Progress) -> int:
+        """Returns the epoch, from 1, to go on with.
+
+        It is that of the next step, or the one before if a stop left it without its validation.
+        """
+        epochs, steps = divmod(int(progress.state.step), self.steps_per_epoch)
+        lacks_validation = epochs > 0 and not steps and bool(progress.sums.count)
+        return epochs if lacks_validation else epochs + 1
 
     def clips_in(self, steps: int) -> int:
         """Returns the number of clips in the first ``steps`` steps."""

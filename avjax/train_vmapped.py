@@ -20,7 +20,7 @@ from avjax.data.feed import Feed
 from avjax.data.pipeline import PreparedDataset, open_dataset
 from avjax.errors import InputError
 from avjax.evaluate import evaluate_run
-from avjax.runs.run_folder import RunFolder
+from avjax.runs.run_folder import RunFolder, run_lock
 from avjax.runtime.signals import StopRequest
 from avjax.train import Setup, build
 from avjax.training import metrics
@@ -41,13 +41,18 @@ def train_vmapped(configs: Mapping[Path, RunConfig]) -> None:
     if not configs:
         return
     dataset = open_dataset(next(iter(configs.values())).data.dir)
-    with contextlib.ExitStack() as exit_stack:
-        runs = [_open(config, workdir, dataset, exit_stack) for workdir, config in configs.items()]
-        unfinished = [run for run in runs if run.first_epoch <= run.setup.config.loop.num_epochs]
-        if unfinished:
-            _train(unfinished)
-    for workdir in configs:
-        evaluate_run(workdir)
+    setups = {workdir: _build(config, dataset) for workdir, config in configs.items()}
+    with contextlib.ExitStack() as locks:
+        for workdir in configs:
+            locks.enter_context(run_lock(workdir))
+        with contextlib.ExitStack() as exit_stack:
+            runs = [_open(setup, workdir, exit_stack) for workdir, setup in setups.items()]
+            num_epochs = runs[0].setup.config.loop.num_epochs
+            unfinished = [run for run in runs if run.first_epoch <= num_epochs]
+            if unfinished:
+                _train(unfinished)
+        for workdir in configs:
+            evaluate_run(workdir)
 
 
 class _Run(NamedTuple):
@@ -63,20 +68,23 @@ class _Run(NamedTuple):
 
     @property
     def first_epoch(self) -> int:
-        return self.setup.epoch_after(self.steps_done)
+        return self.setup.epoch_after(self.progress)
 
 
-def _open(
-    config: RunConfig, workdir: Path, dataset: PreparedDataset, exit_stack: contextlib.ExitStack
-) -> _Run:
-    """Builds and restores a run."""
+def _build(config: RunConfig, dataset: PreparedDataset) -> Setup:
+    """Builds a run."""
     setup = build(config, dataset)
     if "device" not in setup.parallel.caches:
         raise InputError(
             f"--together needs config.parallel='jit' in a single process, not "
             f"{config.parallel!r}; leave --together out"
         )
-    check_resumable(config, workdir)
+    return setup
+
+
+def _open(setup: Setup, workdir: Path, exit_stack: contextlib.ExitStack) -> _Run:
+    """Restores a run."""
+    check_resumable(setup.config, workdir)
     folder = exit_stack.enter_context(RunFolder(workdir))
     return _Run(setup, folder, folder.restore(setup.start))
 
@@ -127,6 +135,7 @@ def _train(runs: Sequence[_Run]) -> None:
                     num_clips = int((rows[..., number] >= 0).sum())
                     run_speed = {**speed, "clips_per_second": num_clips / speed["seconds"]}
                     scores = evaluator.undisturbed(part.state.variables, clips, feed)
+                    assert scores is not None, "only a stop ends a validation early"
                     run.setup.end_epoch(run.folder, epoch, part, run_speed, scores)
             progress = Progress(progress.state, _next_sums(runs, epoch))
             if stop.requested:

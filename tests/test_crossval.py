@@ -9,6 +9,7 @@ from avjax import crossval
 from avjax.config import RunConfig
 from avjax.crossval import cross_validate, main, summarise, table
 from avjax.errors import InputError
+from avjax.runtime.sealed import read_json
 from avjax.train import train
 from tests.sound_dataset import CLIPS, audio_config, write_sounds
 
@@ -31,7 +32,7 @@ def finished(tmp_path_factory, data_dir):
 
 def test_every_seed_is_a_separate_run(finished):
     workdir, summary = finished
-    assert json.loads((workdir / "crossval.json").read_text()) == summary
+    assert read_json(workdir / "crossval.json", "") == summary
     assert [(run["fold"], run["seed"]) for run in summary["runs"]] == [
         ("published", 0),
         ("published", 1),
@@ -71,7 +72,7 @@ def test_interrupted_cross_validation_resumes(finished, data_dir, tmp_path, monk
     monkeypatch.setattr(crossval, "train", interrupt_second_run)
     with pytest.raises(KeyboardInterrupt):
         cross_validate(run_config(data_dir), tmp_path, "published", [0, 1])
-    summary = json.loads((tmp_path / "crossval.json").read_text())
+    summary = read_json(tmp_path / "crossval.json", "")
     assert (len(summary["runs"]), summary["planned_runs"]) == (1, 2)
     assert cross_validate(run_config(data_dir), tmp_path, "published", [0, 1]) == finished[1]
     assert started == ["published-seed0", "published-seed1", "published-seed1"]

@@ -21,6 +21,7 @@ from avjax.models.networks import build_network
 from avjax.runs.metrics_log import read_metrics
 from avjax.runs.saved_model import load_model
 from avjax.runtime.devices import MODES, make_parallel
+from avjax.runtime.sealed import read_json
 from avjax.training.evaluator import Evaluator
 from configs import common, video_only
 from tests.clips import tone, write_sound, write_video
@@ -98,7 +99,7 @@ def test_run_in_a_thread_is_the_same(audio_run, sounds, tmp_path):
     with ThreadPoolExecutor(1) as pool:
         evaluation = pool.submit(train_run, audio_config(sounds), tmp_path).result()
     assert lines(tmp_path) == lines(audio_run)
-    assert evaluation == json.loads((audio_run / "evaluation.json").read_text())
+    assert evaluation == read_json(audio_run / "evaluation.json", "")
 
 
 @pytest.mark.parametrize(

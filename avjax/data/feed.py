@@ -141,6 +141,11 @@ class Feed:
             del self._all.columns
         return self._resident
 
+    @property
+    def clip_ids(self) -> list[str]:
+        """Ids of all clips."""
+        return self._all.clip_ids
+
     def rows(
         self, clips: Clips, batch_size: int, *, shuffle_key: int | None = None, epoch: int = 0
     ) -> Int[np.ndarray, "steps b"]:

@@ -13,6 +13,7 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
+from avjax.data.digests import check_digests
 from avjax.data.folds import Filter
 from avjax.data.ravdess import is_video_only
 from avjax.data.records import ClipRecord, DatasetMetadata
@@ -122,9 +123,26 @@ class PreparedDataset:
         )
 
     def read(self, number: int) -> dict[str, Any]:
-        """Reads one clip with its arrays; ``number`` indexes `records`."""
+        """Reads one clip with its arrays; ``number`` indexes `records`.
+
+        Raises:
+          InputError: its record is damaged.
+        """
         split, position = self._positions[number]
-        return self._sources[split][position]
+        try:
+            features = self._sources[split][position]
+            name = features["clip_id"].decode()
+        except Exception as error:  # array_record, TFDS and NumPy raise many types
+            raise InputError(
+                f"clip {position} of {split} in {self.directory} cannot be read "
+                f"({type(error).__name__}: {str(error)[:200]}); prepare the dataset again"
+            ) from error
+        if name != self.records[number].clip_id:
+            raise InputError(
+                f"clip {position} of {split} in {self.directory} is {name}, not "
+                f"{self.records[number].clip_id} as its metadata say; prepare the dataset again"
+            )
+        return features
 
 
 class Clips:
@@ -335,21 +353,23 @@ def open_dataset(data_dir: str | Path) -> PreparedDataset:
         raise InputError(f"the dataset directory {directory} is empty; {remedy}")
     if not (directory / "dataset_info.json").is_file():
         raise InputError(f"{directory} is not a prepared dataset; {remedy}")
+    check_digests(directory, remedy)
     try:
         builder = tfds.builder_from_directory(str(directory))
         files = [path for split in builder.info.splits.values() for path in split.filepaths]
         missing = [path.name for path in files if not path.exists()]
+        sources = {} if missing else builder.as_data_source()
+        stored = dict(builder.info.metadata or {})
     except Exception as error:  # several libraries raise their own errors for damaged files
         raise InputError(f"{directory} is damaged ({error}); {remedy}") from error
     if missing:
         raise InputError(f"{directory} lacks {', '.join(missing)}; {remedy}")
-    stored = dict(builder.info.metadata or {})
     try:
         records = [ClipRecord(*record) for record in stored.pop("index")]
         metadata = DatasetMetadata(**{**stored, "classes": tuple(stored["classes"])})
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{directory} was not written by avjax.prepare; {remedy}") from error
-    return PreparedDataset(directory, metadata, records, builder.as_data_source())
+    return PreparedDataset(directory, metadata, records, sources)
 
 
 def _usable(record: ClipRecord, video_only: bool, streams: Sequence[str]) -> bool:

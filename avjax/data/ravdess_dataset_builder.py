@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from avjax.data.digests import write_digests
 from avjax.data.records import ClipRecord, DatasetMetadata, PreparedClip
 from avjax.models.network import N_MFCC
 
@@ -113,4 +114,5 @@ def write_dataset(
     config = tfds.download.DownloadConfig(compute_stats=tfds.download.ComputeStatsMode.SKIP)
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints its destination
         builder.download_and_prepare(download_config=config)
+    write_digests(Path(builder.data_dir))
     return Path(builder.data_dir)

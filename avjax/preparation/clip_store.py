@@ -5,8 +5,8 @@ keeps other processes out of the folder.
 """
 
 import contextlib
-import json
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from avjax.data.records import PreparedClip
 from avjax.errors import InputError
 from avjax.preparation.settings import PreparationSettings
 from avjax.runtime import files
+from avjax.runtime.sealed import read_json
 
 _CLIPS, _LOCK, _SETTINGS = "clips", "lock", "settings.json"
 _VERSION = "dataset_version"  # in the settings' file
@@ -62,15 +63,20 @@ class ClipStore:
         """Reads the settings the folder was created with.
 
         Raises:
-          InputError: by a version that prepared clips differently.
+          InputError: they are damaged, or by a version that prepared clips differently.
         """
-        stored = json.loads((self.directory / _SETTINGS).read_text(encoding="utf-8"))
+        path = self.directory / _SETTINGS
+        remedy = f"delete {self.directory} to prepare its clips again, or choose another --out"
+        stored = read_json(path, remedy)
         if stored.pop(_VERSION, None) != VERSION:
             raise InputError(
                 f"{self.directory} holds clips that another version of avjax prepared differently; "
                 "delete it, or choose another --out"
             )
-        return PreparationSettings.from_json(stored)
+        try:
+            return PreparationSettings.from_json(stored)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{path} is damaged ({error}); {remedy}") from error
 
     def remove(self) -> None:
         """Deletes the folder and its contents."""
@@ -78,17 +84,43 @@ class ClipStore:
 
 
 def load_clip(path: Path) -> PreparedClip:
-    """Reads a clip; a clip without a face has zero frames."""
-    with np.load(path) as arrays:
+    """Reads a clip and checks its checksums; a clip without a face has zero frames.
+
+    Raises:
+      InputError: the file is damaged.
+    """
+    with _opened(path) as arrays:
+        if arrays.zip.testzip() is not None:
+            raise zipfile.BadZipFile("checksum")
         frames, mfcc, log_mel = arrays["frames"], arrays["mfcc"], arrays.get("log_mel")
     return PreparedClip(frames, mfcc, **load_facts(path), log_mel=log_mel)
 
 
 def load_facts(path: Path) -> dict[str, Any]:
-    """Reads a clip's scalar fields and notes, without its arrays."""
-    with np.load(path) as arrays:
+    """Reads a clip's scalar fields and notes, without its arrays.
+
+    Raises:
+      InputError: the file is damaged.
+    """
+    with _opened(path) as arrays:
         facts: dict[str, Any] = {name: arrays[name].item() for name in _FACTS}
         return {**facts, "notes": tuple(arrays["notes"].tolist())}
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Opens a clip's file."""
+    try:
+        with np.load(path) as arrays:
+            if not set(arrays).issubset(PreparedClip._fields):
+                raise zipfile.BadZipFile("unknown names")
+            yield arrays
+    # NumPy, zipfile and zlib raise many types for damaged files.
+    except Exception as error:
+        raise InputError(
+            f"{path} is damaged ({type(error).__name__}: {error}); delete it and run the same "
+            "command again"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -1,9 +1,8 @@
 """Prepares a dataset on several machines: each prepares every n-th clip, and one merges them."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 from avjax.data.records import ClipRecord
 from avjax.errors import InputError
@@ -11,6 +10,7 @@ from avjax.preparation.clip_store import ClipStore, open_clip_store
 from avjax.preparation.publish import Summary, publish
 from avjax.preparation.raw_clip import RawClip
 from avjax.preparation.settings import PreparationSettings
+from avjax.runtime.sealed import read_json
 
 _REPORT = "shard.json"  # written when the shard is complete
 T = TypeVar("T")
@@ -132,8 +132,11 @@ def merge(out: Path) -> Summary:
 
 def _read(directory: Path) -> _Report:
     """Reads a shard's report."""
+    path = directory / _REPORT
+    if not path.exists():
+        raise InputError(f"{directory} is not finished; run its command again")
+    stored = read_json(path, "delete it and run the shard's command again")
     try:
-        stored: dict[str, Any] = json.loads((directory / _REPORT).read_text(encoding="utf-8"))
         return _Report(
             Shard(*stored["shard"]),
             ClipStore(directory).settings(),
@@ -143,8 +146,10 @@ def _read(directory: Path) -> _Report:
         )
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{directory} is not finished; run its command again") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}); delete it and run the shard's command again"
+        ) from error
 
 
 def _check_equal(first: Path, expected: _Report, directory: Path, report: _Report) -> None:

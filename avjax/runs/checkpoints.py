@@ -1,10 +1,11 @@
-"""Orbax checkpoints of training states.
+"""Orbax checkpoints of training states, with digests.
 
 Writes are atomic: a run killed while saving keeps the previous checkpoint.
 """
 
 import functools
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeAlias, TypeVar
@@ -12,28 +13,43 @@ from typing import Any, Self, TypeAlias, TypeVar
 import jax
 import orbax.checkpoint as ocp
 
+from avjax.errors import InputError
 from avjax.runtime.files import check_space, explain_full_disk
+from avjax.runtime.sealed import digest_arrays, read_json, refuse_bad_numbers, seal, tell_unverified
 
 State = TypeVar("State")
 Manager: TypeAlias = ocp.CheckpointManager
 
 CHECKPOINTS = "checkpoints"
+CARD = "card"
+_STATE = "default"  # the name that Orbax gave states without a card
 _HEADROOM = 1 << 20  # bytes for metadata
+_LOWER_RATE = (
+    "what was saved before is kept: train in another --workdir with a lower "
+    "config.optimizer.learning_rate"
+)
 _REMEDY = "free space or choose another --workdir (the last complete checkpoint is kept)"
 
 
 class RunCheckpoints:
-    """The newest checkpoint of a run, in ``RUN/checkpoints``; opened on first use.
+    """The two newest checkpoints of a run, in ``RUN/checkpoints``; opened on first use.
 
-    Used by a single process, with states in host memory.
+    Used by a single process, with states in host memory. Each checkpoint has a card with the digest
+    of its state and the run's metrics so far.
+
+    Attributes:
+      lines: the restored checkpoint's lines of metrics.jsonl; None from earlier versions.
     """
 
     def __init__(self, workdir: Path) -> None:
         self._directory = workdir / CHECKPOINTS
+        self._damaged: list[int] = []
+        self.lines: list[dict[str, Any]] | None = None
 
     @functools.cached_property
     def _manager(self) -> Manager:
-        return open_manager(self._directory, ocp.StandardCheckpointHandler())
+        handlers = {_STATE: ocp.StandardCheckpointHandler(), CARD: ocp.JsonCheckpointHandler()}
+        return open_manager(self._directory, handlers, keep=2)
 
     def __enter__(self) -> Self:
         return self
@@ -42,21 +58,110 @@ class RunCheckpoints:
         if "_manager" in self.__dict__:
             self._manager.close()
 
-    def save(self, step: int, state: Any) -> None:
-        """Writes a checkpoint, then deletes the previous one.
+    def save(self, step: int, state: Any, lines: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Writes a checkpoint, then deletes all but the previous one.
+
+        Args:
+          step: the state's step.
+          state: a tree of arrays.
+          lines: the lines of metrics.jsonl so far.
 
         Raises:
-          InputError: the disk is full.
+          InputError: the disk is full, or a value is not finite.
         """
+        check_finite(state)
+        card = seal({"arrays": digest_arrays(named_arrays(state)), "metrics": lines})
         with checked_save(self._directory, state):
-            self._manager.save(next_step(self._manager, step), args=ocp.args.StandardSave(state))
+            while self._damaged:
+                self._manager.delete(self._damaged.pop())
+            args = {_STATE: ocp.args.StandardSave(state), CARD: ocp.args.JsonSave(card)}
+            step = next_step(self._manager, step)
+            self._manager.save(step, args=ocp.args.Composite(**args))
 
     def restore(self, like: State) -> State | None:
-        """Restores the newest state with the structure and dtypes of ``like``, or returns None."""
-        step = self._manager.latest_step()
-        if step is None:
-            return None
-        return self._manager.restore(step, args=ocp.args.StandardRestore(like))
+        """Restores the newest undamaged state with the structure and dtypes of ``like``.
+
+        Tells which newer ones are damaged; the next `save` deletes them.
+
+        Returns:
+          The state, or None if there is none.
+
+        Raises:
+          InputError: all states are damaged.
+        """
+        faults = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                state = self._restore(step, like)
+            except Exception as error:  # from Orbax, TensorStore, JSON or the digests
+                faults.append(f"{self._directory / str(step)} is damaged ({short(error)})")
+                self._damaged.append(step)
+                continue
+            for fault in faults:
+                print(f"note: {fault}; resuming from step {step}", file=sys.stderr)
+            return state
+        if faults:
+            raise InputError(
+                f"{'; '.join(faults)}; restore a state from a copy, or train again in another "
+                "--workdir"
+            )
+        return None
+
+    def _restore(self, step: int, like: State) -> State:
+        """Restores one state and checks its digest; sets `lines`."""
+        card = read_card(self._directory / str(step))
+        args = {_STATE: ocp.args.StandardRestore(like)}
+        state = self._manager.restore(step, args=ocp.args.Composite(**args))[_STATE]
+        if card is None:
+            tell_unverified(self._directory / str(step))
+        elif digest_arrays(named_arrays(state)) != card["arrays"]:
+            raise InputError("its arrays do not match their digest")
+        self.lines = None if card is None else card["metrics"]
+        return state
+
+
+def check_finite(state: Any) -> None:
+    """Raises InputError if a training state holds a number that is not finite."""
+    refuse_bad_numbers(named_arrays(state), "the training state", _LOWER_RATE)
+
+
+def read_history(workdir: Path) -> list[dict[str, Any]] | None:
+    """Reads the lines of metrics.jsonl from a run's newest undamaged checkpoint, or returns None.
+
+    Tells which newer ones are damaged.
+    """
+    folder = workdir / CHECKPOINTS
+    steps = [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
+    for step in sorted(steps, reverse=True):
+        try:
+            card = read_card(folder / str(step))
+        except InputError as error:
+            print(f"note: {error}", file=sys.stderr)
+        else:
+            return None if card is None else card["metrics"]
+    return None
+
+
+def read_card(checkpoint: Path) -> dict[str, Any] | None:
+    """Reads the card of a checkpoint; returns None if there is none, as in earlier versions.
+
+    Raises:
+      InputError: the card is damaged.
+    """
+    path = checkpoint / CARD / "metadata"  # as Orbax's handler names it
+    return read_json(path, "restore it from a copy") if path.exists() else None
+
+
+def named_arrays(tree: Any) -> dict[str, Any]:
+    """Returns a tree's arrays by their path."""
+    return {jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def short(error: Exception) -> str:
+    """Returns an error's message, or the start of a library's, which may be pages long."""
+    if isinstance(error, InputError):
+        return str(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def next_step(manager: Manager, at_least: int = 0) -> int:
@@ -65,12 +170,13 @@ def next_step(manager: Manager, at_least: int = 0) -> int:
     return at_least if latest is None else max(at_least, latest + 1)
 
 
-def open_manager(directory: Path, handlers: Any, *, write: bool = True) -> Manager:
-    """Opens an Orbax manager that keeps one item and is used by this process only.
+def open_manager(directory: Path, handlers: Any, *, keep: int = 1, write: bool = True) -> Manager:
+    """Opens an Orbax manager that is used by this process only.
 
     Args:
       directory: the item's directory; created if ``write``.
-      handlers: the item's handler, or handlers by name of its parts.
+      handlers: handlers by name of the item's parts.
+      keep: number of items to keep.
       write: whether to save; also deletes the remains of a killed save.
     """
     # Orbax then waits for no other process, but does not create the directory.
@@ -80,7 +186,7 @@ def open_manager(directory: Path, handlers: Any, *, write: bool = True) -> Manag
     if write:
         directory.mkdir(parents=True, exist_ok=True)
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=1,
+        max_to_keep=keep,
         create=False,
         cleanup_tmp_directories=write,
         enable_async_checkpointing=False,

@@ -7,11 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from avjax.errors import InputError
 from avjax.runtime.files import append_json_line, write_text
 from avjax.runtime.progress import progress_bar
+from avjax.runtime.sealed import finite
 from avjax.training import metrics
 
 METRICS_FILE = "metrics.jsonl"
+SPLITS = ("train", "validation")
 
 
 class MetricsLog:
@@ -22,7 +25,14 @@ class MetricsLog:
     """
 
     def __init__(
-        self, workdir: Path, first_epoch: int, total_clips: int, done_clips: int, *, bar: bool
+        self,
+        workdir: Path,
+        first_epoch: int,
+        total_clips: int,
+        done_clips: int,
+        *,
+        bar: bool,
+        lines: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         """Opens the log and drops the lines of epochs that will be repeated.
 
@@ -32,17 +42,32 @@ class MetricsLog:
           total_clips: number of clips over all epochs.
           done_clips: number of clips already trained on.
           bar: whether to show the progress bar; of several runs trained together, one does.
+          lines: the lines of the epochs before, from the run's checkpoint, which replace those in
+            the file; None takes the file's.
+
+        Raises:
+          InputError: without ``lines``, the file lacks an epoch.
         """
         self._path, self._epoch = workdir / METRICS_FILE, first_epoch
-        self.lines = [line for line in read_metrics(workdir) if line["epoch"] < first_epoch]
-        if self._path.exists():
-            write_text(self._path, "".join(json.dumps(line) + "\n" for line in self.lines))
+        self.lines = _check_complete(workdir, first_epoch) if lines is None else list(lines)
+        if self.lines or self._path.exists():
+            self._replace_file()
         with _without_torch():
             from tensorboardX import SummaryWriter
         self._events = SummaryWriter(str(workdir))
         self._bar = progress_bar(
             total=total_clips, initial=done_clips, unit="clip", disable=not bar
         )
+
+    def _replace_file(self) -> None:
+        """Writes the file anew; tells if it did not begin with the lines that it should hold."""
+        text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in self.lines)
+        former = self._path.read_bytes() if self._path.exists() else b""
+        if not former.startswith(text.encode()):
+            print(
+                f"note: {self._path} was damaged; written anew from the checkpoint", file=sys.stderr
+            )
+        write_text(self._path, text)
 
     def step(self, clips: int, sums: metrics.Sums) -> None:
         """Advances the bar by ``clips``; ``sums`` are the epoch's so far."""
@@ -56,8 +81,9 @@ class MetricsLog:
     def end_epoch(self, *lines: Mapping[str, Any]) -> None:
         """Writes an epoch's lines, with ``epoch``, ``split``, ``step`` and metrics."""
         for line in lines:
+            line = finite(line)
             append_json_line(self._path, line)
-            self.lines.append(dict(line))
+            self.lines.append(line)
             for name, value in line.items():
                 if isinstance(value, float):
                     self._events.add_scalar(f"{line['split']}/{name}", value, line["step"])
@@ -90,23 +116,58 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """Reads a run's metrics.jsonl; returns no lines if it does not exist.
 
     Skips a last line that was truncated by a crash.
+
+    Raises:
+      InputError: another line is damaged.
     """
     path = workdir / METRICS_FILE
     if not path.exists():
         return []
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    texts = path.read_bytes().splitlines(keepends=True)
+    for number, text in enumerate(texts, start=1):
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
+            line = json.loads(text, parse_constant=lambda _: None)  # NaN of earlier versions
+            split, epoch, step = line["split"], line["epoch"], line["step"]
+            if not (type(split) is str and type(epoch) is type(step) is int):
+                raise ValueError("no epoch, split or step")
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            if number == len(texts) and not text.endswith(b"\n"):
+                break
+            raise InputError(
+                f"{path} is damaged in line {number}; restore it from a copy, or remove it (the "
+                "run then goes on without its former figures)"
+            ) from error
+        lines.append(line)
     return lines
 
 
-def best_epoch(lines: Sequence[dict[str, Any]]) -> tuple[int, float]:
+def best_epoch(lines: Sequence[Mapping[str, Any]]) -> tuple[int, float]:
     """Returns epoch and accuracy of the best validation: the earliest on ties, else (0, -1)."""
     best = (0, -1.0)
     for line in lines:
         if line["split"] == "validation" and line["accuracy"] > best[1]:
             best = (line["epoch"], line["accuracy"])
     return best
+
+
+def _check_complete(workdir: Path, first_epoch: int) -> list[dict[str, Any]]:
+    """Reads the lines before an epoch, and checks that there are those of all epochs, or none.
+
+    Raises:
+      InputError: an epoch is missing.
+    """
+    lines = [line for line in read_metrics(workdir) if line["epoch"] < first_epoch]
+    epochs = {split: [x["epoch"] for x in lines if x["split"] == split] for split in SPLITS}
+    if lines and any(found != list(range(1, first_epoch)) for found in epochs.values()):
+        raise InputError(
+            f"{workdir / METRICS_FILE} lacks lines of epochs before {first_epoch}, which the run's "
+            "checkpoint has passed; restore it from a copy, or remove it (the run then goes on "
+            "without its former figures)"
+        )
+    if not lines and first_epoch > 1:
+        print(
+            f"note: {workdir / METRICS_FILE} is lost; it goes on with epoch {first_epoch}",
+            file=sys.stderr,
+        )
+    return lines

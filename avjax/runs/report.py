@@ -7,6 +7,7 @@ or dark setting. Standalone figures are drawn for a white page.
 import html
 import io
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,9 +18,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from avjax.runs.metrics_log import read_metrics
+from avjax.errors import InputError
+from avjax.runs.checkpoints import read_history
+from avjax.runs.metrics_log import METRICS_FILE, read_metrics
 from avjax.runs.run_config import flatten, read_config
 from avjax.runtime.files import write_text
+from avjax.runtime.sealed import read_json
 
 REPORT_FILE = "report.html"
 Lines = list[dict[str, Any]]  # of metrics.jsonl
@@ -63,15 +67,25 @@ def write_report(workdir: Path) -> Path:
       The path of the report.
 
     Raises:
-      InputError: ``workdir`` is not a run.
+      InputError: ``workdir`` is not a run, or one of its files is damaged.
     """
     workdir = Path(workdir)
     config = read_config(workdir)
-    lines = read_metrics(workdir)
+    lines = read_history(workdir)
+    if lines is None:
+        lines = read_metrics(workdir)
     evaluation_file = workdir / "evaluation.json"
-    evaluation = json.loads(evaluation_file.read_text()) if evaluation_file.exists() else None
+    remedy = "remove it and evaluate the run again"
+    evaluation = read_json(evaluation_file, remedy) if evaluation_file.exists() else None
+    try:
+        page = render(config, lines, evaluation)
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        raise InputError(  # of an earlier version, without digests
+            f"{workdir / METRICS_FILE} or {evaluation_file} is damaged "
+            f"({type(error).__name__}: {error}); {remedy}"
+        ) from error
     path = workdir / REPORT_FILE
-    write_text(path, render(config, lines, evaluation))
+    write_text(path, page)
     return path
 
 
@@ -131,7 +145,7 @@ def _conditions_section(evaluation: Mapping[str, Any]) -> str:
     caption = f"Accuracy on the {evaluation['split']} split with a modality missing or disturbed"
     chance = f"; the dotted line is chance, 1 in {len(evaluation['classes'])}."
     rows = [
-        (name, f"{m['accuracy']:.1%}", f"{m['macro_f1']:.3f}", f"{m['loss']:.3f}")
+        (name, f"{m['accuracy']:.1%}", f"{m['macro_f1']:.3f}", f"{_number(m['loss']):.3f}")
         for name, m in conditions.items()
     ]
     figure = _inline(conditions_figure(evaluation), "conditions", caption + chance)
@@ -157,12 +171,12 @@ def curves_figure(lines: Lines) -> Figure:
         for split, colour in (("train", _TRAIN), ("validation", _VALIDATION)):
             split_lines = _of_split(lines, split)
             epochs = [line["epoch"] for line in split_lines]
-            values = [line[quantity] for line in split_lines]
+            values = [_number(line[quantity]) for line in split_lines]
             marker = "o" if len(epochs) < 20 else None  # a single epoch draws no line
             axes.plot(epochs, values, color=colour, label=split, marker=marker, markersize=4)
         if best:
             axes.axvline(best["epoch"], color=_INK, linestyle=":", linewidth=1)
-            axes.plot(best["epoch"], best[quantity], "o", color=_VALIDATION, markersize=7)
+            axes.plot(best["epoch"], _number(best[quantity]), "o", color=_VALIDATION, markersize=7)
         axes.set_title(quantity, color=_INK)
         axes.set_xlabel("epoch", color=_INK)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -272,6 +286,11 @@ def _undisturbed(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
 def _best(validation: Lines) -> dict[str, Any] | None:
     """Returns the line with the best accuracy, the earliest on ties, whose model is saved."""
     return max(validation, key=lambda line: line["accuracy"], default=None)
+
+
+def _number(value: float | None) -> float:
+    """Returns a number as stored in JSON, where None stands for one that is not finite."""
+    return math.nan if value is None else value
 
 
 def _duration(seconds: float) -> str:

@@ -1,12 +1,12 @@
 """Reads and writes a run's ``config.json``, its config as nested keys."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from avjax.errors import InputError
 from avjax.runtime.files import write_json
+from avjax.runtime.sealed import read_json
 
 CONFIG_FILE = "config.json"
 
@@ -26,13 +26,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
     path = workdir / CONFIG_FILE
     if not path.is_file():
         raise InputError(f"{workdir} is not a run (no {CONFIG_FILE}); name a workdir of training")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        config = None
-    if not isinstance(config, dict):
-        raise InputError(f"{path} is damaged; restore it, or choose another --workdir")
-    return config
+    return read_json(path, "restore it, or choose another --workdir")
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,16 +2,40 @@
 
 import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from avjax.runs.checkpoints import RunCheckpoints
+from avjax.errors import InputError
+from avjax.runs.checkpoints import CHECKPOINTS, RunCheckpoints, check_finite
 from avjax.runs.metrics_log import MetricsLog, best_epoch
-from avjax.runs.saved_model import BEST, ModelCard, save_model
+from avjax.runs.saved_model import BEST, ModelCard, best_card, save_model
 from avjax.runtime import multihost
+from avjax.runtime.files import explain_unwritable, locked
 from avjax.training import metrics
 from avjax.training.loop import Progress
+
+_ANOTHER_WORKDIR = "train again in another --workdir"
+LOCK_SECONDS = 60.0  # that a job waits for its predecessor, which may be saving
+_LOCK = "lock"
+
+
+@contextlib.contextmanager
+def run_lock(workdir: Path) -> Iterator[None]:
+    """Keeps other processes from writing to a folder of training. Collective.
+
+    Raises:
+      InputError: another process still uses it after `LOCK_SECONDS`, or it cannot be written.
+    """
+    busy = f"another process trains in {workdir}; wait for it, or choose another --workdir"
+    with contextlib.ExitStack() as exit_stack:
+
+        def acquire() -> None:
+            with explain_unwritable(workdir, "choose another --workdir"):
+                exit_stack.enter_context(locked(workdir / _LOCK, busy, wait=LOCK_SECONDS))
+
+        multihost.from_first(acquire)
+        yield
 
 
 class RunFolder:
@@ -25,6 +49,7 @@ class RunFolder:
         self._workdir = workdir
         self._exit_stack = contextlib.ExitStack()
         self._log: MetricsLog | None = None
+        self._best_accuracy = -1.0
 
     @functools.cached_property
     def _checkpoints(self) -> RunCheckpoints:
@@ -37,15 +62,53 @@ class RunFolder:
         self._exit_stack.close()
 
     def restore(self, start: Progress) -> Progress:
-        """Restores the newest checkpoint; returns ``start``, in host memory, if there is none."""
-        return multihost.from_first(lambda: self._checkpoints.restore(start) or start)
+        """Restores the newest undamaged checkpoint; returns ``start`` if there is none.
+
+        Raises:
+          InputError: all checkpoints or the best model are damaged or missing.
+        """
+
+        def read() -> Progress:
+            restored = self._checkpoints.restore(start)
+            self._check_best(restored is not None)
+            return start if restored is None else restored
+
+        return multihost.from_first(read)
+
+    def _check_best(self, has_state: bool) -> None:
+        """Checks that checkpoint and best model belong together; remembers the model's card.
+
+        The model of an epoch is saved before its checkpoint, so it may be one epoch ahead.
+        """
+        card = best_card(self._workdir)
+        if card is not None and "accuracy" not in card.metrics:
+            raise InputError(f"{self._workdir / BEST} is not a run's model; {_ANOTHER_WORKDIR}")
+        if card is not None and card.epoch > 1 and not has_state:
+            raise InputError(
+                f"{self._workdir / CHECKPOINTS} is lost, though {self._workdir / BEST} is of epoch "
+                f"{card.epoch}; restore it from a copy, or {_ANOTHER_WORKDIR}"
+            )
+        known = best_epoch(self._checkpoints.lines or ())
+        if known[0] and (card is None or card.metrics["accuracy"] < known[1]):
+            raise InputError(
+                f"{self._workdir / BEST} lacks the model of epoch {known[0]}, the best so far; "
+                f"restore it from a copy, or {_ANOTHER_WORKDIR}"
+            )
+        self._best_accuracy = -1.0 if card is None else card.metrics["accuracy"]
 
     def open_log(
         self, first_epoch: int, total_clips: int, done_clips: int, *, bar: bool = True
     ) -> None:
         """Starts logging; see `MetricsLog` for the arguments."""
         if multihost.is_first():
-            log = MetricsLog(self._workdir, first_epoch, total_clips, done_clips, bar=bar)
+            log = MetricsLog(
+                self._workdir,
+                first_epoch,
+                total_clips,
+                done_clips,
+                bar=bar,
+                lines=self._checkpoints.lines,
+            )
             self._log = self._exit_stack.enter_context(log)
 
     def step(self, clips: int, sums: metrics.Sums) -> None:
@@ -55,7 +118,8 @@ class RunFolder:
 
     def save(self, progress: Progress) -> None:
         """Saves a checkpoint; only the first process may call this."""
-        self._checkpoints.save(int(progress.state.step), progress)
+        lines = () if self._log is None else self._log.lines
+        self._checkpoints.save(int(progress.state.step), progress, lines)
 
     def end_epoch(
         self,
@@ -71,16 +135,20 @@ class RunFolder:
           trained: the epoch's training line of metrics.jsonl.
           validated: metrics of the validation split.
           card: the model's card.
+
+        Raises:
+          InputError: the state holds a number that is not finite; nothing is written.
         """
 
         def write() -> None:
             log = self._log
             assert log is not None, "end_epoch needs open_log first"
-            improved = validated["accuracy"] > best_epoch(log.lines)[1]
+            check_finite(progress)
             header = {"epoch": trained["epoch"], "split": "validation", "step": trained["step"]}
             log.end_epoch(trained, header | dict(validated))
-            if improved:
+            if validated["accuracy"] > self._best_accuracy:
                 save_model(self._workdir / BEST, progress.state.variables, card)
+                self._best_accuracy = validated["accuracy"]
             self.save(progress)
 
         multihost.from_first(write)

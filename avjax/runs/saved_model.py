@@ -1,20 +1,31 @@
 """Models on disk (``RUN/best`` or a converted checkpoint): variables and a model card."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import json
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from flax.core import unfreeze
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from avjax.errors import InputError
 from avjax.models.networks import BACKBONE_KIND
-from avjax.runs.checkpoints import Manager, checked_save, next_step, open_manager
+from avjax.runs.checkpoints import CHECKPOINTS, checked_save, open_manager, short
 from avjax.runs.run_config import CONFIG_FILE
+from avjax.runtime.files import atomic_file
+from avjax.runtime.sealed import digest_arrays, refuse_bad_numbers, seal, unseal
+from avjax.weights.safetensors_file import read_with_metadata, write_safetensors
 
 BEST = "best"
+MODEL_FILE = "model.safetensors"
+_COLLECTIONS = ("params", "batch_stats")
+_CARD = "card"
+_ARRAYS = "arrays"  # in the stored card: the digest of the arrays
 _NAME_A_MODEL = "name a workdir of training or a converted checkpoint"
 
 
@@ -48,23 +59,20 @@ class ModelCard:
 
 
 def save_model(directory: Path, variables: Mapping[str, Any], card: ModelCard) -> None:
-    """Writes a model, then deletes the previous one.
+    """Writes a model with a digest, in place of the one before.
 
     Raises:
-      InputError: the disk is full.
+      InputError: the disk is full, or a value is not finite.
     """
-    tree = {"params": variables["params"], "batch_stats": variables["batch_stats"]}
-    with (
-        _model_manager(directory, write=True) as manager,
-        checked_save(directory, tree),
-    ):
-        manager.save(
-            next_step(manager),
-            args=ocp.args.Composite(
-                variables=ocp.args.StandardSave(tree),
-                card=ocp.args.JsonSave(dataclasses.asdict(card)),
-            ),
-        )
+    tree = {name: variables[name] for name in _COLLECTIONS}
+    arrays = {name: np.asarray(x) for name, x in flatten_dict(unfreeze(tree), sep="/").items()}
+    refuse_bad_numbers(arrays, f"the model for {directory}", "it is not saved")
+    sealed = seal(dataclasses.asdict(card) | {_ARRAYS: digest_arrays(arrays)})
+    directory.mkdir(parents=True, exist_ok=True)
+    with checked_save(directory, arrays), atomic_file(directory / MODEL_FILE) as file:
+        write_safetensors(file, arrays, {_CARD: json.dumps(sealed)})
+    for former in _orbax_models(directory):
+        shutil.rmtree(directory / str(former))
 
 
 def load_model(path: str | Path) -> tuple[dict[str, Any], ModelCard]:
@@ -86,59 +94,107 @@ def read_model(path: str | Path) -> tuple[dict[str, Any], ModelCard]:
     """Like `load_model`, but also loads the EfficientFace backbone.
 
     Raises:
-      InputError: there is no model.
+      InputError: there is no model, it is damaged, or a value is not finite.
     """
-    directory = _model_directory(Path(path))
+    file = _model_file(Path(path))
     try:
-        with _model_manager(directory, write=False) as manager:
-            restored = _restore_model(manager)
-        return restored["variables"], ModelCard(**restored["card"])
-    except Exception as error:  # from Orbax, TensorStore, JSON or ModelCard
+        variables, content = _read_orbax(file) if file.is_dir() else _read_safetensors(file)
+        digest = content.pop(_ARRAYS, None)
+        card = ModelCard(**content)
+    except Exception as error:  # Orbax and TensorStore raise many types
         raise InputError(
-            f"{path} holds no model that this version reads ({type(error).__name__}: {error}); "
-            f"{_NAME_A_MODEL}"
+            f"{file} is damaged or holds no model that this version reads ({short(error)}); "
+            f"{_alternatives(file.parent)}"
         ) from error
+    if digest is not None and digest_arrays(variables) != digest:
+        raise InputError(
+            f"{file} is damaged (its arrays do not match their digest); "
+            f"{_alternatives(file.parent)}"
+        )
+    refuse_bad_numbers(variables, str(file), _NAME_A_MODEL)
+    device = jax.local_devices()[0]
+    nested = unflatten_dict(jax.device_put(variables, device), sep="/")
+    return {name: nested.get(name, {}) for name in _COLLECTIONS}, card
 
 
-def _model_directory(path: Path) -> Path:
-    """Returns the model directory of a run or of a converted checkpoint."""
+def best_card(workdir: Path) -> ModelCard | None:
+    """Checks a run's best model and returns its card; None if there is no model.
+
+    Raises:
+      InputError: the model is damaged.
+    """
+    has_model = _find_model(workdir / BEST) is not None
+    return read_model(workdir / BEST)[1] if has_model else None
+
+
+def _find_model(directory: Path) -> Path | None:
+    """Returns the model's file; of earlier versions, Orbax's folder; or None."""
+    if (directory / MODEL_FILE).is_file():
+        return directory / MODEL_FILE
+    former = _orbax_models(directory)
+    return directory / str(max(former)) if former else None
+
+
+def _orbax_models(directory: Path) -> list[int]:
+    """Returns the numbers of complete models of earlier versions."""
+    return [int(path.name) for path in directory.glob("*") if path.name.isdecimal()]
+
+
+def _alternatives(directory: Path) -> str:
+    """Says what to do about a damaged model, and what else its run holds."""
+    states = sorted((directory.parent / CHECKPOINTS).glob("[0-9]*"))
+    if directory.name != BEST or not states:
+        return "restore it from a copy, or " + _NAME_A_MODEL
+    others = " and ".join(str(path) for path in states)
+    return (
+        "restore it from a copy, or train again in another --workdir (the run's last training "
+        f"states are in {others}, but not the best epoch's)"
+    )
+
+
+def _read_safetensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Reads arrays by path and the content of the card."""
+    with file.open("rb") as opened:
+        tensors, metadata = read_with_metadata(opened, file.stat().st_size)
+    arrays = {name: x for name, x in tensors.items() if isinstance(x, np.ndarray)}
+    if len(arrays) < len(tensors):
+        raise InputError("it holds tensors of an unknown type")
+    if _CARD not in metadata:
+        raise InputError("it has no card")
+    return arrays, unseal(json.loads(metadata[_CARD]), file, "restore it from a copy")
+
+
+def _read_orbax(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Reads a model of an earlier version, as `_read_safetensors`."""
+    handlers = {"variables": ocp.StandardCheckpointHandler(), _CARD: ocp.JsonCheckpointHandler()}
+    manager = open_manager(directory.parent, handlers, write=False)
+    try:
+        step = int(directory.name)
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+            manager.item_metadata(step)["variables"].tree,
+        )
+        args = ocp.args.Composite(
+            variables=ocp.args.StandardRestore(like), card=ocp.args.JsonRestore()
+        )
+        restored = manager.restore(step, args=args)
+    finally:
+        manager.close()
+    variables = jax.device_get(flatten_dict(restored["variables"], sep="/"))
+    return variables, unseal(restored["card"], directory, "restore it from a copy")
+
+
+def _model_file(path: Path) -> Path:
+    """Returns the model of a run or of a model directory, as `_find_model`."""
     if path.is_file():
         raise InputError(f"{path} is a file; {_NAME_A_MODEL}")
     if not path.is_dir():
         raise InputError(f"there is no checkpoint at {path}; {_NAME_A_MODEL}")
     is_run = (path / CONFIG_FILE).exists()
-    directory = path / BEST if is_run or (path / BEST).is_dir() else path
-    if directory.is_dir() and any(entry.name.isdigit() for entry in directory.iterdir()):
-        return directory  # Orbax gives unfinished checkpoints non-numeric names
+    file = _find_model(path / BEST if is_run or (path / BEST).is_dir() else path)
+    if file is not None:
+        return file
     if is_run:
         raise InputError(f"run {path} has no best epoch yet; train it for at least one epoch")
     raise InputError(f"{path} holds no model that this version reads; {_NAME_A_MODEL}")
-
-
-def _restore_model(manager: Manager) -> Any:
-    """Restores the newest model to this process's first device."""
-    step = manager.latest_step()
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-        manager.item_metadata(step)["variables"].tree,
-    )
-    return manager.restore(
-        step,
-        args=ocp.args.Composite(
-            variables=ocp.args.StandardRestore(like), card=ocp.args.JsonRestore()
-        ),
-    )
-
-
-@contextmanager
-def _model_manager(directory: Path, *, write: bool) -> Iterator[Manager]:
-    handlers = {
-        "variables": ocp.StandardCheckpointHandler(),
-        "card": ocp.JsonCheckpointHandler(),
-    }
-    manager = open_manager(directory, handlers, write=write)
-    try:
-        yield manager
-    finally:
-        manager.close()

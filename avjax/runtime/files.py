@@ -6,12 +6,16 @@ import fcntl
 import json
 import os
 import shutil
+import socket
+import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from avjax.errors import InputError
+from avjax.runtime.sealed import finite, seal
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -40,15 +44,15 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file atomically; see `atomic_file`."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file with a digest atomically; see `atomic_file` and `avjax.runtime.sealed`."""
+    write_text(path, json.dumps(seal(content), indent=2) + "\n")
 
 
 def append_json_line(path: Path, content: Mapping[str, Any]) -> None:
-    """Appends one line of JSON, durable on return."""
+    """Appends one line of JSON, durable on return; NaN and infinities become null."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(content) + "\n")
+        file.write(json.dumps(finite(content), allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
 
@@ -107,30 +111,61 @@ def explain_unwritable(place: Path, remedy: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(path: Path, busy: str) -> Iterator[None]:
+def locked(path: Path, busy: str, *, wait: float = 0.0) -> Iterator[None]:
     """Holds a file lock, which the system releases when the process ends.
+
+    The file tells who holds it.
 
     Args:
       path: the lock file; created, with its folder, if absent.
       busy: the error message if the lock is taken, including the remedy.
+      wait: seconds to wait for the lock, which is told.
 
     Raises:
-      InputError: another process holds the lock.
+      InputError: another process holds the lock; names it.
 
     Warns and goes on where the file system has no locks, as some of clusters do.
     """
-    descriptor = None
-    while descriptor is None:
+    deadline, is_told = time.monotonic() + wait, False
+    while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquire(path, busy)
+        try:
+            descriptor = _acquire(path)
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise InputError(f"{busy} (it is {_holder(path)})") from error
+            if not is_told:
+                print(
+                    f"note: waiting up to {wait:.0f} s for {_holder(path)}, which uses "
+                    f"{path.parent}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                is_told = True
+            time.sleep(0.2)
+        else:
+            if descriptor is not None:
+                break
     try:
         yield
     finally:
         os.close(descriptor)
 
 
-def _acquire(path: Path, busy: str) -> int | None:
-    """Returns the locked file's descriptor, or None if another process just removed the file."""
+def _holder(path: Path) -> str:
+    """Returns the text of a lock file."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip() or "unknown"
+    except OSError:
+        return "unknown"
+
+
+def _acquire(path: Path) -> int | None:
+    """Returns the locked file's descriptor, or None if another process just removed the file.
+
+    Raises:
+      BlockingIOError: the lock is taken.
+    """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except FileNotFoundError:
@@ -138,10 +173,12 @@ def _acquire(path: Path, busy: str) -> int | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            text = f"process {os.getpid()} on {socket.gethostname()} since {since}\n"
+            with contextlib.suppress(OSError):  # a full disk does not matter here
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, text.encode())
             return descriptor
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise InputError(busy) from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             os.close(descriptor)

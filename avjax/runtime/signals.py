@@ -1,12 +1,11 @@
 """Signals that ask a program to stop."""
 
-import _thread
 import contextlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -16,31 +15,53 @@ TERMINATION_STATUS = 143  # and after SIGTERM
 
 @contextlib.contextmanager
 def loading() -> Iterator[None]:
-    """Exits at once on Ctrl-C, with one line, while large libraries are imported.
+    """Exits at once on Ctrl-C or SIGTERM, with one line, while large libraries are imported.
 
     Their initialisation code could swallow a KeyboardInterrupt or crash. Does nothing outside the
-    main thread or if SIGINT already has another handler.
+    main thread or if a signal has an unusual handler.
     """
-    previous = signal.getsignal(signal.SIGINT)
+    with _handled(signal.SIGINT, _exit_at_once), _handled(signal.SIGTERM, _exit_at_once):
+        yield
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Raises `Terminated` on SIGTERM within the block, as Python does KeyboardInterrupt on Ctrl-C.
+
+    Does nothing outside the main thread or if SIGTERM has an unusual handler.
+    """
+    with _handled(signal.SIGTERM, _raise_terminated):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(number: signal.Signals, handler: Callable[..., None]) -> Iterator[None]:
+    """Sets a signal's handler within the block, if it has its usual one."""
+    usual = (signal.SIG_DFL, signal.default_int_handler, _raise_terminated)
+    previous = signal.getsignal(number)
     in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or previous is not signal.default_int_handler:
+    if not in_main_thread or previous not in usual:
         yield
         return
-    signal.signal(signal.SIGINT, _exit_at_once)
+    signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        signal.signal(number, previous)
 
 
 def _exit_at_once(number: int, frame: FrameType | None) -> None:
     os.write(2, b"error: interrupted\n")
-    os._exit(INTERRUPT_STATUS)
+    os._exit(128 + number)
+
+
+def _raise_terminated(number: int, frame: FrameType | None) -> None:
+    raise Terminated
 
 
 @contextlib.contextmanager
 def repeat_lost_interrupts() -> Iterator[None]:
-    """Repeats a KeyboardInterrupt raised in a callback, where Python prints and ignores it.
+    """Repeats an interruption raised in a callback, where Python prints and ignores it.
 
     JAX, for example, has a callback at every garbage collection.
     """
@@ -48,7 +69,11 @@ def repeat_lost_interrupts() -> Iterator[None]:
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
         if isinstance(unraisable.exc_value, KeyboardInterrupt):
-            threading.Timer(0.01, _thread.interrupt_main).start()  # after the callback
+            is_termination = isinstance(unraisable.exc_value, Terminated)
+            number = signal.SIGTERM if is_termination else signal.SIGINT
+            thread = threading.main_thread().ident
+            # After the callback; a real signal also ends a wait.
+            threading.Timer(0.01, signal.pthread_kill, [thread, number]).start()
         else:
             previous(unraisable)
 

@@ -13,6 +13,7 @@ from avjax.data.feed import Feed
 from avjax.data.pipeline import Clips
 from avjax.models.network import Network
 from avjax.runtime.devices import Parallel
+from avjax.runtime.signals import StopRequest
 from avjax.training import conditions, metrics
 
 NOISE_SEED = 0  # fixed, and noise is keyed by clip: every evaluation draws the same noise
@@ -49,18 +50,23 @@ class Evaluator:
         """Number of clips per batch, over all devices."""
         return self._parallel.mesh.size * conditions.BATCH_SIZE
 
-    def undisturbed(self, variables: Any, clips: Clips, feed: Feed) -> dict[str, float]:
-        """Returns loss, accuracy and macro F1 of undisturbed clips.
+    def undisturbed(
+        self, variables: Any, clips: Clips, feed: Feed, stop: StopRequest | None = None
+    ) -> dict[str, float] | None:
+        """Returns loss, accuracy and macro F1 of undisturbed clips, or None if stopped.
 
         Args:
           variables: replicated.
           clips: the clips to score.
           feed: the feed that holds them.
+          stop: checked between batches; None with several processes, which must stop together.
         """
         total = metrics.zeros(self._net.num_classes)
         rows = self._parallel.local_rows(feed.rows(clips, self.batch_size))
         with feed.batches(list(rows), self._parallel.split) as batches:
             for sums in _shares(self._undisturbed, variables, batches):
+                if stop is not None and stop.requested:
+                    return None
                 total = metrics.add(total, sums)
         return metrics.summarise(total)
 

@@ -4,10 +4,11 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
+import jax
 import numpy as np
 from jaxtyping import Int
 
@@ -152,28 +153,30 @@ class TrainingLoop:
 
         Raises:
           KeyboardInterrupt: stopped on request; the state is saved.
+          InputError: a loss or gradient is not finite; nothing is saved.
         """
         calls = _calls(rows, self._steps_per_call)
+        check = FiniteCheck(self._feed.clip_ids, self._parallel.single(progress.state.step))
         state, sums, pending = progress.state, progress.sums, None
         start = saved = time.monotonic()
         with self._batches(calls) as batches:
             for number, (call, batch) in enumerate(zip(calls, batches, strict=True), start=1):
                 state, call_sums = self._call(state, batch, np.int32(len(call)))
-                sums = self._add(sums, pending)
-                pending = call_sums
+                sums = self._add(check, sums, pending)
+                pending = call, call_sums
                 observer.step(int((call >= 0).sum()), sums)
                 if number == len(calls):  # the caller saves it, with its validation
                     break
                 due = time.monotonic() - saved > 60 * self._config.checkpoint_minutes
                 stopping, due = multihost.agree(number, stop.requested, due)
                 if stopping or due:
-                    sums, pending = self._add(sums, pending), None
+                    sums, pending = self._add(check, sums, pending), None
                     progress = Progress(self._parallel.single(state), sums)
                     multihost.from_first(functools.partial(observer.save, progress))
                     saved = time.monotonic()
                 if stopping:
                     raise KeyboardInterrupt
-            sums = self._add(sums, pending)
+            sums = self._add(check, sums, pending)
             seconds = time.monotonic() - start
         return Progress(state, sums), {
             "seconds": seconds,
@@ -189,11 +192,47 @@ class TrainingLoop:
         padded = [_pad_steps(share, self._steps_per_call) for share in shares]
         return self._feed.batches(padded, self._parallel.split_steps, gather=False)
 
-    def _add(self, sums: metrics.Sums, call_sums: Any) -> metrics.Sums:
-        """Adds a call's sums, which are on the devices, to the epoch's."""
-        if call_sums is None:
+    def _add(self, check: "FiniteCheck", sums: metrics.Sums, pending: Any) -> metrics.Sums:
+        """Adds a call's sums, which are on the devices, to the epoch's, and checks them."""
+        if pending is None:
             return sums
-        return metrics.add(sums, self._parallel.single(call_sums), steps=self._steps_per_call > 1)
+        rows, call_sums = pending
+        call_sums, several = self._parallel.single(call_sums), self._steps_per_call > 1
+        check(rows, call_sums if several else jax.tree.map(lambda x: x[None], call_sums))
+        return metrics.add(sums, call_sums, steps=several)
+
+
+class FiniteCheck:
+    """Stops an epoch at the first step whose loss or gradient is not finite."""
+
+    def __init__(self, clip_ids: Sequence[str], steps: Int[np.ndarray, "*models"]) -> None:
+        """Takes the names of the feed's clips, and the steps that each model has done."""
+        self._clip_ids, self._steps = clip_ids, np.atleast_1d(steps)
+        self._largest: Any = np.full(len(self._steps), np.nan)
+
+    def __call__(self, rows: Int[np.ndarray, "n b *models"], sums: metrics.StepSums) -> None:
+        """Checks the next steps, given their clips and sums, ``[n or more, ...]``.
+
+        Raises:
+          InputError: names step, loss, largest gradient and clips.
+        """
+        rows = rows.reshape(*rows.shape[:2], -1)
+        loss, count, largest = (
+            np.reshape(x, (len(x), -1)) for x in (sums.loss, sums.count, sums.largest_gradient)
+        )
+        for number, clips in enumerate(rows):
+            self._steps = self._steps + (clips >= 0).any(0)
+            for model in np.flatnonzero(~np.isfinite(loss[number] + largest[number])):
+                names = [self._clip_ids[row] for row in clips[:, model] if row >= 0]
+                raise InputError(
+                    f"step {self._steps[model]}: the mean loss is "
+                    f"{loss[number, model] / count[number, model]:.3g} and the largest gradient "
+                    f"{largest[number, model]:.3g} (one step before "
+                    f"{self._largest[model]:.3g}), on the clips {', '.join(names)}; what was "
+                    "saved before is kept: train in another --workdir with a lower "
+                    "config.optimizer.learning_rate, or without these clips"
+                )
+            self._largest = largest[number]
 
 
 def _calls(rows: Int[np.ndarray, "steps *rows"], steps_per_call: int) -> list[np.ndarray]:

@@ -18,6 +18,15 @@ class Sums(NamedTuple):
     confusion: Float[Array | np.ndarray, "k k"]
 
 
+class StepSums(NamedTuple):
+    """A training step's `Sums`, and its largest absolute gradient, NaN if one is NaN."""
+
+    loss: Float[Array | np.ndarray, "*steps"]
+    count: Float[Array | np.ndarray, "*steps"]  # type: ignore[assignment]  # hides tuple.count
+    confusion: Float[Array | np.ndarray, "*steps k k"]
+    largest_gradient: Float[Array | np.ndarray, "*steps"]
+
+
 def zeros(num_classes: int) -> Sums:
     """Returns the sums of no clips."""
     return Sums(np.zeros(()), np.zeros(()), np.zeros((num_classes, num_classes)))
@@ -32,7 +41,7 @@ def sums(logits: Float[Array, "b k"], labels: Int[Array, "b"], weight: Float[Arr
     return Sums((loss * weight).sum(), weight.sum(), true.T @ predicted)
 
 
-def add(first: Sums, second: Sums, *, steps: bool = False) -> Sums:
+def add(first: Sums, second: Sums | StepSums, *, steps: bool = False) -> Sums:
     """Adds two sums on the host, in float64 to stay exact over long epochs.
 
     With ``steps``, first sums ``second`` over its leading axis.
@@ -42,7 +51,9 @@ def add(first: Sums, second: Sums, *, steps: bool = False) -> Sums:
         return np.asarray(x, np.float64)
 
     return jax.tree.map(
-        lambda a, b: wide(a) + (wide(b).sum(0) if steps else wide(b)), first, second
+        lambda a, b: wide(a) + (wide(b).sum(0) if steps else wide(b)),
+        first,
+        Sums(second.loss, second.count, second.confusion),
     )
 
 

@@ -1,6 +1,7 @@
 """One training step: augment, normalise, drop modalities, forward, backward, update."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.struct
@@ -95,7 +96,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     config: StepConfig,
     profile: str,
-) -> tuple[TrainState, metrics.Sums]:
+) -> tuple[TrainState, metrics.StepSums]:
     """Trains on one batch.
 
     Args:
@@ -110,7 +111,8 @@ def train_step(
       profile: preparation profile, which decides how frames are normalised.
 
     Returns:
-      The updated state, and the enlarged batch's metric sums over all devices.
+      The updated state, and the enlarged batch's metric sums over all devices, with the largest
+      gradient.
     """
     augment_key, mask_key = step_keys(key, state.step)
     audio, frames = network_inputs(batch, config, profile, augment_key, axis_name)
@@ -131,7 +133,9 @@ def train_step(
     gradients, batch_stats, sums = loss_gradients(
         state, enlarged, batch["label"], axis_name, net=net
     )
-    return update(state, gradients, batch_stats, optimizer), sums
+    leaves = [jnp.abs(gradient).max() for gradient in jax.tree.leaves(gradients)]
+    largest = functools.reduce(jnp.maximum, leaves)  # which NaN passes
+    return update(state, gradients, batch_stats, optimizer), metrics.StepSums(*sums, largest)
 
 
 def step_keys(key: Array, step: Int[Array, ""]) -> tuple[Array, Array]:

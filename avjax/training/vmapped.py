@@ -52,7 +52,7 @@ def vmapped_step(
     schedules: Sequence[optax.Schedule],
     config: StepConfig,
     profile: str,
-) -> tuple[TrainState, metrics.Sums]:
+) -> tuple[TrainState, metrics.StepSums]:
     """Trains every run on its own batch; see `avjax.training.step.train_step`.
 
     A run whose rows are all padding idles: its state, counters included, does not change, and its
@@ -73,7 +73,7 @@ def vmapped_step(
       The stacked states and metric sums.
     """
 
-    def single(state: TrainState, rows: Batch, run: Runs) -> tuple[TrainState, metrics.Sums]:
+    def single(state: TrainState, rows: Batch, run: Runs) -> tuple[TrainState, metrics.StepSums]:
         new, sums = train_step(
             state,
             rows,

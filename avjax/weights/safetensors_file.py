@@ -1,4 +1,4 @@
-"""Loads safetensors files as NumPy arrays.
+"""Reads and writes safetensors files as NumPy arrays.
 
 A file is the header's length (8 bytes), a header in JSON (each tensor's dtype, shape and range of
 bytes), and the tensors' bytes.
@@ -7,6 +7,7 @@ bytes), and the tensors' bytes.
 import json
 import math
 import struct
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -18,6 +19,10 @@ _DTYPES = {
     **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1"},
 }
 
+_KINDS = {
+    np.dtype(code).str: kind for kind, code in _DTYPES.items() if kind not in ("BF16", "BOOL")
+}
+
 
 def looks_like_safetensors(head: bytes, size: int) -> bool:
     """Whether a file of ``size`` bytes that starts with ``head`` can be a safetensors file."""
@@ -25,7 +30,16 @@ def looks_like_safetensors(head: bytes, size: int) -> bool:
 
 
 def read_safetensors(file: BinaryIO, size: int) -> dict[str, np.ndarray | Foreign]:
-    """Reads all tensors; bfloat16 becomes float32, and types that NumPy lacks become foreign.
+    """Reads all tensors; see `read_with_metadata`."""
+    return read_with_metadata(file, size)[0]
+
+
+def read_with_metadata(
+    file: BinaryIO, size: int
+) -> tuple[dict[str, np.ndarray | Foreign], dict[str, Any]]:
+    """Reads all tensors and the header's metadata.
+
+    bfloat16 becomes float32, and types that NumPy lacks become foreign.
 
     Args:
       file: at its start.
@@ -39,10 +53,11 @@ def read_safetensors(file: BinaryIO, size: int) -> dict[str, np.ndarray | Foreig
         raise RefusedPickle("it is damaged (its header is too large)")
     try:
         header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
+        metadata = header.pop("__metadata__", None) or {}
         if sum(_range(entry)[1] - _range(entry)[0] for entry in header.values()) > size:
             raise RefusedPickle("it is damaged (tensors larger than the file)")
-        return {name: _tensor(file, 8 + length, entry) for name, entry in header.items()}
+        tensors = {name: _tensor(file, 8 + length, entry) for name, entry in header.items()}
+        return tensors, metadata
     except (
         ValueError,
         TypeError,
@@ -52,6 +67,29 @@ def read_safetensors(file: BinaryIO, size: int) -> dict[str, np.ndarray | Foreig
         OverflowError,
     ) as error:
         raise RefusedPickle(f"it is truncated or damaged ({str(error)[:100]})") from None
+
+
+def write_safetensors(
+    file: BinaryIO, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+    """Writes tensors and metadata.
+
+    Args:
+      file: empty.
+      tensors: arrays of a type that the format has; bfloat16 is not supported.
+      metadata: texts by name, for the header.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, array in tensors.items():
+        start, end = end, end + array.nbytes
+        kind = _KINDS[array.dtype.newbyteorder("<").str]
+        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [start, end]}
+    text = json.dumps(header, allow_nan=False).encode()
+    text += b" " * (-len(text) % 8)  # aligns the tensors
+    file.write(struct.pack("<Q", len(text)) + text)
+    for array in tensors.values():
+        file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
 
 
 def _range(entry: Any) -> tuple[int, int]:

@@ -237,7 +237,7 @@ def test_selecting_nothing_is_an_error_that_lists_the_splits(dataset):
 
 
 def test_missing_and_damaged_datasets_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"no dataset at .*gone; prepare one with: python -m"):
+    with pytest.raises(InputError, match=r"no dataset at .*gone; prepare one with: avjax prepare"):
         open_dataset(tmp_path / "gone")
     with pytest.raises(InputError, match="is empty; prepare one"):
         open_dataset(tmp_path)

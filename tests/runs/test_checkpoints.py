@@ -1,5 +1,6 @@
 """Checkpoints of the training state: exact and atomic."""
 
+import contextlib
 import errno
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from avjax.errors import InputError
-from avjax.runs.checkpoints import RunCheckpoints
+from avjax.runs.checkpoints import RunCheckpoints, open_manager
 
 
 @flax.struct.dataclass
@@ -62,12 +63,12 @@ def test_run_without_checkpoint_restores_none(tmp_path):
         assert run.restore(progress(0)) is None
 
 
-def test_only_the_newest_state_is_kept(tmp_path):
+def test_only_the_two_newest_states_are_kept(tmp_path):
     with RunCheckpoints(tmp_path) as run:
         for step in (1, 2, 10):
             run.save(step, {"x": jnp.asarray(step)})
         assert int(run.restore({"x": jnp.asarray(0)})["x"]) == 10
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["10"]
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"2", "10"}
 
 
 @pytest.mark.parametrize("step", [5, 3])
@@ -78,6 +79,65 @@ def test_saving_the_same_or_an_earlier_step_replaces_the_checkpoint(tmp_path, st
         run.save(step, {"x": jnp.asarray(2)})
     with RunCheckpoints(tmp_path) as run:
         assert int(run.restore({"x": jnp.asarray(0)})["x"]) == 2
+
+
+def flip(folder):
+    """Flips a bit in the middle of the largest file."""
+    path = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def test_damaged_state_is_told_and_the_one_before_restored(tmp_path, capsys):
+    states = {step: {"x": jnp.arange(1000.0) + step} for step in (1, 2)}
+    with RunCheckpoints(tmp_path) as run:
+        for step, state in states.items():
+            run.save(step, state, [{"epoch": step}])
+    flip(tmp_path / "checkpoints" / "2" / "default")
+    with RunCheckpoints(tmp_path) as run:
+        restored = run.restore({"x": jnp.zeros(1000)})
+        np.testing.assert_array_equal(restored["x"], states[1]["x"])
+        assert run.lines == [{"epoch": 1}]
+        run.save(3, states[2])
+    assert "checkpoints/2 is damaged" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"1", "3"}
+
+
+def test_lost_arrays_of_a_state_are_not_guessed(tmp_path):
+    """Orbax takes a lost block for zeros, and a lost file for nothing."""
+    with RunCheckpoints(tmp_path) as run:
+        run.save(1, {"x": jnp.arange(1000.0)})
+    for path in sorted((tmp_path / "checkpoints" / "1").rglob("*")):
+        if path.is_file() and path.name not in ("metadata", "commit_success.txt"):
+            content = path.read_bytes()
+            path.unlink()
+            with RunCheckpoints(tmp_path) as run, contextlib.suppress(InputError):
+                restored = run.restore({"x": jnp.zeros(1000)})
+                np.testing.assert_array_equal(restored["x"], jnp.arange(1000.0))
+            path.write_bytes(content)
+
+
+def test_damage_to_all_states_is_refused(tmp_path):
+    with RunCheckpoints(tmp_path) as run:
+        for step in (1, 2):
+            run.save(step, {"x": jnp.arange(1000.0)})
+    for step in ("1", "2"):
+        flip(tmp_path / "checkpoints" / step / "default")
+    with (
+        RunCheckpoints(tmp_path) as run,
+        pytest.raises(InputError, match=r"2 is damaged.*1 is damaged.*another --workdir"),
+    ):
+        run.restore({"x": jnp.zeros(1000)})
+
+
+def test_state_of_an_earlier_version_is_told_to_be_unverified(tmp_path, capsys):
+    with open_manager(tmp_path / "checkpoints", ocp.StandardCheckpointHandler()) as manager:
+        manager.save(1, args=ocp.args.StandardSave({"x": jnp.arange(3.0)}))
+    with RunCheckpoints(tmp_path) as run:
+        assert run.restore({"x": jnp.zeros(3)})["x"].tolist() == [0, 1, 2]
+        assert run.lines is None
+    assert "checkpoints/1 is unverified" in capsys.readouterr().err
 
 
 SAVE_FOREVER = """
@@ -104,8 +164,10 @@ def test_kill_while_saving_keeps_a_complete_state(tmp_path, root_dir):
     with RunCheckpoints(tmp_path) as run:
         restored = np.asarray(run.restore({"x": jnp.zeros((1000, 1000), jnp.int32)})["x"])
         assert restored.min() == restored.max() >= max(saved)
-        run.save(10**6, {"x": jnp.zeros((2,))})
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [str(10**6)]
+        for step in (10**6, 10**6 + 1):
+            run.save(step, {"x": jnp.zeros((2,))})
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {str(10**6), str(10**6 + 1)}
 
 
 def test_full_disk_is_detected_before_saving(tmp_path, monkeypatch):

@@ -1,8 +1,14 @@
-"""MetricsLog does not import PyTorch, as TensorBoard's writer would."""
+"""The log of a run's metrics, also without the history in a checkpoint; no import of PyTorch."""
 
+import json
 import os
 import subprocess
 import sys
+
+import pytest
+
+from avjax.errors import InputError
+from avjax.runs.metrics_log import MetricsLog, read_metrics
 
 PROGRAM = """
 import sys
@@ -34,3 +40,57 @@ def test_installed_torch_is_not_imported(root_dir, tmp_path):
     )
     assert result.stdout == "torch was imported\n"  # only by the last line
     assert list((tmp_path / "run").glob("events.out.tfevents.*"))
+
+
+LINES = [
+    {"epoch": epoch, "split": split, "step": 2 * epoch, "accuracy": 0.5}
+    for epoch in (1, 2)
+    for split in ("train", "validation")
+]
+
+
+def open_log(workdir, first_epoch, lines=None):
+    with MetricsLog(workdir, first_epoch, 8, 0, bar=False, lines=lines) as log:
+        return log.lines
+
+
+def write(workdir, lines):
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (workdir / "metrics.jsonl").write_text(text)
+
+
+def test_lines_of_repeated_epochs_are_dropped(tmp_path):
+    write(tmp_path, LINES)
+    assert open_log(tmp_path, 2) == LINES[:2] == read_metrics(tmp_path)
+
+
+def test_last_line_that_was_cut_is_dropped(tmp_path):
+    write(tmp_path, LINES[:2])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "spl')
+    assert open_log(tmp_path, 2) == LINES[:2]
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2, 3])
+def test_lacking_line_is_refused(tmp_path, lost):
+    write(tmp_path, LINES[:lost] + LINES[lost + 1 :])
+    with pytest.raises(InputError, match=r"metrics\.jsonl lacks lines of epochs before 3"):
+        open_log(tmp_path, 3)
+
+
+@pytest.mark.parametrize("text", ["x\n", "[1]\n", '{"epoch": "1"}\n', "1\n{}\n"])
+def test_damaged_line_is_refused(tmp_path, text):
+    (tmp_path / "metrics.jsonl").write_text(text)
+    with pytest.raises(InputError, match=r"metrics\.jsonl is damaged in line 1"):
+        open_log(tmp_path, 3)
+
+
+def test_lost_file_is_told(tmp_path, capsys):
+    assert open_log(tmp_path, 3) == []
+    assert "metrics.jsonl is lost" in capsys.readouterr().err
+
+
+def test_lines_of_the_checkpoint_replace_the_file(tmp_path, capsys):
+    write(tmp_path, LINES[1:])
+    assert open_log(tmp_path, 2, LINES[:2]) == LINES[:2] == read_metrics(tmp_path)
+    assert "was damaged" in capsys.readouterr().err

@@ -2,14 +2,13 @@
 
 import errno
 import fcntl
-import json
 import os
 from pathlib import Path
 
 import pytest
 
 from avjax.errors import InputError
-from avjax.runtime import files
+from avjax.runtime import files, sealed
 
 
 def test_json_is_replaced_atomically(tmp_path):
@@ -17,7 +16,7 @@ def test_json_is_replaced_atomically(tmp_path):
     files.write_json(path, {"a": 1})
     with pytest.raises(TypeError):
         files.write_json(path, {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
+    assert sealed.read_json(path, "") == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -2,11 +2,20 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
-from avjax.runtime.signals import StopRequest, Terminated, loading
+from avjax.runtime.signals import (
+    StopRequest,
+    Terminated,
+    loading,
+    repeat_lost_interrupts,
+    terminable,
+)
 
 
 @pytest.mark.parametrize("number", StopRequest.SIGNALS)
@@ -36,17 +45,67 @@ def test_interrupt_has_the_type_of_its_signal(number, kind):
     assert error.type is kind
 
 
-def test_loading_restores_the_handler():
-    handler = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("number", StopRequest.SIGNALS)
+def test_loading_restores_the_handler(number):
+    handler = signal.getsignal(number)
     with loading():
-        assert signal.getsignal(signal.SIGINT) is not handler
-    assert signal.getsignal(signal.SIGINT) is handler
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as for a background job
+        assert signal.getsignal(number) is not handler
+    assert signal.getsignal(number) is handler
+    signal.signal(number, signal.SIG_IGN)  # as for a background job
     try:
-        with loading():
-            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        with loading(), terminable():
+            assert signal.getsignal(number) is signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.signal(number, handler)
+
+
+LOAD_FOREVER = """
+import time
+from avjax.runtime.signals import loading
+with loading():
+    print("loading", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_while_loading_ends_the_process_with_a_line(number, status, root_dir):
+    command = [sys.executable, "-c", LOAD_FOREVER]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, cwd=root_dir, **pipes) as process:
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(number)
+        assert process.communicate()[1] == "error: interrupted\n"
+    assert process.returncode == status
+
+
+def test_termination_is_raised_within_the_block():
+    with pytest.raises(Terminated), terminable():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_stop_request_comes_before_termination():
+    with terminable(), StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+
+
+class InCallback:
+    """Raises in its finaliser, where Python ignores exceptions."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+
+
+def test_termination_lost_in_a_callback_is_repeated():
+    def work():
+        InCallback()
+        time.sleep(10)
+
+    with pytest.raises(Terminated), terminable(), repeat_lost_interrupts():
+        work()
 
 
 def test_other_threads_do_not_change_handlers():
