@@ -11,6 +11,7 @@ from typing import Self
 
 INTERRUPT_STATUS = 130  # shells' exit status after SIGINT
 TERMINATION_STATUS = 143  # and after SIGTERM
+_AFTER_COLLECTION = 0.2  # seconds; a garbage collection takes less
 
 
 @contextlib.contextmanager
@@ -72,8 +73,9 @@ def repeat_lost_interrupts() -> Iterator[None]:
             is_termination = isinstance(unraisable.exc_value, Terminated)
             number = signal.SIGTERM if is_termination else signal.SIGINT
             thread = threading.main_thread().ident
-            # After the callback; a real signal also ends a wait.
-            threading.Timer(0.01, signal.pthread_kill, [thread, number]).start()
+            # After the collection: a signal that arrives in it would be seen after the next call
+            # only. A real signal also ends a wait.
+            threading.Timer(_AFTER_COLLECTION, signal.pthread_kill, [thread, number]).start()
         else:
             previous(unraisable)
 

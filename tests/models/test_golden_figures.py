@@ -25,7 +25,7 @@ DEFAULT_EVALUATIONS = {
     ("it", 4, 40),
     ("lt", 4, 300),
 }
-DEFAULT_TRAININGS = {("ia", "softhard"), ("lt", "noise")}
+DEFAULT_TRAININGS = {("ia", "softhard")}
 
 
 @pytest.fixture(autouse=True)

@@ -68,7 +68,6 @@ def check_equal(content, cases, loss=1e-8, first=1e-9):
     [
         # Compiles quickly; a test below covers both streams on two devices.
         ("audio", "softhard", ["jit:1", *(f"{mode}:8" for mode in MODES)]),
-        ("audio", "noise", ["jit:1", "jit:4"]),
         *(
             pytest.param(network, mask, ALL, marks=pytest.mark.slow)
             for network in ("audio", "audio_visual")

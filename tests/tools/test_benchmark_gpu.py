@@ -1,9 +1,10 @@
 """The benchmark's subject `gpu`: its plan, its report, and all of it once with tiny shapes."""
 
 import json
+import subprocess
 
 import pytest
-from benchmarks import gpu_plan, gpu_report, gpu_tasks, network, trace
+from benchmarks import gpu, gpu_plan, gpu_report, gpu_tasks, network, trace
 
 from avjax.models import ops
 from tools import benchmark
@@ -82,6 +83,20 @@ def test_kernels_tell_where_they_come_from():
         "fusion.7": "backward of transpose(jvp(net))/conv/add -> f32[8,4]",
         "dot.1": "net/dot_general -> bf16[2]",
     }
+
+
+def test_what_a_stopped_measurement_had_is_kept(monkeypatch, tmp_path):
+    """Its last line may be cut."""
+
+    def stopped(*_, timeout, **__):
+        raise subprocess.TimeoutExpired("task", timeout, output=b'{"timed": []}\n{"tim')
+
+    monkeypatch.setattr(gpu.subprocess, "run", stopped)
+    arguments = [f"--out={tmp_path}", "--minutes=1", "--only=forms of depthwise", "--quick"]
+    assert benchmark.main(["benchmark", "gpu", *arguments]) == 0
+    [line] = (tmp_path / "results.jsonl").read_text().splitlines()
+    result = json.loads(line)["result"]
+    assert result["timed"] == [] and result["unfinished"].startswith("not done within")
 
 
 @pytest.mark.slow

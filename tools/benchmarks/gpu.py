@@ -10,6 +10,7 @@ PyTorch for --reference; avjax need not be installed. --quick makes every measur
 shapes, on a CPU too: it tries the program, not the device.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -103,16 +104,24 @@ def _measure(
         )
     except subprocess.TimeoutExpired as late:
         reason = f"not done within {seconds:.0f} s"
-        lines = (late.stdout or b"").decode().strip().splitlines()
-        return {**json.loads(lines[-1]), "unfinished": reason} if lines else {"failed": reason}
+        result = _last_result((late.stdout or b"").decode(errors="replace"))
+        return {**result, "unfinished": reason} if result else {"failed": reason}
     wall = time.perf_counter() - start
-    lines = process.stdout.strip().splitlines()
-    if process.returncode == 0 and lines:
-        return {**json.loads(lines[-1]), "wall": wall}
+    result = _last_result(process.stdout)
+    if process.returncode == 0 and result:
+        return {**result, "wall": wall}
     if "RESOURCE_EXHAUSTED" in process.stderr or "OutOfMemory" in process.stderr:
         return {"failed": "does not fit", "wall": wall}
     reason = sides.last_line(process.stderr)[:300] or f"status {process.returncode}"
     return {"failed": reason, "wall": wall}
+
+
+def _last_result(output: str) -> dict[str, Any] | None:
+    """Returns the last whole line of JSON of a process that may have been stopped while writing."""
+    for line in reversed(output.splitlines()):
+        with contextlib.suppress(ValueError):
+            return dict(json.loads(line))
+    return None
 
 
 def _flags(task: dict[str, Any]) -> dict[str, str]:
