@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# Most modules are never imported: bytecode is compiled for those that are.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 # Its wheel carries the face detector's weights; its dependencies (gigabytes) are not needed.
 FACE_WEIGHTS := --no-deps facenet-pytorch==2.5.3
 # Few clips of few, small frames, so that the demo takes minutes on two cores.

@@ -86,8 +86,8 @@ def test_best_model_is_from_the_earliest_best_validation(finished):
     assert tuple(card.classes) == CLASSES
 
 
-# Calls of 1 and 2 steps.
-@pytest.mark.parametrize("stop_after", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow  # other tests resume runs of sound alone
+@pytest.mark.parametrize("stop_after", [1, 2])  # calls of 1 and 2 steps
 def test_interrupted_run_resumes_bit_by_bit(finished, data_dir, tmp_path, stop_after):
     """Stopped within the first epoch, and at its last call."""
     with stopped_at(stop_after):

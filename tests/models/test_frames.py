@@ -49,7 +49,8 @@ def features(variables, frames):
     return NET.apply(variables, frames, method=clip_features)
 
 
-@pytest.mark.parametrize("clips", [1, 2])  # fewer and more images than one part
+# Fewer and more images than one part.
+@pytest.mark.parametrize("clips", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_cpu_form_of_inference_equals_the_other_form(variables, clips):
     """The CPU form splits images into parts, fuses the first layers and merges the quarters."""
     stored = StoredFrames(PIXELS[:clips], np.array([True, False])[:clips], "fixed")

@@ -65,6 +65,7 @@ def test_logits_equal_the_reference(shared_dir, fusion, num_heads, steps):
     check(f"logits {fusion}, {num_heads} heads, {steps} steps", logits, expected, 1e-12)
 
 
+@pytest.mark.slow  # other figures of the same are checked in test_golden_figures.py
 def test_features_equal_the_reference(shared_dir):
     figures = np.load(shared_dir / "golden/logits.npz")
     net, variables = golden_network(shared_dir / "golden/ia.pth", "ia")
