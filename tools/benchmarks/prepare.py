@@ -1,11 +1,13 @@
 """Measures face extraction in clips per second: decoding, detection, crops, files; no sound.
 
 python tools/benchmark.py prepare --source FOLDER [--reference CLONE [--reference_python PYTHON]]
+python tools/benchmark.py prepare --source FOLDER --against CHECKOUT
 
 FOLDER holds raw clips as for avjax.prepare. With a clone of the reference's repository, its script
 runs on the same clips in turn with avjax, in separate processes (PYTHON needs torch,
 facenet-pytorch 2.5.3, OpenCV and tqdm). Both sides warm up first. A second figure includes avjax's
-cold start (imports, compilation), a third is for decoding the same frames only.
+cold start (imports, compilation), a third is for decoding the same frames only. --against compares
+with another checkout of avjax, measured by its own benchmark in turn.
 """
 
 import json
@@ -21,7 +23,7 @@ from statistics import median
 from typing import Any
 
 from absl import flags
-from benchmarks import sides
+from benchmarks import against, sides
 
 from avjax.errors import InputError
 from avjax.preparation import face_detector, media
@@ -82,13 +84,14 @@ def _report(what: str, start: tuple[float, float], **extra: object) -> None:
     print(json.dumps({"what": what, "seconds": seconds, "cpu": cpu, **extra}), flush=True)
 
 
-def measure_apart(source: Path, threads: int) -> dict[str, dict[str, Any]]:
-    """Runs `measure` in a separate process; adds the time since its start to each result."""
-    command = sides.command("prepare", "--once", f"--source={source}", f"--threads={threads}")
+def measure_apart(source: Path, threads: int, root: Path = sides.ROOT) -> dict[str, dict[str, Any]]:
+    """Runs a checkout's `measure` in a process; adds the time since its start to each result."""
+    flags_ = "--once", f"--source={source.resolve()}", f"--threads={threads}"
+    command = sides.command("prepare", *flags_, root=root)
     start = time.perf_counter()
     results: dict[str, dict[str, Any]] = {}
-    pipe, environment = subprocess.PIPE, sides.environment()
-    with subprocess.Popen(command, stdout=pipe, text=True, env=environment) as process:
+    pipe, environment = subprocess.PIPE, sides.environment(root)
+    with subprocess.Popen(command, stdout=pipe, text=True, env=environment, cwd=root) as process:
         assert process.stdout is not None
         for line in process.stdout:
             result = json.loads(line)
@@ -126,7 +129,7 @@ def define_flags(values: flags.FlagValues) -> None:
     text("reference", None, "Clone of the reference's repository, to compare with.")
     text("reference_python", sys.executable, "Python that runs the reference.")
     flags.DEFINE_integer("threads", 2, "Cores.", 1, flag_values=values)
-    flags.DEFINE_integer("rounds", 3, "Repetitions; medians are shown.", 1, flag_values=values)
+    against.define_flags(values)
     flags.DEFINE_bool("once", False, "Measure avjax once in this process.", flag_values=values)
 
 
@@ -139,14 +142,20 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
     if values.once:
         return measure(clips, threads)
     sides.bind(threads)  # both sides inherit it
-    results, reference_results = [], []
-    for number in range(values.rounds):
-        results.append(measure_apart(source, threads))
+    checkouts, rounds = against.checkouts(values), against.rounds(values)
+    found: dict[str, list[sides.Result]] = {name: [] for name in checkouts}
+    reference_results = []
+    for number in range(rounds):
+        for name in list(checkouts) if number % 2 == 0 else reversed(checkouts):
+            found[name].append(measure_apart(source, threads, checkouts[name]))
         if values.reference:
             clone, python = Path(values.reference), values.reference_python
             reference_results.append(measure_reference(python, clone, clips, threads))
-        print(f"round {number + 1} of {values.rounds} done, load {os.getloadavg()[0]:.1f}")
-    print_figures(len(clips), threads, results, reference_results)
+        print(f"round {number + 1} of {rounds} done, load {os.getloadavg()[0]:.1f}", flush=True)
+    print_figures(len(clips), threads, found[against.THIS], reference_results)
+    figures = {"time": lambda result: result["warm"]["seconds"]}
+    figures["processor"] = lambda result: result["warm"]["cpu"]
+    print("\n".join(against.report(found, figures)))
 
 
 def print_figures(
