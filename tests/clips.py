@@ -1,8 +1,9 @@
 """Small video and sound files for tests."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -62,6 +63,26 @@ def write_video(
             block.sample_rate = 48000
             container.mux(audio.encode(block))
             container.mux(audio.encode(None))
+    return path
+
+
+def encode(
+    path: Path,
+    images: Sequence[np.ndarray],
+    pixel_format: str = "yuv420p",
+    set_up: Callable[[Any], None] = lambda track: None,
+    **options: str,
+) -> Path:
+    """Writes H.264 at 25 frames a second; ``set_up`` changes the track, ``options`` the encoder."""
+    with av.open(str(path), "w") as container:
+        track = container.add_stream("libx264", rate=25, options=options)
+        track.height, track.width = images[0].shape[:2]
+        track.pix_fmt = pixel_format
+        set_up(track)
+        for image in images:
+            picture = av.VideoFrame.from_ndarray(image, format="rgb24")
+            container.mux(track.encode(picture.reformat(format=pixel_format)))
+        container.mux(track.encode(None))
     return path
 
 

@@ -10,7 +10,7 @@ from avjax.preparation import frames, mixdown, notes
 from avjax.preparation.clip import prepare_clip
 from avjax.preparation.container import has_video
 from avjax.preparation.sound import read_audio, read_sound
-from tests.clips import WholeFrame, frame, tone, write_sound, write_video
+from tests.clips import WholeFrame, encode, frame, tone, write_sound, write_video
 
 
 def prepare(video, audio, num_frames=4, **cut):
@@ -57,20 +57,6 @@ def test_frames_are_those_shown_at_their_times(tmp_path):
     np.testing.assert_allclose(means, [frame(i).mean() for i in range(4)], atol=1.5)
     clip = prepare(path, None, 2, start=0.5, end=1.1)  # a cut inside the hole
     np.testing.assert_allclose(clip.frames.mean((1, 2, 3)), frame(2).mean(), atol=1.5)
-
-
-def encode(path, images, pixel_format="yuv420p", set_up=lambda track: None, **options):
-    """Writes H.264 with options of the encoder and the track."""
-    with av.open(str(path), "w") as container:
-        track = container.add_stream("libx264", rate=25, options=options)
-        track.height, track.width = images[0].shape[:2]
-        track.pix_fmt = pixel_format
-        set_up(track)
-        for image in images:
-            picture = av.VideoFrame.from_ndarray(image, format="rgb24")
-            container.mux(track.encode(picture.reformat(format=pixel_format)))
-        container.mux(track.encode(None))
-    return path
 
 
 def test_frames_are_turned_upright(tmp_path):

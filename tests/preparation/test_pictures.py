@@ -14,7 +14,7 @@ from avjax.preparation import frames, notes
 from avjax.preparation.clip import prepare_clip
 from avjax.preparation.container import has_video
 from avjax.preparation.sound import read_audio
-from tests.clips import WholeFrame, tone, write_sound, write_video
+from tests.clips import WholeFrame, encode, tone, write_sound, write_video
 
 # ------------------------------------------------------------------------------------ orientation
 
@@ -61,19 +61,6 @@ def test_frames_are_turned_and_mirrored_as_the_file_says(corners, tmp_path, matr
 # ------------------------------------------------------------------------------------------ pixels
 
 
-def encode(path, images, pixel_format="yuv420p", set_up=lambda track: None):
-    with av.open(str(path), "w") as container:
-        track = container.add_stream("libx264", rate=25, options={"qp": "4"})
-        track.height, track.width = images[0].shape[:2]
-        track.pix_fmt = pixel_format
-        set_up(track)
-        for image in images:
-            picture = av.VideoFrame.from_ndarray(image, format="rgb24")
-            container.mux(track.encode(picture.reformat(format=pixel_format)))
-        container.mux(track.encode(None))
-    return path
-
-
 @given(across=st.integers(1, 64), down=st.integers(1, 64))
 def test_pixels_are_made_square(tmp_path_factory, across, down):
     """A disc of the shown shape is round, whatever the shape of a pixel; none is lost."""
@@ -86,7 +73,7 @@ def test_pixels_are_made_square(tmp_path_factory, across, down):
     def set_up(track):
         track.codec_context.sample_aspect_ratio = aspect
 
-    path = encode(tmp_path_factory.mktemp("sar") / "sar.mp4", [image] * 2, set_up=set_up)
+    path = encode(tmp_path_factory.mktemp("sar") / "sar.mp4", [image] * 2, set_up=set_up, qp="4")
     shown = frames.frames_at(path, [0.0])
     bright = shown.images[0].mean(-1) > 100
     assert bright.any(0).sum() == pytest.approx(80 * max(aspect, 1), abs=1.5)
@@ -110,9 +97,8 @@ def test_pq_is_tone_mapped_to_the_brightness_of_sdr(tmp_path, share):
         context.color_trc, context.color_primaries, context.colorspace = 16, 9, 9
 
     level = round(255 * pq(203 * share))
-    path = encode(
-        tmp_path / "pq.mp4", [np.full((64, 96, 3), level, np.uint8)] * 2, "yuv420p10le", set_up
-    )
+    images = [np.full((64, 96, 3), level, np.uint8)] * 2
+    path = encode(tmp_path / "pq.mp4", images, "yuv420p10le", set_up, qp="4")
     shown = frames.frames_at(path, [0.0])
     assert shown.notes == (notes.HDR,)
     assert shown.images[0].mean() == pytest.approx(255 * share ** (1 / 2.4), abs=3)

@@ -13,7 +13,6 @@ TYPES = {
     "bfloat16": {"dtype": "bfloat16", "precision": "tf32"},
     "float32": {"dtype": "float32", "precision": "highest"},
 }
-FORMS = ("today", "fastest", "stock")
 TINY = {"batch": 2, "frames": 2, "size": 64, "units": (1, 1, 1), "steps": 2, "calls": 1}
 
 
