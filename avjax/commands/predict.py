@@ -1,4 +1,10 @@
-"""Predicts the emotion in raw clips: ``avjax predict --checkpoint RUN clip.mp4``."""
+"""Predicts the emotion in raw clips: ``avjax predict --checkpoint RUN clip.mp4``.
+
+A folder stands for the media files below it. Files of any length: windows of the model's length
+slide over a long one.
+"""
+
+from pathlib import Path
 
 from absl import flags
 
@@ -10,13 +16,23 @@ RESUMES = False
 
 def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     """Defines the command's flags."""
-    flags.DEFINE_string(
-        "checkpoint", None, "A run (its best epoch) or a converted checkpoint.", flag_values=values
-    )
+
+    def text(name: str, help_: str) -> None:
+        flags.DEFINE_string(name, None, help_, flag_values=values)
+
+    text("checkpoint", "A run (its best epoch) or a converted checkpoint.")
     flags.DEFINE_bool(
         "debug", False, "Show the traceback of a clip that fails.", flag_values=values
     )
+    flags.DEFINE_float(
+        "hop",
+        None,
+        "Seconds from one window to the next, a multiple of a frame's share of a window; by "
+        "default about half a window.",
+        flag_values=values,
+    )
     flags.DEFINE_bool("json", False, "Print one line of JSON per clip.", flag_values=values)
+    text("csv", "Table to write: a row per window.")
 
 
 def job(values: flags.FlagValues, positional: list[str]) -> int:
@@ -27,8 +43,19 @@ def job(values: flags.FlagValues, positional: list[str]) -> int:
         raise InputError("no clip given; name one or more video files")
 
     with loading():
-        from avjax.predict import Model, predict_clips
+        from avjax.predict import predict_files
         from avjax.runtime import compilation
 
     compilation.keep_compiled_programs()
-    return predict_clips(Model.load(values.checkpoint), positional, values.json, values.debug)
+    return predict_files(
+        values.checkpoint,
+        positional,
+        hop=values.hop,
+        as_json=values.json,
+        csv=_path(values.csv),
+        debug=values.debug,
+    )
+
+
+def _path(value: str | None) -> Path | None:
+    return Path(value) if value else None

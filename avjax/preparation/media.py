@@ -19,9 +19,10 @@ from avjax.data.records import (
     window_samples,
 )
 from avjax.models.network import N_MFCC
-from avjax.preparation.frames import frame_times, read_frames
+from avjax.preparation.frames import read_frames
 from avjax.preparation.mixdown import is_silent
 from avjax.preparation.sound import read_audio, resample
+from avjax.preparation.timeline import frame_times
 
 __all__ = [
     "fit_audio",

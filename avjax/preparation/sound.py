@@ -49,6 +49,10 @@ class Sound(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+class NoSamplesError(InputError):
+    """The sound has no samples in the range that was asked for."""
+
+
 class _Track(NamedTuple):
     """Decoded samples of one track; `announced` as in `Sound`."""
 
@@ -108,7 +112,7 @@ def read_sound(
         return None
     if not len(voice):
         where = f" from {start:g} s on; correct the clip's start" if start else "; replace the file"
-        raise InputError(f"{path} holds no sound samples{where}")
+        raise NoSamplesError(f"{path} holds no sound samples{where}")
     if len(voice) < _SHORTEST_SECONDS * track.rate:
         raise InputError(
             f"{path} holds {notes.counted(len(voice), 'sound sample')}, less than "
@@ -296,9 +300,12 @@ class _Placed:
     def _place(self, time: float, block: np.ndarray) -> None:
         excess = round((time - self._start) * self.rate) - self._position
         if abs(excess) > _GAP_SECONDS * self.rate:
-            if self._position + excess > 0 and excess > 0 and self._blocks:
-                self._told.append(notes.gap(excess / self.rate))
-                self._append(self._silent(len(block), excess))
+            if self._position + excess > 0 and excess > 0:
+                if self._blocks:
+                    self._told.append(notes.gap(excess / self.rate))
+                    self._append(self._silent(len(block), excess))
+                else:  # the gap reaches over the start
+                    self._position += excess
             elif excess < 0:
                 block = block[:, -excess:]
         self._append(block)
