@@ -302,7 +302,7 @@ def predict_files(
     files = media_files(paths, told)
     for line in told:
         print(f"note: {line}", file=sys.stderr)
-    return show(model.predict_many(files, hop=hop), len(files), **outputs)
+    return show(model.predict_many(files, hop=hop), files, **outputs)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -33,6 +33,8 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     )
     flags.DEFINE_bool("json", False, "Print one line of JSON per clip.", flag_values=values)
     text("csv", "Table to write: a row per window.")
+    text("plot", "Figure to write: probabilities over time (.png, .svg, .pdf, .jpg).")
+    text("annotate", "Video to write: the clip with face box, label and bars (.mp4).")
 
 
 def job(values: flags.FlagValues, positional: list[str]) -> int:
@@ -53,6 +55,8 @@ def job(values: flags.FlagValues, positional: list[str]) -> int:
         hop=values.hop,
         as_json=values.json,
         csv=_path(values.csv),
+        plot=_path(values.plot),
+        video=_path(values.annotate),
         debug=values.debug,
     )
 

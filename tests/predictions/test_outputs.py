@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from avjax.predictions.show import show
 from avjax.preparation.faces import Face
 
 CLASSES = ["calm", "angry"]
+FILES = [Path("a.mp4"), Path("b.mp4")]
 
 
 def prediction(temperatures=None, windows=3):
@@ -41,7 +43,7 @@ def outcomes(tmp_path):
 def test_csv_has_a_row_per_window(tmp_path, capsys, temperatures):
     expected, path = prediction(temperatures), tmp_path / "out.csv"
     name = tmp_path / 'a "quoted", named.mp4'
-    assert show([(name, expected)], 1, csv=path) == 0
+    assert show([(name, expected)], [name], csv=path) == 0
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     calibrated = [f"calibrated_{name}" for name in CLASSES] if temperatures else []
@@ -61,7 +63,7 @@ def test_csv_has_a_row_per_window(tmp_path, capsys, temperatures):
 
 
 def test_json_has_the_timeline(tmp_path, capsys):
-    assert show(outcomes(tmp_path), 2, as_json=True) == 1
+    assert show(outcomes(tmp_path), FILES, as_json=True) == 1
     out, err = capsys.readouterr()
     (line,) = map(json.loads, out.splitlines())
     assert line.pop("clip") == str(tmp_path / "a.mp4")
@@ -74,7 +76,7 @@ def test_json_has_the_timeline(tmp_path, capsys):
 
 
 def test_screen_shows_the_timeline_in_short(tmp_path, capsys):
-    assert show(outcomes(tmp_path), 2) == 1
+    assert show(outcomes(tmp_path), FILES) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{tmp_path / 'a.mp4'}: angry"
     assert "  note: deinterlaced" in lines
@@ -97,14 +99,14 @@ def test_an_interrupted_table_leaves_the_old_one(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        show(interrupted(), 2, csv=path)
+        show(interrupted(), FILES, csv=path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_table_that_cannot_be_written_is_told_first(tmp_path):
     with pytest.raises(InputError, match=r"absent/out\.csv cannot be written .*another --csv"):
-        show(iter([]), 1, csv=tmp_path / "absent" / "out.csv")
+        show(iter([]), FILES, csv=tmp_path / "absent" / "out.csv")
 
 
 def test_one_bad_file_stops_no_other(tmp_path):
