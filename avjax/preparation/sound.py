@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
-import librosa
 import numpy as np
 import resampy
 import soundfile
@@ -138,7 +137,8 @@ def resample(
     resampy.interpn.resample_f_s(
         samples, times, window, slopes, table_size, min(1.0, ratio), resampled
     )
-    return librosa.util.fix_length(resampled, size=math.ceil(len(samples) * ratio))
+    size = math.ceil(len(samples) * ratio)
+    return np.pad(resampled, (0, max(0, size - len(resampled))))[:size]
 
 
 @functools.cache
