@@ -296,6 +296,8 @@ def predict_files(
         written.
     """
     model = Model.load(checkpoint)
+    if model.card.about:
+        print(model.card.statement, file=sys.stderr)
     reads_video = "video" in model.net.inputs.streams
     check_hop(hop, model.card.seconds, model.card.num_frames if reads_video else 0)
     told: list[str] = []

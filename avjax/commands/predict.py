@@ -1,7 +1,8 @@
-"""Predicts the emotion in raw clips: ``avjax predict --checkpoint RUN clip.mp4``.
+"""Predicts the emotion in raw clips: ``avjax predict clip.mp4 --checkpoint RUN``.
 
-A folder stands for the media files below it. Files of any length: windows of the model's length
-slide over a long one.
+Without ``--checkpoint``, the carried model ``voice`` listens to the sound alone. A folder
+stands for the media files below it. Files of any length: windows of the model's length slide over a
+long one.
 """
 
 from pathlib import Path
@@ -20,7 +21,12 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     def text(name: str, help_: str) -> None:
         flags.DEFINE_string(name, None, help_, flag_values=values)
 
-    text("checkpoint", "A run (its best epoch) or a converted checkpoint.")
+    flags.DEFINE_string(
+        "checkpoint",
+        "voice",
+        "A run (its best epoch), a converted checkpoint, or a model that avjax carries.",
+        flag_values=values,
+    )
     flags.DEFINE_bool(
         "debug", False, "Show the traceback of a clip that fails.", flag_values=values
     )
@@ -39,8 +45,6 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
 
 def job(values: flags.FlagValues, positional: list[str]) -> int:
     """Predicts the emotion in every clip."""
-    if not values.checkpoint:
-        raise InputError("--checkpoint is missing; name a run or a converted checkpoint")
     if not positional:
         raise InputError("no clip given; name one or more video files")
 
