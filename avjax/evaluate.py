@@ -98,8 +98,7 @@ def _by_actor(clips: Clips, predicted: Int[np.ndarray, "n"]) -> dict[str, dict[s
     """Returns number of clips and accuracy by RAVDESS actor, or by group for other clips."""
     hits_by_actor: dict[str, list[bool]] = {}
     for record, hit in zip(clips.records, predicted == clips.labels, strict=True):
-        actor = str(record.actor) if record.actor > 0 else record.group
-        hits_by_actor.setdefault(actor, []).append(bool(hit))
+        hits_by_actor.setdefault(record.speaker, []).append(bool(hit))
     return {
         actor: {"num_clips": len(hits), "accuracy": sum(hits) / len(hits)}
         for actor, hits in hits_by_actor.items()

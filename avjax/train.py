@@ -24,6 +24,7 @@ from avjax.errors import InputError
 from avjax.evaluate import evaluate_run
 from avjax.models.network import Network
 from avjax.models.networks import build_network
+from avjax.runs.display import Display, banner
 from avjax.runs.pretrained import initial_variables
 from avjax.runs.run_folder import RunFolder, run_lock
 from avjax.runs.saved_model import ModelCard
@@ -83,7 +84,15 @@ def _train(setup: "Setup", workdir: Path) -> None:
         progress = run.restore(setup.start)
         steps_done = int(progress.state.step)
         first_epoch = setup.epoch_after(progress)
-        run.open_log(first_epoch, setup.total_clips, setup.clips_in(steps_done))
+        resumed = f", from epoch {first_epoch}" if steps_done else ""
+        display = Display(
+            setup.banner(f"training {config.name} into {workdir}{resumed}"),
+            config.loop.num_epochs,
+            first_epoch,
+            setup.total_clips,
+            setup.clips_in(steps_done),
+        )
+        run.open_log(first_epoch, display)
         progress = loop.place(progress)
         stop_alone = stop if jax.process_count() == 1 else None
         for epoch in range(first_epoch, config.loop.num_epochs + 1):
@@ -95,6 +104,7 @@ def _train(setup: "Setup", workdir: Path) -> None:
                 run.save(Progress(setup.parallel.single(progress.state), progress.sums))
                 raise KeyboardInterrupt
             progress = setup.end_epoch(run, epoch, progress, speed, scores)
+            display.end_epoch()
             multihost.stop_if_any(stop.requested)
 
 
@@ -130,6 +140,11 @@ class Setup(NamedTuple):
     def steps_per_epoch(self) -> int:
         """Steps per epoch; the last batch may be smaller."""
         return self.clips["train"].num_batches(self.config.loop.batch_size)
+
+    def banner(self, title: str) -> str:
+        """Describes the run below a title."""
+        tree, params = self.config.to_tree(), self.start.state.params
+        return banner(title, tree, self.dataset, self.clips, params, self.parallel)
 
     @property
     def total_clips(self) -> int:

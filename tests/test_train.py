@@ -1,5 +1,7 @@
 """Training end to end on a small dataset: metrics, resuming, errors."""
 
+import contextlib
+import io
 import json
 
 import jax
@@ -48,11 +50,40 @@ def small_config(data_dir):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, data_dir, small_networks):
-    """An uninterrupted run."""
+def trained(tmp_path_factory, data_dir, small_networks):
+    """An uninterrupted run, and what it printed on standard error."""
     workdir = tmp_path_factory.mktemp("run")
-    train_run(small_config(data_dir), workdir)
-    return workdir
+    with contextlib.redirect_stderr(io.StringIO()) as printed:
+        train_run(small_config(data_dir), workdir)
+    return workdir, printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finished(trained):
+    return trained[0]
+
+
+def test_run_tells_what_it_trains_and_a_line_an_epoch(trained, data_dir):
+    workdir, printed = trained
+    banner, epochs = printed.split("compiling the training step, within the first epoch\n")
+    assert banner.startswith(f"training small into {workdir}\n")
+    for topic, text in (
+        ("network", "small, fusion ia, num_heads 1; "),
+        ("dropout", "softhard; training loss and accuracy are those of the enlarged batch"),
+        ("data", f"{data_dir}, profile fixed, 2 classes"),
+        ("fold", FOLD),
+        ("train", "10 clips of 1 actor"),
+        ("epochs", "5 of 3 steps, 4 clips a step; sgd, float32, seed 1"),
+        ("devices", "2 cpu (jit)"),
+    ):
+        assert f"  {topic:11} {text}" in banner
+    validations = [line for line in lines(workdir) if line["split"] == "validation"]
+    told = [line for line in epochs.splitlines() if line.startswith("epoch ")]
+    for line, figures in zip(told, validations, strict=True):
+        assert line.startswith(f"epoch {figures['epoch']}/5: train loss ")
+        assert f"validation loss {figures['loss']:.3f}, accuracy {figures['accuracy']:.1%}" in line
+    assert [" left" in line for line in told] == [True] * 4 + [False]
+    assert "\r" not in printed
 
 
 def test_run_writes_metrics_evaluation_and_report(finished):

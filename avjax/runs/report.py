@@ -23,6 +23,7 @@ from avjax.runs.checkpoints import read_history
 from avjax.runs.metrics_log import METRICS_FILE, read_metrics
 from avjax.runs.run_config import flatten, read_config
 from avjax.runtime.files import write_text
+from avjax.runtime.progress import duration
 from avjax.runtime.sealed import read_json
 
 REPORT_FILE = "report.html"
@@ -127,7 +128,7 @@ def _summary(config: Mapping[str, Any], lines: Lines, evaluation: Mapping[str, A
         name = f"{evaluation['split']} accuracy ({evaluation['num_clips']} clips)"
         values.append((name, f"{_undisturbed(evaluation)['accuracy']:.1%}"))
     if train and "seconds" in train[-1]:
-        values.append(("training", _duration(sum(line["seconds"] for line in train))))
+        values.append(("training", duration(sum(line["seconds"] for line in train))))
         values.append(("clips per second", f"{train[-1]['clips_per_second']:.1f}"))
     items = (f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in values)
     return f"<dl>{''.join(items)}</dl>"
@@ -291,13 +292,6 @@ def _best(validation: Lines) -> dict[str, Any] | None:
 def _number(value: float | None) -> float:
     """Returns a number as stored in JSON, where None stands for one that is not finite."""
     return math.nan if value is None else value
-
-
-def _duration(seconds: float) -> str:
-    hours, minutes = divmod(round(seconds / 60), 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
 def _plain(value: Any) -> str:
