@@ -16,7 +16,7 @@ from typing import Any
 from avjax.config import RunConfig, check_resumable
 from avjax.data.folds import list_folds
 from avjax.errors import InputError
-from avjax.evaluate import EVALUATION_FILE
+from avjax.runs.evaluation_file import EVALUATION_FILE
 from avjax.runs.run_folder import run_lock
 from avjax.runtime.files import write_json
 from avjax.runtime.sealed import read_json

@@ -21,7 +21,7 @@ from avjax.data.feed import Feed
 from avjax.data.folds import resolve_fold
 from avjax.data.pipeline import Clips, PreparedDataset, open_dataset
 from avjax.errors import InputError
-from avjax.evaluate import evaluate_run
+from avjax.evaluate import calibrate_run, evaluate_run
 from avjax.models.network import Network
 from avjax.models.networks import build_network
 from avjax.runs.display import Display, banner
@@ -39,7 +39,7 @@ from avjax.training.step import create_state, train_step
 
 
 def train(config: RunConfig, workdir: str | Path) -> dict[str, Any]:
-    """Trains, validates after every epoch, and evaluates the best epoch on the test split.
+    """Trains, validates after every epoch, then calibrates and tests the best epoch.
 
     With several processes, all must call it; only the first reads and writes the run's folder.
 
@@ -60,11 +60,13 @@ def train(config: RunConfig, workdir: str | Path) -> dict[str, Any]:
     setup = build(config)
     with run_lock(workdir):
         multihost.from_first(lambda: check_resumable(config, workdir))
-        _train(setup, workdir)
-        return evaluate_run(workdir)
+        evaluator = Evaluator(setup.net, setup.profile, setup.parallel)
+        _train(setup, workdir, evaluator)
+        calibrate_run(workdir, setup.clips["validation"], evaluator)
+        return evaluate_run(workdir, evaluator=evaluator)
 
 
-def _train(setup: "Setup", workdir: Path) -> None:
+def _train(setup: "Setup", workdir: Path, evaluator: Evaluator) -> None:
     """Trains the remaining epochs."""
     config = setup.config
     train_clips, validation_clips = setup.clips["train"], setup.clips["validation"]
@@ -78,7 +80,6 @@ def _train(setup: "Setup", workdir: Path) -> None:
     )
     key = jax.random.key(config.loop.seed)
     loop = TrainingLoop(step, key, feed, setup.parallel, config.loop, setup.steps_per_epoch)
-    evaluator = Evaluator(setup.net, setup.profile, setup.parallel)
 
     with RunFolder(workdir) as run, StopRequest() as stop:
         progress = run.restore(setup.start)

@@ -19,7 +19,7 @@ from avjax.config import RunConfig, check_resumable
 from avjax.data.feed import Feed
 from avjax.data.pipeline import PreparedDataset, open_dataset
 from avjax.errors import InputError
-from avjax.evaluate import evaluate_run
+from avjax.evaluate import calibrate_run, evaluate_run
 from avjax.runs.display import Display
 from avjax.runs.run_folder import RunFolder, run_lock
 from avjax.runtime.signals import StopRequest
@@ -43,6 +43,8 @@ def train_vmapped(configs: Mapping[Path, RunConfig]) -> None:
         return
     dataset = open_dataset(next(iter(configs.values())).data.dir)
     setups = {workdir: _build(config, dataset) for workdir, config in configs.items()}
+    first = next(iter(setups.values()))
+    evaluator = Evaluator(first.net, first.profile, first.parallel)
     with contextlib.ExitStack() as locks:
         for workdir in configs:
             locks.enter_context(run_lock(workdir))
@@ -51,9 +53,10 @@ def train_vmapped(configs: Mapping[Path, RunConfig]) -> None:
             num_epochs = runs[0].setup.config.loop.num_epochs
             unfinished = [run for run in runs if run.first_epoch <= num_epochs]
             if unfinished:
-                _train(unfinished)
-        for workdir in configs:
-            evaluate_run(workdir)
+                _train(unfinished, evaluator)
+        for workdir, setup in setups.items():
+            calibrate_run(workdir, setup.clips["validation"], evaluator)
+            evaluate_run(workdir, evaluator=evaluator)
 
 
 class _Run(NamedTuple):
@@ -107,13 +110,12 @@ class _Folders:
                 run.folder.save(_part(progress, number))
 
 
-def _train(runs: Sequence[_Run]) -> None:
+def _train(runs: Sequence[_Run], evaluator: Evaluator) -> None:
     """Trains epoch by epoch; validates and saves each run on its own."""
     setup = runs[0].setup
     selections = [run.setup.clips[name] for run in runs for name in ("train", "validation")]
     feed = Feed(selections, setup.config.data.cache, setup.parallel)
     loop = _loop(runs, feed)
-    evaluator = Evaluator(setup.net, setup.profile, setup.parallel)
     display = _display(runs)
     progress = loop.place(
         Progress(

@@ -1,6 +1,7 @@
 """Training end to end on a small dataset: metrics, resuming, errors."""
 
 import contextlib
+import csv
 import io
 import json
 
@@ -14,6 +15,7 @@ from avjax.data.records import ClipRecord, DatasetMetadata, PreparedClip
 from avjax.errors import InputError
 from avjax.models.network import CONDITIONS
 from avjax.runs.saved_model import load_model
+from avjax.training.calibration import calibration_error, mean_loss, tempered
 from configs import common
 from tests.training_runs import lines, stopped_at, train_run
 
@@ -99,6 +101,47 @@ def test_run_writes_metrics_evaluation_and_report(finished):
         assert figures["accuracy"] == np.trace(figures["confusion"]) / 10
     assert (finished / "report.html").exists()
     assert list(finished.glob("events.out.tfevents.*"))
+
+
+ALONE = ("audiovisual", "audio_only/zeros", "video_only/zeros")
+
+
+def test_evaluation_holds_every_clips_probabilities(finished):
+    """Raw and calibrated, undisturbed and of each stream alone; the CSV file holds the same."""
+    evaluation = json.loads((finished / "evaluation.json").read_text())
+    clips = evaluation["clips"]
+    assert list(clips) == list(evaluation["predictions"]) == [f"clip-{n}" for n in range(20, 30)]
+    _, card = load_model(finished)
+    assert evaluation["temperatures"] == card.temperatures
+    assert list(card.temperatures) == ["both", "audio", "video"]
+    labels = np.array([CLASSES.index(clip["truth"]) for clip in clips.values()])
+    assert labels.tolist() == [n % 2 for n in range(20, 30)]
+    assert {clip["speaker"] for clip in clips.values()} == {"3"}
+    for name, temperature in zip(ALONE, card.temperatures.values(), strict=True):
+        raw, calibrated = (
+            np.array([clip[key][name] for clip in clips.values()])
+            for key in ("probabilities", "calibrated")
+        )
+        np.testing.assert_allclose(raw.sum(1), 1, rtol=1e-5)
+        np.testing.assert_allclose(calibrated, tempered(np.log(raw), temperature), rtol=1e-3)
+        figures = evaluation["conditions"][name]
+        assert mean_loss(raw, labels) == pytest.approx(figures["loss"], rel=1e-3)
+        assert mean_loss(calibrated, labels) == pytest.approx(figures["calibrated"]["loss"], 1e-3)
+        assert calibration_error(raw, labels) == pytest.approx(figures["calibration_error"], 1e-3)
+        predicted = [CLASSES[k] for k in raw.argmax(1)]
+        if name == "audiovisual":
+            assert predicted == list(evaluation["predictions"].values())
+        assert np.mean(raw.argmax(1) == labels) == figures["accuracy"]
+    noise = evaluation["conditions"]["audio_only/noise"]
+    assert 0 <= noise["calibrated"]["calibration_error"] <= 1
+    with (finished / "evaluation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["clip"], r["condition"]) for r in rows] == [(c, n) for c in clips for n in ALONE]
+    for row in rows:
+        clip, name = clips[row["clip"]], row["condition"]
+        assert (row["truth"], row["speaker"]) == (clip["truth"], "3")
+        for kind, key in (("raw", "probabilities"), ("calibrated", "calibrated")):
+            assert [float(row[f"{kind} {c}"]) for c in CLASSES] == clip[key][name]
 
 
 def test_network_learns_the_classes(finished):

@@ -44,6 +44,8 @@ class ModelCard:
       epoch: epoch of the variables; 0 if unknown.
       metrics: validation metrics of that epoch.
       versions: versions of the libraries that trained the model.
+      temperatures: of calibrated probabilities, by the streams that a clip has: `both`, `audio`,
+        `video`; empty if not calibrated.
     """
 
     network: dict[str, Any]
@@ -56,6 +58,7 @@ class ModelCard:
     epoch: int = 0
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    temperatures: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def save_model(directory: Path, variables: Mapping[str, Any], card: ModelCard) -> None:
