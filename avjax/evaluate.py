@@ -126,7 +126,7 @@ def _by_clip(
     """Returns each clip's speaker, true class and probabilities, to six digits."""
 
     def rounded(row: Float[np.ndarray, "k"]) -> list[float]:
-        return [float(f"{value:.6g}") for value in row]
+        return [float(f"{value:.6g}") for value in np.exp(row)]
 
     by_clip = {}
     for number, record in enumerate(clips.records):

@@ -125,8 +125,10 @@ def test_evaluation_holds_every_clips_probabilities(finished):
         np.testing.assert_allclose(raw.sum(1), 1, rtol=1e-5)
         np.testing.assert_allclose(calibrated, tempered(np.log(raw), temperature), rtol=1e-3)
         figures = evaluation["conditions"][name]
-        assert mean_loss(raw, labels) == pytest.approx(figures["loss"], rel=1e-3)
-        assert mean_loss(calibrated, labels) == pytest.approx(figures["calibrated"]["loss"], 1e-3)
+        assert mean_loss(np.log(raw), labels) == pytest.approx(figures["loss"], rel=1e-3)
+        assert mean_loss(np.log(calibrated), labels) == pytest.approx(
+            figures["calibrated"]["loss"], 1e-3
+        )
         assert calibration_error(raw, labels) == pytest.approx(figures["calibration_error"], 1e-3)
         predicted = [CLASSES[k] for k in raw.argmax(1)]
         if name == "audiovisual":

@@ -262,6 +262,13 @@ def test_clips_that_lack_a_stream_are_trained_and_evaluated(mixed, sounds, tmp_p
     counts = {name: scores["num_clips"] for name, scores in evaluation["conditions"].items()}
     assert counts.pop("audiovisual") == 4
     assert set(counts.values()) == {3}
+    # A clip that lacks a stream has the other's temperature, and no probabilities of its own.
+    (silent,) = [clip for name, clip in evaluation["clips"].items() if name.startswith("02-")]
+    assert set(silent["probabilities"]) == {"audiovisual", "video_only/zeros"}
+    assert list(evaluation["temperatures"]) == ["both", "audio", "video"]
+    for key in ("probabilities", "calibrated"):
+        undisturbed, alone = silent[key].values()
+        np.testing.assert_allclose(undisturbed, alone, rtol=1e-4)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(load_model(tmp_path)[0]))
     # On sound only, conditions that need frames have no clips.
     monkeypatch.setattr(evaluate, "check_compatible", lambda *_: None)

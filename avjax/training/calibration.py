@@ -37,6 +37,15 @@ def fit_temperature(logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n
     return 2 / (low + high)
 
 
+def log_tempered(
+    logits: Float[np.ndarray, "n k"], temperature: float | Float[np.ndarray, "n"]
+) -> Float[np.ndarray, "n k"]:
+    """Returns the logarithm of `tempered`, which is finite where that rounds to 0."""
+    scaled = np.asarray(logits, np.float64) / np.reshape(temperature, (-1, 1))
+    scaled -= scaled.max(1, keepdims=True, initial=-np.inf)
+    return scaled - np.log(np.exp(scaled).sum(1, keepdims=True))
+
+
 def tempered(
     logits: Float[np.ndarray, "n k"], temperature: float | Float[np.ndarray, "n"]
 ) -> Float[np.ndarray, "n k"]:
@@ -47,15 +56,12 @@ def tempered(
       temperature: of all clips, or of each; a clip's is NaN if it has none, and so are its
         probabilities.
     """
-    scaled = np.asarray(logits, np.float64) / np.reshape(temperature, (-1, 1))
-    powers = np.exp(scaled - scaled.max(1, keepdims=True, initial=-np.inf))
-    return powers / powers.sum(1, keepdims=True)
+    return np.exp(log_tempered(logits, temperature))
 
 
-def mean_loss(probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"]) -> float:
-    """Returns the mean negative log likelihood in nats; a probability of 0 counts as 1e-12."""
-    true = np.take_along_axis(probabilities, labels[:, None], 1)
-    return float(-np.log(np.maximum(true, 1e-12)).mean())
+def mean_loss(log_probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, "n"]) -> float:
+    """Returns the mean negative log likelihood of the labels in nats."""
+    return float(-np.take_along_axis(log_probabilities, labels[:, None], 1).mean())
 
 
 def calibration_error(

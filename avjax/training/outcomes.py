@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from avjax.models.network import UNDISTURBED, Network
 from avjax.training import conditions
-from avjax.training.calibration import calibration_error, fit_temperature, mean_loss, tempered
+from avjax.training.calibration import calibration_error, fit_temperature, log_tempered, mean_loss
 
 Logits = Mapping[str, Float[np.ndarray, "n k"]]  # by condition
 Present = Mapping[str, Bool[np.ndarray, "n"]]  # whether the clips have `audio` and `video`
@@ -22,8 +22,8 @@ class Outcome(NamedTuple):
 
     Attributes:
       counts: whether the clip counts in the condition.
-      raw: probabilities.
-      calibrated: probabilities at the temperature of the clip's streams; NaN without one.
+      raw: log probabilities.
+      calibrated: log probabilities at the temperature of the clip's streams; NaN without one.
     """
 
     counts: Bool[np.ndarray, "n"]
@@ -36,11 +36,11 @@ class Outcome(NamedTuple):
         The latter only if all clips that count are calibrated.
         """
         labels, raw, calibrated = (x[self.counts] for x in (labels, self.raw, self.calibrated))
-        figures: dict[str, Any] = {"calibration_error": calibration_error(raw, labels)}
+        figures: dict[str, Any] = {"calibration_error": calibration_error(np.exp(raw), labels)}
         if np.isfinite(calibrated).all():
             figures["calibrated"] = {
                 "loss": mean_loss(calibrated, labels),
-                "calibration_error": calibration_error(calibrated, labels),
+                "calibration_error": calibration_error(np.exp(calibrated), labels),
             }
         return figures
 
@@ -67,7 +67,7 @@ def outcomes(
         streams = _streams(net, name, present)
         by_clip = np.array([temperatures.get(x, np.nan) for x in streams])
         counts = np.asarray(conditions.counting(name, net.inputs.streams, present))
-        results[name] = Outcome(counts, tempered(values, 1.0), tempered(values, by_clip))
+        results[name] = Outcome(counts, log_tempered(values, 1.0), log_tempered(values, by_clip))
     return results
 
 

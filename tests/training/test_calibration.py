@@ -8,6 +8,7 @@ from avjax.training.calibration import (
     LOWEST,
     calibration_error,
     fit_temperature,
+    log_tempered,
     mean_loss,
     reliability,
     tempered,
@@ -32,8 +33,10 @@ def test_temperature_of_the_draws_is_found(temperature):
 def test_no_other_temperature_is_likelier(clips):
     logits, labels = drawn(2.0, clips)
     fitted = fit_temperature(logits.astype(np.float32), labels)
-    losses = [mean_loss(tempered(logits, t), labels) for t in np.geomspace(LOWEST, HIGHEST, 400)]
-    assert mean_loss(tempered(logits, fitted), labels) <= min(losses) + 1e-9
+    losses = [
+        mean_loss(log_tempered(logits, t), labels) for t in np.geomspace(LOWEST, HIGHEST, 400)
+    ]
+    assert mean_loss(log_tempered(logits, fitted), labels) <= min(losses) + 1e-9
     assert fit_temperature(logits.astype(np.float32), labels) == fitted
 
 
@@ -61,6 +64,12 @@ def test_tempered_probabilities():
     log_probabilities = np.log([[0.1, 0.9], [0.5, 0.5]])  # as of an ensemble
     np.testing.assert_allclose(tempered(log_probabilities, 1.0), np.exp(log_probabilities))
     assert tempered(np.zeros((0, 3)), 2.0).shape == (0, 3)
+
+
+def test_loss_of_a_hopeless_clip_is_not_cut():
+    logits = np.array([[3000.0, 0.0], [0.0, 0.0]])
+    loss = mean_loss(log_tempered(logits, 2.0), np.array([1, 0]))
+    assert loss == pytest.approx((1500 + np.log(2)) / 2)
 
 
 def test_calibration_error_is_the_weighted_gap():
