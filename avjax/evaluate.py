@@ -196,7 +196,7 @@ def calibrate_run(workdir: Path, clips: Clips, evaluator: Evaluator) -> None:
     if card.temperatures:
         return
     if multihost.is_first():
-        say(f"calibrating epoch {card.epoch}, the best, on the validation split")
+        say(f"calibrating epoch {card.epoch}, the best of {workdir}, on its validation split")
     _, logits = evaluator.all_conditions(variables, clips)
     temperatures = fit_temperatures(evaluator.net, logits, _presence(clips), clips.labels)
     card = dataclasses.replace(card, temperatures=temperatures)

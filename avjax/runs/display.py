@@ -33,7 +33,8 @@ class Display:
           done_clips: number of clips already trained on.
         """
         self._num_epochs, self._epoch = num_epochs, first_epoch
-        self._start, self._timed = time.monotonic(), 0
+        self._start: float | None = None  # of the epochs that are timed
+        self._ended = 0  # epochs
         self._runs: list[tuple[Figures, Figures, bool]] = []
         self._is_shown = multihost.is_first() and first_epoch <= num_epochs
         self._say(text)
@@ -48,6 +49,8 @@ class Display:
 
     def step(self, clips: int, sums: metrics.Sums) -> None:
         """Advances the bar by ``clips``; ``sums`` are the epoch's so far."""
+        if self._start is None:  # the first call has compiled
+            self._start = time.monotonic()
         self._bar.set_description(f"epoch {self._epoch}/{self._num_epochs}", refresh=False)
         if sums.count:
             summary = metrics.summarise(sums)
@@ -69,21 +72,26 @@ class Display:
         """Prints the current epoch's line: its figures or, of several runs, their means."""
         if not self._runs:  # not the first process
             return
-        now = time.monotonic()
-        self._timed += 1
-        left = (now - self._start) / self._timed * (self._num_epochs - self._epoch)
-        if self._timed == 1:  # it compiled, or was the rest of an interrupted one
-            self._start, self._timed = now, 0
+        left = self._seconds_left()
         trained, validated, best = zip(*self._runs, strict=True)
         text = f"epoch {self._epoch:{len(str(self._num_epochs))}}/{self._num_epochs}: "
         text += f"means of {len(best)} runs: " if len(best) > 1 else ""
         text += f"train {_scores(trained)}; validation {_scores(validated)}"
         text += " (best so far)" if best == (True,) else ""
         text += f"; {duration(trained[0]['seconds'])}"
-        text += f", {duration(left)} left" if left else ""
+        text += f", {duration(left)} left" if self._epoch < self._num_epochs else ""
         self._say(text)
         self._runs.clear()
         self._epoch += 1
+
+    def _seconds_left(self) -> float:
+        """Judges by the epochs after the first one, which compiled; if there are none, by that."""
+        now = time.monotonic()
+        self._ended += 1
+        seconds = (now - (self._start or now)) / max(1, self._ended - 1)
+        if self._ended == 1:
+            self._start = now
+        return seconds * (self._num_epochs - self._epoch)
 
     def __enter__(self) -> Self:
         return self
