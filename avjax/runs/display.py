@@ -33,7 +33,7 @@ class Display:
           done_clips: number of clips already trained on.
         """
         self._num_epochs, self._epoch = num_epochs, first_epoch
-        self._start: float | None = None  # of the epochs that are timed
+        self._start: float | None = None  # the first call's end; later the first epoch's
         self._ended = 0  # epochs
         self._runs: list[tuple[Figures, Figures, bool]] = []
         self._is_shown = multihost.is_first() and first_epoch <= num_epochs
