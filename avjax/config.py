@@ -49,7 +49,7 @@ class RunConfig:
     """The config of a run; ``repr`` shows the keys that differ from the defaults.
 
     Attributes:
-      name: name of the config; the default workdir is ``runs/<name>``.
+      name: name of the run; the default workdir is ``runs/<name>``.
       model: the network.
       data: dataset and fold.
       step: mask, augmentation, dtype.
@@ -159,6 +159,7 @@ def check_resumable(config: RunConfig, workdir: Path) -> None:
         write_config(workdir, config.to_tree())
         return
     former, current = (flatten(c.to_tree()) for c in (run_config(workdir), config))
+    current["name"] = former["name"]  # a label, which changes nothing
     differing = [
         f"{key} was {former.get(key, 'absent')!r} and is {current.get(key, 'absent')!r}"
         for key in sorted(former.keys() | current.keys())

@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from avjax.config import RunConfig, check_resumable
-from avjax.data.folds import list_folds
+from avjax.data.folds import LEAVE_ONE_OUT, group_folds, list_folds, split_folds
+from avjax.data.pipeline import open_dataset
+from avjax.data.records import ClipRecord
 from avjax.errors import InputError
-from avjax.evaluate import EVALUATION_FILE
+from avjax.models.networks import build_network
+from avjax.runs.evaluation_file import EVALUATION_FILE
 from avjax.runs.run_folder import run_lock
 from avjax.runtime.files import write_json
 from avjax.runtime.sealed import read_json
@@ -40,8 +43,9 @@ def cross_validate(
       config: see `configs/common.py`; its fold and seed are replaced.
       workdir: gets one run folder per fold and seed, and ``crossval.json``, updated after every
         run.
-      folds: `msaf6`, `five`, or one named fold such as `published`, or `config`: the
-        folds in ``config.data.folds``.
+      folds: `msaf6`, `five`, or one named fold such as `published`; `leave_one_out`, or a number
+        of folds such as `5`, over the dataset's actors or groups; folds in words, with ``|``
+        between them; or `config`: the folds in ``config.data.folds``.
       seeds: by default the config's seed.
       together: train all runs as one vmapped program; see `avjax.train_vmapped`.
 
@@ -49,7 +53,7 @@ def cross_validate(
       The content of ``crossval.json``; see `summarise`.
 
     Raises:
-      InputError: as `avjax.train.train`.
+      InputError: as `avjax.train.train`, or unknown or impossible folds.
     """
     workdir = Path(workdir)
     seeds = [config.loop.seed] if seeds is None else list(seeds)
@@ -80,11 +84,25 @@ def cross_validate(
 
 def _specs(config: RunConfig, folds: str) -> dict[str, str]:
     """The folds of a cross-validation by name, each as ``config.data.fold`` takes it."""
-    if folds != "config":
-        return {name: name for name in list_folds(folds)}
-    if not config.data.folds:
+    name, specs = folds, list(config.data.folds)
+    if folds == "config" and not specs:
         raise InputError("the config lists no folds; set config.data.folds, or name --folds=msaf6")
-    return {f"config/{k}": fold for k, fold in enumerate(config.data.folds)}
+    if folds == LEAVE_ONE_OUT:
+        specs = group_folds(_records(config))
+    elif folds.isdecimal():
+        name, specs = f"{folds}_folds", group_folds(_records(config), int(folds))
+    elif ":" in folds:
+        name, specs = "words", split_folds(folds)
+    elif folds != "config":
+        return {fold: fold for fold in list_folds(folds)}
+    return {f"{name}/{k}": fold for k, fold in enumerate(specs)}
+
+
+def _records(config: RunConfig) -> list[ClipRecord]:
+    """The clips of the config's dataset that its network can use."""
+    dataset = open_dataset(config.data.dir)
+    net = build_network(config.model.describe(len(dataset.metadata.classes)))
+    return dataset.select("", net.inputs, video_only=config.data.video_only).records
 
 
 def _folder(fold: str, seed: int) -> str:
@@ -162,18 +180,20 @@ def table(summary: Mapping[str, Any]) -> str:
         return "-" if value is None else f"{value:.2%}"
 
     headline = next(iter(summary["conditions"]))
-    lines = [f"{'fold':12}{'seed':>5}{'epoch':>7}{'clips':>7}{headline:>20}"]
+    names = [*(run["fold"] for run in summary["runs"]), *summary["actors"]]
+    width = max(11, *map(len, names)) + 1
+    lines = [f"{'fold':{width}}{'seed':>5}{'epoch':>7}{'clips':>7}{headline:>20}"]
     for run in summary["runs"]:
         accuracy = percent(run["accuracy"].get(headline))
         counts = f"{run['seed']:5}{run['epoch']:7}{run['num_clips']:7}"
-        lines.append(f"{run['fold']:12}{counts}{accuracy:>20}")
+        lines.append(f"{run['fold']:{width}}{counts}{accuracy:>20}")
     lines.append(f"\n{'condition':22}{'mean':>9}{'std':>9}{'stderr':>9}{'runs':>6}")
     for name, values in summary["conditions"].items():
         spread = "".join(f"{percent(values[key]):>9}" for key in ("mean", "std", "stderr"))
         lines.append(f"{name:22}{spread}{values['num_runs']:6}")
-    lines.append(f"\n{'test actor':12}{'clips':>7}{headline:>20}")
+    lines.append(f"\n{'tested':{width}}{'clips':>7}{headline:>20}")
     for actor, values in summary["actors"].items():
-        lines.append(f"{actor:12}{values['num_clips']:7}{percent(values['accuracy']):>20}")
+        lines.append(f"{actor:{width}}{values['num_clips']:7}{percent(values['accuracy']):>20}")
     return "\n".join(lines)
 
 

@@ -7,13 +7,14 @@ from avjax import commands
 if __name__ == "__main__":  # before the slow imports
     sys.exit(commands.run("evaluate"))
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 
 from avjax.config import run_config
 from avjax.data.folds import resolve_fold
@@ -21,14 +22,16 @@ from avjax.data.pipeline import Clips, open_dataset
 from avjax.data.records import DatasetMetadata
 from avjax.errors import InputError
 from avjax.models.networks import build_network
-from avjax.runs.saved_model import ModelCard, load_model
+from avjax.runs.evaluation_file import evaluation_name, write_evaluation
+from avjax.runs.saved_model import BEST, ModelCard, load_model, save_model
 from avjax.runtime import multihost
 from avjax.runtime.devices import make_parallel
-from avjax.runtime.files import locked, write_json
+from avjax.runtime.files import locked
+from avjax.runtime.progress import say
 from avjax.training import conditions
 from avjax.training.evaluator import Evaluator
+from avjax.training.outcomes import Outcome, alone_conditions, fit_temperatures, outcomes
 
-EVALUATION_FILE = "evaluation.json"
 _LOCK = "evaluation.lock"  # not the run's: a run may be evaluated while it trains
 _LOCK_SECONDS = 60.0  # writing takes a second
 _PREPARE_FLAGS = ("profile", "seconds", "num_frames", "image_size")
@@ -42,6 +45,7 @@ def evaluate_checkpoint(
     *,
     video_only: bool = False,
     parallel: str = "jit",
+    evaluator: Evaluator | None = None,
 ) -> dict[str, Any]:
     """Evaluates a checkpoint on one split of a fold; all processes must call it.
 
@@ -52,12 +56,17 @@ def evaluate_checkpoint(
       split: `train`, `validation` or `test`.
       video_only: as ``config.data.video_only``.
       parallel: as ``config.parallel``.
+      evaluator: a compiled one, of this network, profile and devices; by default a new one.
 
     Returns:
       ``{"split", "num_clips", "conditions": {name: {"num_clips", "accuracy", "macro_f1", "loss",
-      "confusion"}}}``, with the class names and the checkpoint's epoch. For undisturbed clips also
-      the accuracy by actor and each clip's predicted class. Accuracies lie in 0..1, losses are in
-      nats, ``confusion[i][j]`` counts clips of class i predicted as j.
+      "confusion", "calibration_error", "calibrated"}}}``, with the class names and the checkpoint's
+      epoch and temperatures. For undisturbed clips also the accuracy by actor and each clip's
+      predicted class. ``clips`` holds by clip its ``speaker`` (actor or group), its ``truth``, and
+      its ``probabilities`` in the order of the classes, by condition: undisturbed, and one stream
+      alone. ``calibrated``, of a clip and of a condition, is the same at the card's temperatures;
+      absent without them. Accuracies and calibration errors lie in 0..1, losses are in nats,
+      ``confusion[i][j]`` counts clips of class i predicted as j.
 
     Raises:
       InputError: a dataset that does not suit the checkpoint, see `check_compatible`; an unknown
@@ -77,29 +86,67 @@ def evaluate_checkpoint(
         num_frames=card.num_frames,
         image_size=card.image_size,
     )
-    devices = make_parallel(parallel, conditions.BATCH_SIZE * jax.device_count())
-    evaluator = Evaluator(net, card.profile, devices)
-    scores, predicted = evaluator.all_conditions(devices.replicate(variables), clips)
+    if evaluator is None:
+        devices = make_parallel(parallel, conditions.BATCH_SIZE * jax.device_count())
+        evaluator = Evaluator(net, card.profile, devices)
+    scores, logits = evaluator.all_conditions(variables, clips)
+    results = outcomes(net, logits, _presence(clips), card.temperatures)
+    predicted = logits[net.conditions[0]].argmax(1)
     return {
         "split": split,
         "num_clips": len(clips),
         "classes": list(card.classes),
         "epoch": card.epoch,
-        "conditions": scores,
+        "temperatures": card.temperatures,
+        "conditions": {
+            name: figures | results[name].figures(clips.labels) for name, figures in scores.items()
+        },
         "actors": _by_actor(clips, predicted),
         "predictions": {
             clip_id: card.classes[label]
             for clip_id, label in zip(clips.clip_ids, predicted, strict=True)
         },
+        "clips": _by_clip(
+            clips, card.classes, {x: results[x] for x in alone_conditions(net) if x in results}
+        ),
     }
+
+
+def _presence(clips: Clips) -> dict[str, Bool[np.ndarray, "n"]]:
+    """Returns whether the clips have each stream."""
+    return {
+        stream: np.array([getattr(record, f"has_{stream}") for record in clips.records])
+        for stream in ("audio", "video")
+    }
+
+
+def _by_clip(
+    clips: Clips, classes: Sequence[str], results: Mapping[str, Outcome]
+) -> dict[str, dict[str, Any]]:
+    """Returns each clip's speaker, true class and probabilities, to six digits."""
+
+    def rounded(row: Float[np.ndarray, "k"]) -> list[float]:
+        return [float(f"{value:.6g}") for value in np.exp(row)]
+
+    by_clip = {}
+    for number, record in enumerate(clips.records):
+        counted = {name: result for name, result in results.items() if result.counts[number]}
+        entry: dict[str, Any] = {"speaker": record.speaker, "truth": classes[record.label]}
+        entry["probabilities"] = {name: rounded(x.raw[number]) for name, x in counted.items()}
+        calibrated = {
+            name: rounded(x.calibrated[number])
+            for name, x in counted.items()
+            if np.isfinite(x.calibrated[number]).all()
+        }
+        by_clip[record.clip_id] = entry | ({"calibrated": calibrated} if calibrated else {})
+    return by_clip
 
 
 def _by_actor(clips: Clips, predicted: Int[np.ndarray, "n"]) -> dict[str, dict[str, float]]:
     """Returns number of clips and accuracy by RAVDESS actor, or by group for other clips."""
     hits_by_actor: dict[str, list[bool]] = {}
     for record, hit in zip(clips.records, predicted == clips.labels, strict=True):
-        actor = str(record.actor) if record.actor > 0 else record.group
-        hits_by_actor.setdefault(actor, []).append(bool(hit))
+        hits_by_actor.setdefault(record.speaker, []).append(bool(hit))
     return {
         actor: {"num_clips": len(hits), "accuracy": sum(hits) / len(hits)}
         for actor, hits in hits_by_actor.items()
@@ -135,15 +182,40 @@ def check_compatible(card: ModelCard, metadata: DatasetMetadata, path: Any, data
         )
 
 
-def evaluate_run(workdir: str | Path, split: str = "test") -> dict[str, Any]:
+def calibrate_run(workdir: Path, clips: Clips, evaluator: Evaluator) -> None:
+    """Fits the temperatures of a trained run's best model, unless it has some. Collective.
+
+    The model is replaced atomically. A run that was killed before is calibrated when it resumes.
+
+    Args:
+      workdir: the run's folder.
+      clips: its validation clips.
+      evaluator: of its network.
+    """
+    variables, card = multihost.from_first(lambda: load_model(workdir))
+    if card.temperatures:
+        return
+    if multihost.is_first():
+        say(f"calibrating epoch {card.epoch}, the best of {workdir}, on its validation split")
+    _, logits = evaluator.all_conditions(variables, clips)
+    temperatures = fit_temperatures(evaluator.net, logits, _presence(clips), clips.labels)
+    card = dataclasses.replace(card, temperatures=temperatures)
+    multihost.from_first(lambda: save_model(workdir / BEST, variables, card))
+
+
+def evaluate_run(
+    workdir: str | Path, split: str = "test", *, evaluator: Evaluator | None = None
+) -> dict[str, Any]:
     """Evaluates a run's best epoch and writes the result; for `test` also the report.
 
     All processes must call it; the first reads and writes the run's folder. Results of the test
-    split go to ``evaluation.json``, of another split to ``evaluation_<split>.json``.
+    split go to ``evaluation.json`` and ``evaluation.csv``, of another split to
+    ``evaluation_<split>.json`` and ``.csv``.
 
     Args:
       workdir: the run's folder; its config names dataset and fold.
       split: `train`, `validation` or `test`.
+      evaluator: see `evaluate_checkpoint`.
 
     Returns:
       See `evaluate_checkpoint`.
@@ -160,12 +232,12 @@ def evaluate_run(workdir: str | Path, split: str = "test") -> dict[str, Any]:
         split,
         video_only=config.data.video_only,
         parallel=config.parallel,
+        evaluator=evaluator,
     )
-    name = EVALUATION_FILE if split == "test" else f"evaluation_{split}.json"
     if multihost.is_first():
         busy = f"another process writes evaluations into {workdir}; run the command again"
         with locked(workdir / _LOCK, busy, wait=_LOCK_SECONDS):
-            write_json(workdir / name, evaluation)
+            write_evaluation(workdir / evaluation_name(split), evaluation)
             if split == "test":
                 from avjax.runs.report import write_report
 

@@ -21,9 +21,10 @@ from avjax.data.feed import Feed
 from avjax.data.folds import resolve_fold
 from avjax.data.pipeline import Clips, PreparedDataset, open_dataset
 from avjax.errors import InputError
-from avjax.evaluate import evaluate_run
+from avjax.evaluate import calibrate_run, evaluate_run
 from avjax.models.network import Network
 from avjax.models.networks import build_network
+from avjax.runs.display import Display, banner
 from avjax.runs.pretrained import initial_variables
 from avjax.runs.run_folder import RunFolder, run_lock
 from avjax.runs.saved_model import ModelCard
@@ -38,7 +39,7 @@ from avjax.training.step import create_state, train_step
 
 
 def train(config: RunConfig, workdir: str | Path) -> dict[str, Any]:
-    """Trains, validates after every epoch, and evaluates the best epoch on the test split.
+    """Trains, validates after every epoch, then calibrates and tests the best epoch.
 
     With several processes, all must call it; only the first reads and writes the run's folder.
 
@@ -59,11 +60,13 @@ def train(config: RunConfig, workdir: str | Path) -> dict[str, Any]:
     setup = build(config)
     with run_lock(workdir):
         multihost.from_first(lambda: check_resumable(config, workdir))
-        _train(setup, workdir)
-        return evaluate_run(workdir)
+        evaluator = Evaluator(setup.net, setup.profile, setup.parallel)
+        _train(setup, workdir, evaluator)
+        calibrate_run(workdir, setup.clips["validation"], evaluator)
+        return evaluate_run(workdir, evaluator=evaluator)
 
 
-def _train(setup: "Setup", workdir: Path) -> None:
+def _train(setup: "Setup", workdir: Path, evaluator: Evaluator) -> None:
     """Trains the remaining epochs."""
     config = setup.config
     train_clips, validation_clips = setup.clips["train"], setup.clips["validation"]
@@ -77,13 +80,20 @@ def _train(setup: "Setup", workdir: Path) -> None:
     )
     key = jax.random.key(config.loop.seed)
     loop = TrainingLoop(step, key, feed, setup.parallel, config.loop, setup.steps_per_epoch)
-    evaluator = Evaluator(setup.net, setup.profile, setup.parallel)
 
     with RunFolder(workdir) as run, StopRequest() as stop:
         progress = run.restore(setup.start)
         steps_done = int(progress.state.step)
         first_epoch = setup.epoch_after(progress)
-        run.open_log(first_epoch, setup.total_clips, setup.clips_in(steps_done))
+        resumed = f", from epoch {first_epoch}" if steps_done else ""
+        display = Display(
+            setup.banner(f"training {config.name} into {workdir}{resumed}"),
+            config.loop.num_epochs,
+            first_epoch,
+            setup.total_clips,
+            setup.clips_in(steps_done),
+        )
+        run.open_log(first_epoch, display)
         progress = loop.place(progress)
         stop_alone = stop if jax.process_count() == 1 else None
         for epoch in range(first_epoch, config.loop.num_epochs + 1):
@@ -95,6 +105,7 @@ def _train(setup: "Setup", workdir: Path) -> None:
                 run.save(Progress(setup.parallel.single(progress.state), progress.sums))
                 raise KeyboardInterrupt
             progress = setup.end_epoch(run, epoch, progress, speed, scores)
+            display.end_epoch()
             multihost.stop_if_any(stop.requested)
 
 
@@ -130,6 +141,11 @@ class Setup(NamedTuple):
     def steps_per_epoch(self) -> int:
         """Steps per epoch; the last batch may be smaller."""
         return self.clips["train"].num_batches(self.config.loop.batch_size)
+
+    def banner(self, title: str) -> str:
+        """Describes the run below a title."""
+        tree, params = self.config.to_tree(), self.start.state.params
+        return banner(title, tree, self.dataset, self.clips, params, self.parallel)
 
     @property
     def total_clips(self) -> int:

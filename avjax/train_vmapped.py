@@ -19,7 +19,8 @@ from avjax.config import RunConfig, check_resumable
 from avjax.data.feed import Feed
 from avjax.data.pipeline import PreparedDataset, open_dataset
 from avjax.errors import InputError
-from avjax.evaluate import evaluate_run
+from avjax.evaluate import calibrate_run, evaluate_run
+from avjax.runs.display import Display
 from avjax.runs.run_folder import RunFolder, run_lock
 from avjax.runtime.signals import StopRequest
 from avjax.train import Setup, build
@@ -42,6 +43,8 @@ def train_vmapped(configs: Mapping[Path, RunConfig]) -> None:
         return
     dataset = open_dataset(next(iter(configs.values())).data.dir)
     setups = {workdir: _build(config, dataset) for workdir, config in configs.items()}
+    first = next(iter(setups.values()))
+    evaluator = Evaluator(first.net, first.profile, first.parallel)
     with contextlib.ExitStack() as locks:
         for workdir in configs:
             locks.enter_context(run_lock(workdir))
@@ -50,9 +53,10 @@ def train_vmapped(configs: Mapping[Path, RunConfig]) -> None:
             num_epochs = runs[0].setup.config.loop.num_epochs
             unfinished = [run for run in runs if run.first_epoch <= num_epochs]
             if unfinished:
-                _train(unfinished)
-        for workdir in configs:
-            evaluate_run(workdir)
+                _train(unfinished, evaluator)
+        for workdir, setup in setups.items():
+            calibrate_run(workdir, setup.clips["validation"], evaluator)
+            evaluate_run(workdir, evaluator=evaluator)
 
 
 class _Run(NamedTuple):
@@ -92,16 +96,12 @@ def _open(setup: Setup, workdir: Path, exit_stack: contextlib.ExitStack) -> _Run
 class _Folders:
     """Observer that shows the progress of all runs and saves each state in its run's folder."""
 
-    def __init__(self, runs: Sequence[_Run]) -> None:
-        self._runs = runs
-        total = sum(run.setup.total_clips for run in runs)
-        done = sum(run.setup.clips_in(run.steps_done) for run in runs)
-        for run in runs:
-            run.folder.open_log(run.first_epoch, total, done, bar=run is runs[0])
+    def __init__(self, runs: Sequence[_Run], display: Display) -> None:
+        self._runs, self._display = runs, display
 
     def step(self, clips: int, sums: metrics.Sums) -> None:
-        """Advances the shared progress bar."""
-        self._runs[0].folder.step(clips, jax.tree.map(lambda x: x.sum(0), sums))
+        """Shows the clips and sums of all runs."""
+        self._display.step(clips, jax.tree.map(lambda x: x.sum(0), sums))
 
     def save(self, progress: Progress) -> None:
         """Saves the runs within an epoch; at its end a run is saved with its validation."""
@@ -110,14 +110,13 @@ class _Folders:
                 run.folder.save(_part(progress, number))
 
 
-def _train(runs: Sequence[_Run]) -> None:
+def _train(runs: Sequence[_Run], evaluator: Evaluator) -> None:
     """Trains epoch by epoch; validates and saves each run on its own."""
     setup = runs[0].setup
     selections = [run.setup.clips[name] for run in runs for name in ("train", "validation")]
     feed = Feed(selections, setup.config.data.cache, setup.parallel)
     loop = _loop(runs, feed)
-    evaluator = Evaluator(setup.net, setup.profile, setup.parallel)
-    folders = _Folders(runs)
+    display = _display(runs)
     progress = loop.place(
         Progress(
             stack([run.progress.state for run in runs]),
@@ -128,7 +127,7 @@ def _train(runs: Sequence[_Run]) -> None:
         first = min(run.first_epoch for run in runs)
         for epoch in range(first, setup.config.loop.num_epochs + 1):
             rows = _rows(runs, feed, epoch)
-            progress, speed = loop.train_epoch(progress, rows, folders, stop)
+            progress, speed = loop.train_epoch(progress, rows, _Folders(runs, display), stop)
             for number, run in enumerate(runs):
                 if epoch >= run.first_epoch:
                     part, clips = _part(progress, number), run.setup.clips["validation"]
@@ -137,9 +136,24 @@ def _train(runs: Sequence[_Run]) -> None:
                     scores = evaluator.undisturbed(part.state.variables, clips, feed)
                     assert scores is not None, "only a stop ends a validation early"
                     run.setup.end_epoch(run.folder, epoch, part, run_speed, scores)
+            display.end_epoch()
             progress = Progress(progress.state, _next_sums(runs, epoch))
             if stop.requested:
                 raise KeyboardInterrupt
+
+
+def _display(runs: Sequence[_Run]) -> Display:
+    """Describes the first run, opens all logs and shows the progress of all runs."""
+    first = runs[0].setup
+    title = f"training {len(runs)} runs of {first.config.name} as one program, the first of them:"
+    first_epoch = min(run.first_epoch for run in runs)
+    total = sum(run.setup.total_clips for run in runs)
+    done = sum(run.setup.clips_in(run.steps_done) for run in runs)
+    text, num_epochs = first.banner(title), first.config.loop.num_epochs
+    display = Display(text, num_epochs, first_epoch, total, done)
+    for run in runs:
+        run.folder.open_log(run.first_epoch, display)
+    return display
 
 
 def _loop(runs: Sequence[_Run], feed: Feed) -> TrainingLoop:

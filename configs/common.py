@@ -4,19 +4,19 @@ from ml_collections import ConfigDict
 
 
 def get_config(
-    name: str, *, kind: str = "audio_visual", fusion: str = "ia", mask: str = "softhard"
+    name: str = "", *, kind: str = "audio_visual", fusion: str = "ia", mask: str = "softhard"
 ) -> ConfigDict:
     """Returns the reference's recipe for a network.
 
     Args:
-      name: name of the config; the default workdir is ``runs/<name>``.
+      name: name of the run; the default workdir is ``runs/<name>``. By default it says fusion and
+        mask (``ia_softhard``), also those of overrides; for a network of one stream, its kind.
       kind: `audio_visual`; or `audio`, `log_mel` or `video` for a network of one stream, without
         fusion and mask.
       fusion: `ia`, `it` or `lt`.
       mask: modality dropout, `softhard`, `noise` or `nodropout`.
     """
     config = ConfigDict()
-    config.name = name
     config.seed = 1
     config.num_epochs = 100
     config.batch_size = 8
@@ -36,6 +36,11 @@ def get_config(
     config.dtype = "float32"  # or "bfloat16": the compute dtype; parameters stay float32
     config.deduplicate = True  # compute repeated inputs of the enlarged batch once
     config.parallel = "jit"  # how steps are compiled for several devices: jit or pmap
+
+    config.name = name or kind
+    if not name and kind == "audio_visual":  # references, which follow overrides
+        fusion, mask = config.model.get_oneway_ref("fusion"), config.get_oneway_ref("mask")
+        config.name = fusion + "_" + mask
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # or adamw, with warm-up and cosine decay to 0

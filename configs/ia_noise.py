@@ -5,4 +5,4 @@ from configs import common
 
 def get_config():
     """The reference's recipe for this model."""
-    return common.get_config("ia_noise", fusion="ia", mask="noise")
+    return common.get_config(fusion="ia", mask="noise")

@@ -5,4 +5,4 @@ from configs import common
 
 def get_config():
     """The reference's recipe for this model."""
-    return common.get_config("it_softhard", fusion="it", mask="softhard")
+    return common.get_config(fusion="it", mask="softhard")

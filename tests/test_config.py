@@ -29,6 +29,20 @@ def test_every_config_file_is_valid_and_restored_from_json(name, tmp_path):
     check_resumable(config, tmp_path)
 
 
+def test_default_name_says_fusion_and_mask(tmp_path):
+    """Also of overrides; the name does not make another run."""
+    config = load_config()
+    check_resumable(RunConfig.from_tree(config), tmp_path)
+    config.model.fusion, config.mask = "it", "noise"
+    assert RunConfig.from_tree(config).name == "it_noise"
+    config.name = "mine"
+    assert RunConfig.from_tree(config).name == "mine"
+    renamed = load_config()
+    renamed.name = "mine"
+    check_resumable(RunConfig.from_tree(renamed), tmp_path)
+    assert common.get_config(kind="audio").name == "audio"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_config_files_contain_every_key(name):
     """No value is hidden from a reader of the file."""

@@ -2,15 +2,20 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from avjax import crossval
 from avjax.config import RunConfig
 from avjax.crossval import cross_validate, main, summarise, table
+from avjax.data.ravdess_dataset_builder import write_dataset
+from avjax.data.records import ClipRecord, DatasetMetadata, PreparedClip
 from avjax.errors import InputError
 from avjax.runtime.sealed import read_json
 from avjax.train import train
+from configs import audio_only
 from tests.sound_dataset import CLIPS, audio_config, write_sounds
 
 
@@ -127,6 +132,69 @@ def test_table_shows_runs_conditions_and_actors():
     assert ["audiovisual", "65.00%", "18.03%", "10.41%", "3"] in lines
     assert ["audio_only/zeros", "50.00%", "-", "-", "1"] in lines
     assert ["9", "40", "55.00%"] in lines
+
+
+GROUPS = {"Ann Smith": 2, "Bob": 4, "Cem": 3, "Dan": 2}
+
+
+@pytest.fixture(scope="module")
+def own_clips(tmp_path_factory):
+    """A small corpus of one's own: groups instead of actors."""
+    rng, records, clips = np.random.default_rng(0), [], []
+    for group, count in GROUPS.items():
+        for k in range(count):
+            split = f"group_{group[:3].lower()}"
+            records.append(ClipRecord(f"{group}/{k}", split, k % 2, group=group, has_video=False))
+            mfcc = rng.normal(4 * (k % 2), 1, (16, 10)).astype(np.float32)
+            clips.append(PreparedClip(np.zeros((0, 64, 64, 3), np.uint8), mfcc, True, False))
+    metadata = DatasetMetadata("reference", ("low", "high"), 0, 64, 16, {})
+    return write_dataset(tmp_path_factory.mktemp("own"), metadata, records, clips)
+
+
+def test_folds_over_groups_of_own_clips(own_clips, tmp_path, monkeypatch, capsys):
+    """Every group tests once, from the command to the summary."""
+    monkeypatch.chdir(tmp_path)
+    settings = ["--config.num_epochs=1", f"--config.data.dir={own_clips}", "--folds=3"]
+    root = Path(audio_only.__file__).parent
+    assert main(["crossval", f"--config={root / 'audio_only.py'}", *settings]) == 0
+    workdir = tmp_path / "runs" / "audio_only-3"
+    summary = read_json(workdir / "crossval.json", "")
+    assert [run["folder"] for run in summary["runs"]] == [f"3_folds-{k}-seed1" for k in range(3)]
+    assert {group: x["num_clips"] for group, x in summary["actors"].items()} == GROUPS
+    assert "Ann Smith " in capsys.readouterr().out
+    config = json.loads((workdir / "3_folds-0-seed1" / "config.json").read_text())
+    fold = "train: group=Dan,'Ann Smith'; validation: group=Cem; test: group=Bob"
+    assert config["data"]["fold"] == fold
+
+
+@pytest.mark.parametrize(
+    ("folds", "names"),
+    [
+        ("leave_one_out", [f"leave_one_out/{k}" for k in range(4)]),
+        (" | ".join(2 * ["train: group=Bob; validation: group=Cem; test: group=Dan"]), None),
+    ],
+)
+def test_other_folds_of_own_clips(own_clips, tmp_path, monkeypatch, folds, names):
+    """Their runs are those of the folds that config.json names; training is left out."""
+    trained = []
+
+    def pretend(config, workdir):
+        trained.append(config.data.fold)
+        figures = {"accuracy": 0.5}
+        return {"epoch": 1, "num_clips": 2, "conditions": {"x": figures}, "actors": {}}
+
+    monkeypatch.setattr(crossval, "train", pretend)
+    summary = cross_validate(run_config(own_clips), tmp_path, folds)
+    assert [run["fold"] for run in summary["runs"]] == (names or ["words/0", "words/1"])
+    if names:
+        assert [fold.rpartition("group=")[2] for fold in trained] == [
+            "Bob",
+            "Cem",
+            "Dan",
+            "'Ann Smith'",
+        ]
+    else:
+        assert trained == folds.split(" | ")
 
 
 @pytest.mark.parametrize(

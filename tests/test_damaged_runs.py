@@ -1,6 +1,7 @@
 """A run whose files were damaged or lost goes on to the same result, or says why it does not."""
 
 import contextlib
+import dataclasses
 import json
 import shutil
 from unittest import mock
@@ -137,7 +138,28 @@ def test_a_worse_epoch_never_replaces_the_best_model(run, sounds):
     save_model(run / "best", variables, card)
     (run / "metrics.jsonl").unlink()
     train_run(audio_config(sounds), run)
-    assert load_model(run)[1] == card
+    trained = load_model(run)[1]
+    assert trained == dataclasses.replace(card, temperatures=trained.temperatures)
+
+
+def test_kill_while_a_run_is_calibrated_changes_nothing(finished, sounds, tmp_path, monkeypatch):
+    run = shutil.copytree(finished, tmp_path / "run")
+    variables, card = load_model(run)
+    assert list(card.temperatures) == ["audio"]
+    save_model(run / "best", variables, dataclasses.replace(card, temperatures={}))
+
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("avjax.evaluate.save_model", kill)
+        with pytest.raises(KeyboardInterrupt):
+            train_run(audio_config(sounds), run)
+    assert load_model(run)[1].temperatures == {}
+    train_run(audio_config(sounds), run)
+    assert_same(run, finished)
+    monkeypatch.setattr("avjax.evaluate.save_model", kill)  # it is not calibrated again
+    train_run(audio_config(sounds), run)
 
 
 def test_damaged_best_model_is_refused(run, sounds):

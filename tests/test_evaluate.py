@@ -12,9 +12,11 @@ from avjax.data.pipeline import open_dataset
 from avjax.data.records import DatasetMetadata
 from avjax.errors import InputError
 from avjax.evaluate import check_compatible
+from avjax.models.network import DISTURBANCES
 from avjax.models.networks import build_network
 from avjax.models.variables import init_variables
 from avjax.runs.saved_model import ModelCard, save_model
+from avjax.runtime.sealed import read_json
 from tests.sound_dataset import write_sounds
 
 DATA = DatasetMetadata("fixed", ("low", "high"), 6, 64, 87, {}, seconds=2.0)
@@ -94,6 +96,47 @@ def test_audio_visual_model_is_evaluated_on_sound(tmp_path):
     assert evaluation["num_clips"] == 12
     clips = open_dataset(data_dir).select(Filter({}), num_frames=3, image_size=96)
     np.testing.assert_array_equal(clips[0]["frames"], np.zeros((3, 96, 96, 3), np.uint8))
+    # Their figures are those of sound alone, and of a model without temperatures they are raw.
+    figures = evaluation["conditions"]
+    assert list(figures) == ["audiovisual", *(f"audio_only/{n}" for n in DISTURBANCES)]
+    assert all("calibrated" not in x for x in (*figures.values(), *evaluation["clips"].values()))
+    assert set(evaluation["clips"]["clip-05-00"]["probabilities"]) == {
+        "audiovisual",
+        "audio_only/zeros",
+    }
+
+
+def test_command_writes_the_evaluation_of_a_checkpoint(tmp_path, capsys, monkeypatch):
+    """Beside the checkpoint, or where --out says; never into a run's folder."""
+    data_dir = write_sounds(tmp_path / "data")
+    model_card = card("audio", profile="reference", seconds=3.6, audio_steps=16)
+    model_card = dataclasses.replace(model_card, temperatures={"audio": 2.0})
+    variables = init_variables(build_network(model_card.network), jax.random.key(0))
+    save_model(tmp_path / "run" / "best", variables, model_card)
+    monkeypatch.chdir(tmp_path)
+    command = ["evaluate", "--checkpoint=run", f"--data={data_dir}"]
+    assert evaluate.main(command) == 0
+    printed = capsys.readouterr().out
+    assert "evaluation: run-evaluation.json, clips: run-evaluation.csv" in printed
+    evaluation = read_json(tmp_path / "run-evaluation.json", "")
+    assert (evaluation["checkpoint"], evaluation["fold"]) == ("run", "published")
+    assert evaluation["conditions"]["audio_only/zeros"]["calibrated"]["loss"] > 0
+    rows = (tmp_path / "run-evaluation.csv").read_text().splitlines()
+    assert rows[0] == (
+        "clip,speaker,condition,truth,predicted,raw low,raw high,calibrated low,calibrated high"
+    )
+    assert len(rows) == 1 + 12
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["best"]
+    assert evaluate.main([*command, "--out=new/of test.json", "--split=validation"]) == 0
+    assert read_json(tmp_path / "new" / "of test.json", "")["split"] == "validation"
+    assert (tmp_path / "new" / "of test.csv").exists()
+    capsys.readouterr()
+    for arguments, message in (
+        ([*command, "--out=x.csv"], "--out=x.csv is no .json file"),
+        (["evaluate", "--workdir=run", "--out=x.json"], "--out goes with --checkpoint"),
+    ):
+        assert evaluate.main(arguments) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_command_reports_a_mismatch_in_one_line(tmp_path, capsys):

@@ -1,5 +1,8 @@
 """Training end to end on a small dataset: metrics, resuming, errors."""
 
+import contextlib
+import csv
+import io
 import json
 
 import jax
@@ -12,6 +15,7 @@ from avjax.data.records import ClipRecord, DatasetMetadata, PreparedClip
 from avjax.errors import InputError
 from avjax.models.network import CONDITIONS
 from avjax.runs.saved_model import load_model
+from avjax.training.calibration import calibration_error, mean_loss, tempered
 from configs import common
 from tests.training_runs import lines, stopped_at, train_run
 
@@ -48,11 +52,40 @@ def small_config(data_dir):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, data_dir, small_networks):
-    """An uninterrupted run."""
+def trained(tmp_path_factory, data_dir, small_networks):
+    """An uninterrupted run, and what it printed on standard error."""
     workdir = tmp_path_factory.mktemp("run")
-    train_run(small_config(data_dir), workdir)
-    return workdir
+    with contextlib.redirect_stderr(io.StringIO()) as printed:
+        train_run(small_config(data_dir), workdir)
+    return workdir, printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finished(trained):
+    return trained[0]
+
+
+def test_run_tells_what_it_trains_and_a_line_an_epoch(trained, data_dir):
+    workdir, printed = trained
+    banner, epochs = printed.split("compiling the training step, within the first epoch\n")
+    assert banner.startswith(f"training small into {workdir}\n")
+    for topic, text in (
+        ("network", "small, fusion ia, num_heads 1; "),
+        ("dropout", "softhard; training loss and accuracy are those of the enlarged batch"),
+        ("data", f"{data_dir}, profile fixed, 2 classes"),
+        ("fold", FOLD),
+        ("train", "10 clips of 1 actor"),
+        ("epochs", "5 of 3 steps, 4 clips a step; sgd, float32, seed 1"),
+        ("devices", "2 cpu (jit)"),
+    ):
+        assert f"  {topic:11} {text}" in banner
+    validations = [line for line in lines(workdir) if line["split"] == "validation"]
+    told = [line for line in epochs.splitlines() if line.startswith("epoch ")]
+    for line, figures in zip(told, validations, strict=True):
+        assert line.startswith(f"epoch {figures['epoch']}/5: train loss ")
+        assert f"validation loss {figures['loss']:.3f}, accuracy {figures['accuracy']:.1%}" in line
+    assert [" left" in line for line in told] == [True] * 4 + [False]
+    assert "\r" not in printed
 
 
 def test_run_writes_metrics_evaluation_and_report(finished):
@@ -68,6 +101,49 @@ def test_run_writes_metrics_evaluation_and_report(finished):
         assert figures["accuracy"] == np.trace(figures["confusion"]) / 10
     assert (finished / "report.html").exists()
     assert list(finished.glob("events.out.tfevents.*"))
+
+
+ALONE = ("audiovisual", "audio_only/zeros", "video_only/zeros")
+
+
+def test_evaluation_holds_every_clips_probabilities(finished):
+    """Raw and calibrated, undisturbed and of each stream alone; the CSV file holds the same."""
+    evaluation = json.loads((finished / "evaluation.json").read_text())
+    clips = evaluation["clips"]
+    assert list(clips) == list(evaluation["predictions"]) == [f"clip-{n}" for n in range(20, 30)]
+    _, card = load_model(finished)
+    assert evaluation["temperatures"] == card.temperatures
+    assert list(card.temperatures) == ["both", "audio", "video"]
+    labels = np.array([CLASSES.index(clip["truth"]) for clip in clips.values()])
+    assert labels.tolist() == [n % 2 for n in range(20, 30)]
+    assert {clip["speaker"] for clip in clips.values()} == {"3"}
+    for name, temperature in zip(ALONE, card.temperatures.values(), strict=True):
+        raw, calibrated = (
+            np.array([clip[key][name] for clip in clips.values()])
+            for key in ("probabilities", "calibrated")
+        )
+        np.testing.assert_allclose(raw.sum(1), 1, rtol=1e-5)
+        np.testing.assert_allclose(calibrated, tempered(np.log(raw), temperature), rtol=1e-3)
+        figures = evaluation["conditions"][name]
+        assert mean_loss(np.log(raw), labels) == pytest.approx(figures["loss"], rel=1e-3)
+        assert mean_loss(np.log(calibrated), labels) == pytest.approx(
+            figures["calibrated"]["loss"], 1e-3
+        )
+        assert calibration_error(raw, labels) == pytest.approx(figures["calibration_error"], 1e-3)
+        predicted = [CLASSES[k] for k in raw.argmax(1)]
+        if name == "audiovisual":
+            assert predicted == list(evaluation["predictions"].values())
+        assert np.mean(raw.argmax(1) == labels) == figures["accuracy"]
+    noise = evaluation["conditions"]["audio_only/noise"]
+    assert 0 <= noise["calibrated"]["calibration_error"] <= 1
+    with (finished / "evaluation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["clip"], r["condition"]) for r in rows] == [(c, n) for c in clips for n in ALONE]
+    for row in rows:
+        clip, name = clips[row["clip"]], row["condition"]
+        assert (row["truth"], row["speaker"]) == (clip["truth"], "3")
+        for kind, key in (("raw", "probabilities"), ("calibrated", "calibrated")):
+            assert [float(row[f"{kind} {c}"]) for c in CLASSES] == clip[key][name]
 
 
 def test_network_learns_the_classes(finished):

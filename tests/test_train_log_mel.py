@@ -12,6 +12,7 @@ from avjax.data.records import PreparedClip
 from avjax.errors import InputError
 from avjax.runs.metrics_log import MetricsLog
 from avjax.runs.saved_model import load_model
+from avjax.training.calibration import tempered
 from configs import audio_only, audio_only_strong
 from tests.clips import tone, write_sound
 from tests.sound_dataset import write_sounds
@@ -54,6 +55,13 @@ def test_log_mel_network_learns_and_is_evaluated(finished):
         "num_mels": MELS,
         "coefficients": [4, 12],
     }
+    # The ensemble's mean log probabilities are calibrated like logits.
+    clip = evaluation["clips"]["clip-05-00"]
+    raw, calibrated = (clip[k]["audio_only/zeros"] for k in ("probabilities", "calibrated"))
+    (temperature,) = card.temperatures.values()
+    np.testing.assert_allclose(
+        calibrated, tempered(np.log([raw]), temperature)[0], rtol=1e-3, atol=1e-6
+    )
 
 
 def test_interrupted_run_resumes_bit_by_bit(finished, spectra, tmp_path, monkeypatch):

@@ -155,15 +155,17 @@ def test_evaluation_does_not_depend_on_the_number_of_devices(audio_run, sounds):
         parallel = make_parallel(mode, 8 * devices, jax.local_devices()[:devices])
         evaluator = Evaluator(build_network(card.network), "reference", parallel)
         replicated = parallel.replicate(variables)
-        scores, predicted = evaluator.all_conditions(replicated, clips)
+        scores, logits = evaluator.all_conditions(variables, clips)
         feed = Feed([clips], "auto", parallel)
         scores["undisturbed"] = evaluator.undisturbed(replicated, clips, feed)
         losses = [figures.pop("loss") for figures in scores.values()]
-        results.append((scores, predicted.tolist(), losses))
-    assert len(results[0][1]) == len(clips)
-    for result in results[1:]:
-        assert result[:2] == results[0][:2]
-        np.testing.assert_allclose(result[2], results[0][2], rtol=1e-6)
+        results.append((scores, losses, logits))
+    for result in results:
+        assert result[0] == results[0][0]
+        np.testing.assert_allclose(result[1], results[0][1], rtol=1e-6)
+        for name, values in result[2].items():
+            assert values.shape == (len(clips), 2)
+            np.testing.assert_allclose(values, results[0][2][name], rtol=1e-4, atol=1e-5)
 
 
 def test_audio_model_predicts_from_sound_only(audio_run, tmp_path, monkeypatch):
@@ -260,6 +262,13 @@ def test_clips_that_lack_a_stream_are_trained_and_evaluated(mixed, sounds, tmp_p
     counts = {name: scores["num_clips"] for name, scores in evaluation["conditions"].items()}
     assert counts.pop("audiovisual") == 4
     assert set(counts.values()) == {3}
+    # A clip that lacks a stream has the other's temperature, and no probabilities of its own.
+    (silent,) = [clip for name, clip in evaluation["clips"].items() if name.startswith("02-")]
+    assert set(silent["probabilities"]) == {"audiovisual", "video_only/zeros"}
+    assert list(evaluation["temperatures"]) == ["both", "audio", "video"]
+    for key in ("probabilities", "calibrated"):
+        undisturbed, alone = silent[key].values()
+        np.testing.assert_allclose(undisturbed, alone, rtol=1e-4)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(load_model(tmp_path)[0]))
     # On sound only, conditions that need frames have no clips.
     monkeypatch.setattr(evaluate, "check_compatible", lambda *_: None)

@@ -79,7 +79,9 @@ def assert_same_runs(actual, expected, tolerance=2e-2):  # float32, whose roundi
         a, b = (json.loads((path / "evaluation.json").read_text()) for path in pair)
         assert a["epoch"] == b["epoch"]
         assert a["predictions"] == b["predictions"]
-        models = (load_model(path)[0] for path in pair)
+        models, cards = zip(*map(load_model, pair), strict=True)
+        a, b = (card.temperatures for card in cards)
+        assert list(a) == ["audio"] and a == pytest.approx(b, rel=max(tolerance, 1e-9))
         for a, b in zip(*map(jax.tree.leaves, models), strict=True):
             np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 

@@ -9,7 +9,8 @@ import pytest
 
 from avjax import train
 from avjax.config import RunConfig
-from avjax.runs.metrics_log import MetricsLog, read_metrics
+from avjax.runs.display import Display
+from avjax.runs.metrics_log import read_metrics
 
 
 def train_run(config, workdir):
@@ -27,15 +28,15 @@ def lines(workdir):
 
 @contextlib.contextmanager
 def stopped_at(number):
-    """Sends SIGTERM before call ``number`` is logged and expects the run to be interrupted."""
-    count, log_step = 0, MetricsLog.step
+    """Sends SIGTERM before call ``number`` is shown and expects the run to be interrupted."""
+    count, show_step = 0, Display.step
 
     def step_then_stop(*arguments):
         nonlocal count
         count += 1
         if count == number:
             os.kill(os.getpid(), signal.SIGTERM)
-        log_step(*arguments)
+        show_step(*arguments)
 
-    with mock.patch.object(MetricsLog, "step", step_then_stop), pytest.raises(KeyboardInterrupt):
+    with mock.patch.object(Display, "step", step_then_stop), pytest.raises(KeyboardInterrupt):
         yield

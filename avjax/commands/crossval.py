@@ -28,7 +28,9 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_string(
         "folds",
         None,
-        "msaf6, five, published or another named fold; config: those in config.data.folds.",
+        "msaf6, five, published or another named fold; leave_one_out (one actor, or group of your "
+        "own clips, in each fold); a number of folds, such as 5, over actors or groups; folds in "
+        "words, with | between them; config: those in config.data.folds.",
         flag_values=values,
     )
     flags.DEFINE_list(
@@ -43,7 +45,10 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
     """Cross-validates a config."""
     cli.no_arguments(positional)
     if not values.folds:
-        raise InputError("--folds is missing; name msaf6, five, config, published or another fold")
+        raise InputError(
+            "--folds is missing; name msaf6, five, leave_one_out, a number of folds, config, "
+            "published or another fold"
+        )
     try:
         seeds = None if values.seeds is None else [int(seed) for seed in values.seeds]
     except ValueError as error:
@@ -57,7 +62,8 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
 
     config = RunConfig.from_tree(tree)
     compilation.keep_compiled_programs()
-    workdir = Path(values.workdir or f"runs/{config.name}-{values.folds.replace('/', '-')}")
+    folds = "words" if ":" in values.folds else values.folds.replace("/", "-")
+    workdir = Path(values.workdir or f"runs/{config.name}-{folds}")
     summary = cross_validate(config, workdir, values.folds, seeds, together=values.together)
     print(table(summary))
     print(f"summary: {workdir / SUMMARY_FILE}")

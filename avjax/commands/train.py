@@ -18,7 +18,10 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     """Defines the command's flags."""
     config_flag.define(values, argv)
     flags.DEFINE_string(
-        "workdir", None, "Folder of the run (default: runs/<config name>).", flag_values=values
+        "workdir",
+        None,
+        "Folder of the run (default: runs/<config.name>, such as runs/ia_softhard).",
+        flag_values=values,
     )
     cli.define_process_flags(values)
 

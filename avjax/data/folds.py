@@ -1,10 +1,12 @@
 """Folds: train, validation and test splits, defined by filters over the clips' features."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 from avjax.data.ravdess import ACTORS
+from avjax.data.records import ClipRecord
 from avjax.errors import InputError
 
 SPLITS = ("train", "validation", "test")
@@ -15,6 +17,9 @@ _QUOTED = r"""'(?:[^']|'')*'|"(?:[^"]|"")*\""""
 _VALUE = rf"""(?:{_QUOTED}|(?!['"])[^\s,]+)"""
 _TERM = re.compile(rf"\s*(\w+)=({_VALUE}(?:,{_VALUE})*)(?!\S)")
 _PART = re.compile(rf"(?:(?<=[=,])(?:{_QUOTED})|[^;])+")  # what lies between semicolons
+_FOLD = re.compile(rf"(?:(?<=[=,])(?:{_QUOTED})|[^|])+")  # and between bars
+
+LEAVE_ONE_OUT = "leave_one_out"
 
 
 class Filter(NamedTuple):
@@ -145,8 +150,63 @@ def list_folds(name: str) -> list[str]:
         return [f"{name}/{k}" for k in range(len(CROSS_VALIDATIONS[name]))]
     if name not in NAMED_FOLDS:
         known = ", ".join((*CROSS_VALIDATIONS, *NAMED_FOLDS))
-        raise InputError(f"unknown folds {name!r}; choose one of {known}")
+        raise InputError(
+            f"unknown folds {name!r}; choose one of {known}, {LEAVE_ONE_OUT}, a number of folds, "
+            "or write 'train: ...; validation: ...; test: ...' for each, with | between them"
+        )
     return [name]
+
+
+def group_folds(records: Sequence[ClipRecord], count: int | None = None) -> list[str]:
+    """Returns folds in which every group of clips tests once: an actor's, or a manifest's group.
+
+    Each fold validates on the next one's test groups, cyclically, and trains on all others.
+
+    Args:
+      records: the clips.
+      count: number of folds; the groups are dealt to them, the largest first, each to the fold with
+        the fewest clips. None leaves a single group out in each fold.
+
+    Raises:
+      InputError: clips without a group, or too few groups.
+    """
+    feature = "actor" if all(record.actor > 0 for record in records) else "group"
+    names = [_normalise(str(getattr(record, feature))) for record in records]
+    if "" in names:
+        raise InputError(
+            f"{names.count('')} clips belong to no group, such as "
+            f"{records[names.index('')].clip_id}; name groups in the manifest's column group"
+        )
+    sizes = Counter(names)
+    groups = sorted(sizes, key=lambda name: (len(name), name))
+    number = len(groups) if count is None else count
+    if not len(SPLITS) <= number <= len(groups):
+        raise InputError(
+            f"{len(groups)} groups of clips cannot make {number} folds, which train, validate and "
+            "test on different ones; choose 3 folds or more, and no more than groups"
+        )
+    parts: list[list[str]] = [[] for _ in range(number)]
+    for group in groups if count is None else sorted(groups, key=lambda group: -sizes[group]):
+        min(parts, key=lambda part: sum(sizes[x] for x in part)).append(group)
+    folds = []
+    for test, validation in zip(parts, [*parts[1:], parts[0]], strict=True):
+        train = [group for group in groups if group not in (*test, *validation)]
+        splits = zip(SPLITS, (train, validation, test), strict=True)
+        filters = {split: Filter({feature: frozenset(part)}) for split, part in splits}
+        folds.append("; ".join(f"{split}: {chosen}" for split, chosen in filters.items()))
+    return folds
+
+
+def split_folds(text: str) -> list[str]:
+    """Splits folds in words at the bars between them, outside quotes.
+
+    Raises:
+      InputError: as `resolve_fold`.
+    """
+    folds = [part.strip() for part in _FOLD.findall(text) if part.strip()]
+    for fold in folds:
+        resolve_fold(fold)
+    return folds
 
 
 def resolve_fold(spec: str) -> dict[str, Filter]:

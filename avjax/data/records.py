@@ -76,6 +76,11 @@ class ClipRecord(NamedTuple):
     has_video: bool = True
     subset: str = ""
 
+    @property
+    def speaker(self) -> str:
+        """RAVDESS's actor, or the group of other clips."""
+        return str(self.actor) if self.actor > 0 else self.group
+
     def features(self) -> dict[str, Any]:
         """Returns all fields but the split."""
         features = self._asdict()

@@ -1,4 +1,4 @@
-"""Logs a run's progress: progress bar, metrics.jsonl and TensorBoard events."""
+"""Logs a run's metrics: metrics.jsonl and TensorBoard events."""
 
 import contextlib
 import json
@@ -9,9 +9,7 @@ from typing import Any, Self
 
 from avjax.errors import InputError
 from avjax.runtime.files import append_json_line, write_text
-from avjax.runtime.progress import progress_bar
 from avjax.runtime.sealed import finite
-from avjax.training import metrics
 
 METRICS_FILE = "metrics.jsonl"
 SPLITS = ("train", "validation")
@@ -28,10 +26,7 @@ class MetricsLog:
         self,
         workdir: Path,
         first_epoch: int,
-        total_clips: int,
-        done_clips: int,
         *,
-        bar: bool,
         lines: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         """Opens the log and drops the lines of epochs that will be repeated.
@@ -39,25 +34,19 @@ class MetricsLog:
         Args:
           workdir: the run's folder.
           first_epoch: the next epoch to train, from 1.
-          total_clips: number of clips over all epochs.
-          done_clips: number of clips already trained on.
-          bar: whether to show the progress bar; of several runs trained together, one does.
           lines: the lines of the epochs before, from the run's checkpoint, which replace those in
             the file; None takes the file's.
 
         Raises:
           InputError: without ``lines``, the file lacks an epoch.
         """
-        self._path, self._epoch = workdir / METRICS_FILE, first_epoch
+        self._path = workdir / METRICS_FILE
         self.lines = _check_complete(workdir, first_epoch) if lines is None else list(lines)
         if self.lines or self._path.exists():
             self._replace_file()
         with _without_torch():
             from tensorboardX import SummaryWriter
         self._events = SummaryWriter(str(workdir))
-        self._bar = progress_bar(
-            total=total_clips, initial=done_clips, unit="clip", disable=not bar
-        )
 
     def _replace_file(self) -> None:
         """Writes the file anew; tells if it did not begin with the lines that it should hold."""
@@ -69,15 +58,6 @@ class MetricsLog:
             )
         write_text(self._path, text)
 
-    def step(self, clips: int, sums: metrics.Sums) -> None:
-        """Advances the bar by ``clips``; ``sums`` are the epoch's so far."""
-        self._bar.set_description(f"epoch {self._epoch}", refresh=False)
-        if sums.count:
-            summary = metrics.summarise(sums)
-            postfix = {"loss": f"{summary['loss']:.3f}", "accuracy": f"{summary['accuracy']:.1%}"}
-            self._bar.set_postfix(postfix, refresh=False)
-        self._bar.update(clips)
-
     def end_epoch(self, *lines: Mapping[str, Any]) -> None:
         """Writes an epoch's lines, with ``epoch``, ``split``, ``step`` and metrics."""
         for line in lines:
@@ -88,14 +68,12 @@ class MetricsLog:
                 if isinstance(value, float):
                     self._events.add_scalar(f"{line['split']}/{name}", value, line["step"])
         self._events.flush()
-        self._epoch += 1
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Closes the bar and the event file."""
-        self._bar.close()
+        """Closes the event file."""
         self._events.close()
 
 

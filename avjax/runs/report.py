@@ -5,15 +5,11 @@ or dark setting. Standalone figures are drawn for a white page.
 """
 
 import html
-import io
 import json
-import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -21,23 +17,27 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from avjax.errors import InputError
 from avjax.runs.checkpoints import read_history
 from avjax.runs.metrics_log import METRICS_FILE, read_metrics
+from avjax.runs.page import (
+    INK,
+    PAPER,
+    TRAIN,
+    VALIDATION,
+    VARIABLES,
+    inline,
+    number,
+    style_axes,
+    table,
+)
+from avjax.runs.reliability import reliability_section
 from avjax.runs.run_config import flatten, read_config
 from avjax.runtime.files import write_text
+from avjax.runtime.progress import duration
 from avjax.runtime.sealed import read_json
 
 REPORT_FILE = "report.html"
 Lines = list[dict[str, Any]]  # of metrics.jsonl
 
-# Colours on white; the page replaces each with a CSS variable.
-_INK, _GRID, _PAPER, _TRAIN, _VALIDATION = "#1d2433", "#d5dae3", "#ffffff", "#c2621b", "#2563c9"
-_VARIABLES = {
-    _INK: "--ink",
-    _GRID: "--grid",
-    _PAPER: "--paper",
-    _TRAIN: "--train",
-    _VALIDATION: "--validation",
-}
-_COLOURS = " ".join(f"{variable}: {colour};" for colour, variable in _VARIABLES.items())
+_COLOURS = " ".join(f"{variable}: {colour};" for colour, variable in VARIABLES.items())
 _LIGHT = f":root {{ color-scheme: light dark; --soft: #5b6577; {_COLOURS} }}"
 _STYLE = """
 @media (prefers-color-scheme: dark) { :root { --soft: #9aa5b8; --ink: #e6e9f0; --grid: #3a4252;
@@ -101,8 +101,9 @@ def render(config: Mapping[str, Any], lines: Lines, evaluation: Mapping[str, Any
     parts = [_summary(config, lines, evaluation), _curves_section(lines)]
     if evaluation:
         parts += [_conditions_section(evaluation), _confusion_section(evaluation)]
+        parts.append(reliability_section(evaluation))
     settings = [(key, _plain(value)) for key, value in sorted(flatten(config).items())]
-    parts.append("<h2>Settings</h2>" + _table(("setting", "value"), settings, "settings"))
+    parts.append("<h2>Settings</h2>" + table(("setting", "value"), settings, "settings"))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -127,7 +128,7 @@ def _summary(config: Mapping[str, Any], lines: Lines, evaluation: Mapping[str, A
         name = f"{evaluation['split']} accuracy ({evaluation['num_clips']} clips)"
         values.append((name, f"{_undisturbed(evaluation)['accuracy']:.1%}"))
     if train and "seconds" in train[-1]:
-        values.append(("training", _duration(sum(line["seconds"] for line in train))))
+        values.append(("training", duration(sum(line["seconds"] for line in train))))
         values.append(("clips per second", f"{train[-1]['clips_per_second']:.1f}"))
     items = (f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in values)
     return f"<dl>{''.join(items)}</dl>"
@@ -137,7 +138,7 @@ def _curves_section(lines: Lines) -> str:
     if not lines:
         return '<h2>Learning curves</h2><p class="note">No epoch is complete yet.</p>'
     caption = "Train and validation by epoch; the dotted line marks the best validation accuracy."
-    return "<h2>Learning curves</h2>" + _inline(curves_figure(lines), "curves", caption)
+    return "<h2>Learning curves</h2>" + inline(curves_figure(lines), "curves", caption)
 
 
 def _conditions_section(evaluation: Mapping[str, Any]) -> str:
@@ -145,17 +146,17 @@ def _conditions_section(evaluation: Mapping[str, Any]) -> str:
     caption = f"Accuracy on the {evaluation['split']} split with a modality missing or disturbed"
     chance = f"; the dotted line is chance, 1 in {len(evaluation['classes'])}."
     rows = [
-        (name, f"{m['accuracy']:.1%}", f"{m['macro_f1']:.3f}", f"{_number(m['loss']):.3f}")
+        (name, f"{m['accuracy']:.1%}", f"{m['macro_f1']:.3f}", f"{number(m['loss']):.3f}")
         for name, m in conditions.items()
     ]
-    figure = _inline(conditions_figure(evaluation), "conditions", caption + chance)
+    figure = inline(conditions_figure(evaluation), "conditions", caption + chance)
     header = ("condition", "accuracy", "macro F1", "loss")
-    return f"<h2>Accuracy by condition</h2>{figure}{_table(header, rows)}"
+    return f"<h2>Accuracy by condition</h2>{figure}{table(header, rows)}"
 
 
 def _confusion_section(evaluation: Mapping[str, Any]) -> str:
     caption = "Clips by true and predicted class, undisturbed."
-    figure = _inline(confusion_figure(evaluation), "confusion", caption)
+    figure = inline(confusion_figure(evaluation), "confusion", caption)
     return f"<h2>Confusion matrix</h2>{figure}"
 
 
@@ -164,28 +165,28 @@ def _confusion_section(evaluation: Mapping[str, Any]) -> str:
 
 def curves_figure(lines: Lines) -> Figure:
     """Plots train and validation loss and accuracy by epoch, and marks the best epoch."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained", facecolor=_PAPER)
+    figure = Figure(figsize=(9, 3.6), layout="constrained", facecolor=PAPER)
     best = _best(_of_split(lines, "validation"))
     for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        _style_axes(axes)
-        for split, colour in (("train", _TRAIN), ("validation", _VALIDATION)):
+        style_axes(axes)
+        for split, colour in (("train", TRAIN), ("validation", VALIDATION)):
             split_lines = _of_split(lines, split)
             epochs = [line["epoch"] for line in split_lines]
-            values = [_number(line[quantity]) for line in split_lines]
+            values = [number(line[quantity]) for line in split_lines]
             marker = "o" if len(epochs) < 20 else None  # a single epoch draws no line
             axes.plot(epochs, values, color=colour, label=split, marker=marker, markersize=4)
         if best:
-            axes.axvline(best["epoch"], color=_INK, linestyle=":", linewidth=1)
-            axes.plot(best["epoch"], _number(best[quantity]), "o", color=_VALIDATION, markersize=7)
-        axes.set_title(quantity, color=_INK)
-        axes.set_xlabel("epoch", color=_INK)
+            axes.axvline(best["epoch"], color=INK, linestyle=":", linewidth=1)
+            axes.plot(best["epoch"], number(best[quantity]), "o", color=VALIDATION, markersize=7)
+        axes.set_title(quantity, color=INK)
+        axes.set_xlabel("epoch", color=INK)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if quantity == "accuracy":
             axes.set_ylim(0, 1)
             axes.yaxis.set_major_formatter(PercentFormatter(1))
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside upper center", ncols=2, frameon=False, labelcolor=_INK
+        handles, labels, loc="outside upper center", ncols=2, frameon=False, labelcolor=INK
     )
     return figure
 
@@ -194,14 +195,14 @@ def conditions_figure(evaluation: Mapping[str, Any]) -> Figure:
     """Plots a bar of accuracy for each condition and a line at chance."""
     conditions = evaluation["conditions"]
     height = 0.8 + 0.36 * len(conditions)
-    figure = Figure(figsize=(9, height), layout="constrained", facecolor=_PAPER)
+    figure = Figure(figsize=(9, height), layout="constrained", facecolor=PAPER)
     axes = figure.subplots()
-    _style_axes(axes)
+    style_axes(axes)
     axes.grid(axis="y", visible=False)
     names, values = list(conditions), [metrics["accuracy"] for metrics in conditions.values()]
-    bars = axes.barh(names, values, height=0.65, color=_VALIDATION, zorder=2)
-    axes.bar_label(bars, [f"{value:.1%}" for value in values], padding=4, color=_INK)
-    axes.axvline(1 / len(evaluation["classes"]), color=_INK, linestyle=":", linewidth=1, zorder=3)
+    bars = axes.barh(names, values, height=0.65, color=VALIDATION, zorder=2)
+    axes.bar_label(bars, [f"{value:.1%}" for value in values], padding=4, color=INK)
+    axes.axvline(1 / len(evaluation["classes"]), color=INK, linestyle=":", linewidth=1, zorder=3)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.08)  # room for the label of a full bar
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
@@ -214,64 +215,28 @@ def confusion_figure(evaluation: Mapping[str, Any]) -> Figure:
     classes = evaluation["classes"]
     counts = _undisturbed(evaluation)["confusion"]
     side = 1.9 + 0.58 * len(classes)
-    figure = Figure(figsize=(side, side), layout="constrained", facecolor=_PAPER)
+    figure = Figure(figsize=(side, side), layout="constrained", facecolor=PAPER)
     axes = figure.subplots()
-    _style_axes(axes)
+    style_axes(axes)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     for i, row in enumerate(counts):
         for j, count in enumerate(row):
             share = count / max(1, sum(row))
-            axes.add_patch(Rectangle((j, i), 1, 1, facecolor=_VALIDATION, alpha=0.05 + 0.9 * share))
-            colour = _PAPER if share > 0.7 else _INK
+            axes.add_patch(Rectangle((j, i), 1, 1, facecolor=VALIDATION, alpha=0.05 + 0.9 * share))
+            colour = PAPER if share > 0.7 else INK
             axes.text(j + 0.5, i + 0.5, f"{count:g}", color=colour, ha="center", va="center")
     centres = [index + 0.5 for index in range(len(classes))]
     axes.set_xticks(centres, classes, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(centres, classes)
     axes.tick_params(length=0)
     axes.set(xlim=(0, len(classes)), ylim=(len(classes), 0), aspect="equal")
-    axes.set_xlabel("predicted", color=_INK)
-    axes.set_ylabel("true", color=_INK)
+    axes.set_xlabel("predicted", color=INK)
+    axes.set_ylabel("true", color=INK)
     return figure
 
 
-def _style_axes(axes: Axes) -> None:
-    """Applies a minimal style, independent of matplotlib's current one."""
-    axes.set_facecolor("none")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[:].set_color(_GRID)
-    axes.tick_params(color=_GRID, labelcolor=_INK)
-    axes.grid(color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-def _inline(figure: Figure, name: str, caption: str) -> str:
-    """Renders a figure as inline SVG with the page's colours and unique ids."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]  # without the XML header
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
-    text = html.escape(caption)
-    svg = svg.replace("<svg", f'<svg role="img" aria-label="{text}"', 1)
-    return f"<figure>{svg}<figcaption>{text}</figcaption></figure>"
-
-
 # ----------------------------------------------------------------------------------------- parts
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "figures") -> str:
-    """Renders an HTML table with escaped cells."""
-
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(x)}</{tag}>" for x in cells) + "</tr>"
-
-    body = "".join(line(row, "td") for row in rows)
-    head = line(header, "th")
-    return f'<div class="wide"><table class="{kind}">{head}{body}</table></div>'
 
 
 def _of_split(lines: Lines, split: str) -> Lines:
@@ -286,18 +251,6 @@ def _undisturbed(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
 def _best(validation: Lines) -> dict[str, Any] | None:
     """Returns the line with the best accuracy, the earliest on ties, whose model is saved."""
     return max(validation, key=lambda line: line["accuracy"], default=None)
-
-
-def _number(value: float | None) -> float:
-    """Returns a number as stored in JSON, where None stands for one that is not finite."""
-    return math.nan if value is None else value
-
-
-def _duration(seconds: float) -> str:
-    hours, minutes = divmod(round(seconds / 60), 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
 def _plain(value: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from avjax.errors import InputError
 from avjax.runs.checkpoints import CHECKPOINTS, RunCheckpoints, check_finite
+from avjax.runs.display import Display
 from avjax.runs.metrics_log import MetricsLog, best_epoch
 from avjax.runs.saved_model import BEST, ModelCard, best_card, save_model
 from avjax.runtime import multihost
@@ -49,6 +50,7 @@ class RunFolder:
         self._workdir = workdir
         self._exit_stack = contextlib.ExitStack()
         self._log: MetricsLog | None = None
+        self._display: Display | None = None
         self._best_accuracy = -1.0
 
     @functools.cached_property
@@ -96,25 +98,17 @@ class RunFolder:
             )
         self._best_accuracy = -1.0 if card is None else card.metrics["accuracy"]
 
-    def open_log(
-        self, first_epoch: int, total_clips: int, done_clips: int, *, bar: bool = True
-    ) -> None:
-        """Starts logging; see `MetricsLog` for the arguments."""
+    def open_log(self, first_epoch: int, display: Display | None = None) -> None:
+        """Starts logging the epochs from ``first_epoch`` on; closes the display with the folder."""
+        self._display = display and self._exit_stack.enter_context(display)
         if multihost.is_first():
-            log = MetricsLog(
-                self._workdir,
-                first_epoch,
-                total_clips,
-                done_clips,
-                bar=bar,
-                lines=self._checkpoints.lines,
-            )
+            log = MetricsLog(self._workdir, first_epoch, lines=self._checkpoints.lines)
             self._log = self._exit_stack.enter_context(log)
 
     def step(self, clips: int, sums: metrics.Sums) -> None:
-        """Updates the progress bar with a call's clips and the epoch's sums so far."""
-        if self._log is not None:
-            self._log.step(clips, sums)
+        """Shows a call's clips and the epoch's sums so far."""
+        if self._display is not None:
+            self._display.step(clips, sums)
 
     def save(self, progress: Progress) -> None:
         """Saves a checkpoint; only the first process may call this."""
@@ -146,9 +140,12 @@ class RunFolder:
             check_finite(progress)
             header = {"epoch": trained["epoch"], "split": "validation", "step": trained["step"]}
             log.end_epoch(trained, header | dict(validated))
-            if validated["accuracy"] > self._best_accuracy:
+            is_best = validated["accuracy"] > self._best_accuracy
+            if is_best:
                 save_model(self._workdir / BEST, progress.state.variables, card)
                 self._best_accuracy = validated["accuracy"]
             self.save(progress)
+            if self._display is not None:
+                self._display.validated(trained, validated, best=is_best)
 
         multihost.from_first(write)

@@ -1,4 +1,4 @@
-"""Progress bars: live on a terminal, a line a minute in a log."""
+"""Progress: bars that are live on a terminal and a line a minute in a log, lines, durations."""
 
 import sys
 from collections.abc import Iterable
@@ -31,6 +31,20 @@ def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
 def is_live() -> bool:
     """Whether standard error can draw over a line: a terminal or a notebook's cell."""
     return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
+def say(text: str) -> None:
+    """Prints lines on standard error, above a live bar."""
+    tqdm.write(text, file=sys.stderr)
+    sys.stderr.flush()
+
+
+def duration(seconds: float) -> str:
+    """Formats a duration: ``2 h 5 min``, ``12 min`` or ``40 s``."""
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
 class _Lines:

@@ -7,11 +7,13 @@ A clip counts in the conditions whose undisturbed stream it has. If it lacks the
 or noise replace that stream as usual, but "addnoise" leaves it at zeros.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, UInt32
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt32
 
 from avjax.models.network import UNDISTURBED, Network
 from avjax.training import metrics
@@ -31,11 +33,11 @@ class Scored(NamedTuple):
 
     Attributes:
       sums: metric sums of the clips that count.
-      predicted: predicted class of each row of the batch.
+      logits: of each row of the batch.
     """
 
     sums: metrics.Sums
-    predicted: Int[Array, "b"]
+    logits: Float[Array | np.ndarray, "b k"]
 
 
 def eval_step(
@@ -82,10 +84,41 @@ def eval_conditions_step(
     logits = net.apply(variables, stacked_audio, stacked_video, method="fuse")
     scored = {}
     for name, condition_logits in zip(names, jnp.split(logits, len(names)), strict=True):
-        clean = streams[0] if len(streams) == 1 else name.partition("_only/")[0]
-        sums = metrics.sums(condition_logits, batch["label"], weight * has.get(clean, True))
-        scored[name] = Scored(sums, condition_logits.argmax(-1))
+        counts = weight * counting(name, streams, has)
+        sums = metrics.sums(condition_logits, batch["label"], counts)
+        scored[name] = Scored(sums, condition_logits)
     return scored
+
+
+def counting(
+    condition: str, streams: Sequence[str], has: Mapping[str, Bool[Array | np.ndarray, "b"]]
+) -> Bool[Array | np.ndarray, "b"]:
+    """Returns whether clips count in a condition: those that have its undisturbed stream.
+
+    Args:
+      condition: one of the network's conditions.
+      streams: the streams that the network reads.
+      has: whether the clips have `audio` and `video`.
+    """
+    clean = streams[0] if len(streams) == 1 else condition.partition("_only/")[0]
+    return has.get(clean, has["audio"] | True)
+
+
+def given(
+    condition: str, streams: Sequence[str], has: Mapping[str, Bool[np.ndarray, "b"]]
+) -> dict[str, Bool[np.ndarray, "b"]]:
+    """Returns whether a condition gives the network `audio` and `video` other than zeros.
+
+    The arguments are those of `counting`. Noise is given; noise added to a missing stream is not.
+    """
+
+    def is_given(stream: str, version: str) -> Bool[np.ndarray, "b"]:
+        if stream not in streams or version == "zeros":
+            return np.zeros_like(has[stream])
+        return np.ones_like(has[stream]) if version == "noise" else has[stream]
+
+    pair = zip(("audio", "video"), _pair(condition), strict=True)
+    return {stream: is_given(stream, version) for stream, version in pair}
 
 
 def _pair(condition: str) -> tuple[str, str]:

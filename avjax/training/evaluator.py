@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float
 
 from avjax.data.feed import Feed
 from avjax.data.pipeline import Clips
@@ -24,6 +24,9 @@ class Evaluator:
 
     Each device scores whole batches of `conditions.BATCH_SIZE` clips in split order. Their sums are
     added in that order, so scores do not depend on the number of devices.
+
+    Attributes:
+      net: the network.
     """
 
     def __init__(self, net: Network, profile: str, parallel: Parallel) -> None:
@@ -34,7 +37,7 @@ class Evaluator:
           profile: preparation profile of the frames.
           parallel: the devices.
         """
-        self._net = net
+        self.net = net
         self._parallel = parallel
 
         def all_conditions(variables: Any, batch: Any) -> Any:
@@ -61,7 +64,7 @@ class Evaluator:
           feed: the feed that holds them.
           stop: checked between batches; None with several processes, which must stop together.
         """
-        total = metrics.zeros(self._net.num_classes)
+        total = metrics.zeros(self.net.num_classes)
         rows = self._parallel.local_rows(feed.rows(clips, self.batch_size))
         with feed.batches(list(rows), self._parallel.split) as batches:
             for sums in _shares(self._undisturbed, variables, batches):
@@ -72,25 +75,27 @@ class Evaluator:
 
     def all_conditions(
         self, variables: Any, clips: Clips
-    ) -> tuple[dict[str, Any], Int[np.ndarray, "n"]]:
+    ) -> tuple[dict[str, Any], dict[str, Float[np.ndarray, "n k"]]]:
         """Scores each of the network's conditions.
 
         Args:
-          variables: replicated.
+          variables: in host memory or on one device; all processes pass the same.
           clips: the clips to score.
 
         Returns:
           By condition, the number of clips that count, loss, accuracy, macro F1 and confusion
-          matrix; conditions in which no clip counts are left out. And the predicted class of each
-          undisturbed clip.
+          matrix; conditions in which no clip counts are left out. And by condition the logits of
+          all clips.
         """
-        names = self._net.conditions
-        totals = dict.fromkeys(names, metrics.zeros(self._net.num_classes))
-        predicted = []
+        names = self.net.conditions
+        totals = dict.fromkeys(names, metrics.zeros(self.net.num_classes))
+        logits: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        variables = self._parallel.replicate(variables)
         batches = clips.batches(self.batch_size, **self._parallel.share)
         for scored in _shares(self._all_conditions, variables, map(self._parallel.split, batches)):
             totals = {name: metrics.add(sums, scored[name].sums) for name, sums in totals.items()}
-            predicted.append(scored[names[0]].predicted)
+            for name in names:
+                logits[name].append(scored[name].logits)
         scores = {
             name: {
                 "num_clips": int(sums.count),
@@ -100,7 +105,7 @@ class Evaluator:
             for name, sums in totals.items()
             if sums.count
         }
-        return scores, np.concatenate(predicted)[: len(clips)]
+        return scores, {name: np.concatenate(logits[name])[: len(clips)] for name in scores}
 
 
 def _shares(step: Callable, variables: Any, batches: Iterable[Any]) -> Iterator[Any]:

@@ -17,7 +17,7 @@ import avjax.train
 from avjax.runs.metrics_log import MetricsLog
 
 assert "torch" not in sys.modules
-with MetricsLog(Path("run"), 1, total_clips=8, done_clips=0, bar=False) as log:
+with MetricsLog(Path("run"), 1) as log:
     log.end_epoch({"epoch": 1, "split": "train", "step": 1, "loss": 0.5})
 assert "torch" not in sys.modules
 import torch  # still possible afterwards
@@ -50,7 +50,7 @@ LINES = [
 
 
 def open_log(workdir, first_epoch, lines=None):
-    with MetricsLog(workdir, first_epoch, 8, 0, bar=False, lines=lines) as log:
+    with MetricsLog(workdir, first_epoch, lines=lines) as log:
         return log.lines
 
 

@@ -1,0 +1,49 @@
+"""Evaluations on disk: a JSON file with everything, and beside it a CSV file of the clips."""
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from avjax.runtime.files import write_json, write_text
+
+EVALUATION_FILE = "evaluation.json"  # of the test split
+
+
+def evaluation_name(split: str) -> str:
+    """Returns the name of the JSON file with a split's evaluation."""
+    return EVALUATION_FILE if split == "test" else f"evaluation_{split}.json"
+
+
+def write_evaluation(path: Path, evaluation: Mapping[str, Any]) -> None:
+    """Writes the result of `avjax.evaluate.evaluate_checkpoint`, the clips also as CSV.
+
+    Creates the folder. The JSON file is written last, so where it is, the other is too.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path.with_suffix(".csv"), clips_csv(evaluation))
+    write_json(path, evaluation)
+
+
+def clips_csv(evaluation: Mapping[str, Any]) -> str:
+    """Formats the clips as CSV: a row for each clip and condition.
+
+    The columns are clip, speaker, condition, truth, predicted, and a probability of each class; if
+    the model is calibrated, then also the calibrated ones, which are empty where a clip has none.
+    """
+    classes, clips = evaluation["classes"], evaluation["clips"]
+    is_calibrated = any("calibrated" in clip for clip in clips.values())
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    header = ["clip", "speaker", "condition", "truth", "predicted"]
+    header += [f"raw {name}" for name in classes]
+    writer.writerow(header + [f"calibrated {name}" for name in classes if is_calibrated])
+    for name, clip in clips.items():
+        for condition, raw in clip["probabilities"].items():
+            predicted = classes[max(range(len(classes)), key=raw.__getitem__)]
+            row = [name, clip["speaker"], condition, clip["truth"], predicted, *raw]
+            if is_calibrated:
+                row += clip.get("calibrated", {}).get(condition, [""] * len(classes))
+            writer.writerow(row)
+    return text.getvalue()
