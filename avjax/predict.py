@@ -9,6 +9,7 @@ if __name__ == "__main__":  # before the slow imports
 
 import contextlib
 import functools
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from avjax.data.records import PreparedClip
+from avjax.data.records import SAMPLE_RATE, PreparedClip
 from avjax.errors import InputError
 from avjax.models.network import Network
 from avjax.models.networks import build_network
@@ -36,9 +37,13 @@ from avjax.predictions.show import show
 from avjax.preparation.clip import explained, prepare_clip
 from avjax.preparation.face_detector import default_detector
 from avjax.preparation.faces import Detector, Face
+from avjax.preparation.sound import resample
 from avjax.preparation.windows import Plan, check_hop, plan_windows, read_windows
 from avjax.runs.saved_model import ModelCard, load_model
+from avjax.runtime.ahead import ahead
 from avjax.training.step import Batch, present_streams
+
+_WINDOWS_AHEAD = 8
 
 __all__ = ["Model", "Prediction", "Window", "main"]
 
@@ -69,6 +74,7 @@ class Model:
         self.variables = jax.device_put(dict(variables))
         self._detector = detector
         self._net = build_network(card.network)
+        self._warming: threading.Thread | None = None
 
     def __repr__(self) -> str:
         card = self.card
@@ -126,9 +132,27 @@ class Model:
             network reads.
         """
         batch = checked_batch(self._net.inputs, self.card, mfcc, frames, has_audio, has_video)
+        if self._warming not in (None, threading.current_thread()):
+            self._warming.join()
         if not len(batch["audio"]):
             return np.zeros((0, len(self.card.classes)), np.float32)
         return np.asarray(_logits(self.variables, batch, self._net, self.card.profile))
+
+    def warm_up(self) -> None:
+        """Compiles what a clip of one window needs, in a thread, while the first one is read."""
+
+        def work() -> None:
+            card, inputs = self.card, self._net.inputs
+            size = card.image_size
+            frames = np.zeros((1, card.num_frames, size, size, 3), np.uint8)
+            with contextlib.suppress(Exception):  # the first clip will meet it again
+                if "audio" in inputs.streams:
+                    resample(np.zeros(SAMPLE_RATE, np.float32), 2 * SAMPLE_RATE, SAMPLE_RATE)
+                mfcc = np.zeros((1, card.audio_steps, inputs.audio_width), np.float32)
+                self.logits(mfcc, frames)
+
+        self._warming = threading.Thread(target=work, name="warm up")
+        self._warming.start()
 
     def predict(self, path: str | Path, *, hop: float | None = None) -> Prediction:
         """Predicts the emotion in a raw video with its sound track, or in a sound file.
@@ -211,7 +235,7 @@ class Model:
         """Predicts the emotion in each of several windows of a file, and in the whole."""
         inputs, card = self._net.inputs, self.card
         told: dict[str, None] = {}
-        windows = read_windows(
+        prepared = read_windows(
             plan,
             profile=card.profile,
             image_size=card.image_size,
@@ -219,6 +243,7 @@ class Model:
             detector=None if plan.video is None else self._find_faces,
             told=told,
         )
+        windows = ahead(prepared, _WINDOWS_AHEAD)  # prepared while others are judged
         scored: list[Scored] = []
         faces: list[Face] = []
         with explained(plan.path), contextlib.closing(windows):
@@ -302,6 +327,7 @@ def predict_files(
     check_hop(hop, model.card.seconds, model.card.num_frames if reads_video else 0)
     told: list[str] = []
     files = media_files(paths, told)
+    model.warm_up()
     for line in told:
         print(f"note: {line}", file=sys.stderr)
     return show(model.predict_many(files, hop=hop), files, **outputs)
