@@ -243,7 +243,6 @@ def test_command_prints_predictions_and_errors(checkpoint, clip, tmp_path, monke
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["clip.mp4"], "--checkpoint is missing"),
         (["--checkpoint", "absent"], "no clip given"),
         (["--checkpoint", "absent", "clip.mp4"], "there is no checkpoint at absent"),
     ],
