@@ -215,6 +215,8 @@ class _Job:
         if audio is not None and self.record.audio in files:
             archives.append(audio.result())
         stage = self.zips / f"{_folder(self.out, actor).name}.unpacking"
+        if stage.is_symlink():
+            stage.unlink()
         shutil.rmtree(stage, ignore_errors=True)  # left by a killed process
         stage.mkdir()
         try:
