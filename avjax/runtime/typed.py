@@ -5,7 +5,10 @@ import types
 from collections.abc import Mapping
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-_hints = functools.cache(get_type_hints)
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def check_fields(record: Any) -> None:
@@ -14,7 +17,7 @@ def check_fields(record: Any) -> None:
     Raises:
       TypeError: names a field whose value has another type.
     """
-    for name, hint in _hints(type(record)).items():
+    for name, hint in _hints(type(record)).items():  # type: ignore[arg-type]
         value = getattr(record, name)
         if not fits(value, hint):
             expected = getattr(hint, "__name__", str(hint)) if not get_args(hint) else str(hint)
