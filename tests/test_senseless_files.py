@@ -18,6 +18,7 @@ from avjax.preparation.shards import Shard
 from avjax.prepare import prepare
 from avjax.runs.checkpoints import RunCheckpoints
 from avjax.runs.pretrained import initial_variables
+from avjax.runs.report import write_report
 from avjax.runs.run_config import write_config
 from avjax.runs.saved_model import ModelCard, load_model, read_model, save_model
 from avjax.runtime.files import write_json
@@ -162,6 +163,25 @@ def test_a_senseless_evaluation_is_refused(tmp_path, changes):
     write_json(folder / EVALUATION_FILE, valid | changes)
     with pytest.raises(InputError, match=f"{folder}/evaluation.json is damaged"):
         cross_validate(config, tmp_path / "runs", "published", [1])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"classes": []},
+        {"classes": 7},
+        {"conditions": {}},
+        {"conditions": {"audio_only/zeros": {"accuracy": 0.5}}},
+    ],
+)
+def test_a_senseless_evaluation_is_not_drawn(tmp_path, changes):
+    write_config(tmp_path, {"name": "run"})
+    scores = {"accuracy": 0.5, "macro_f1": 0.4, "loss": 1.0, "confusion": [[1, 2], [3, 4]]}
+    valid = {"split": "test", "num_clips": 10, "classes": ["low", "high"]}
+    valid["conditions"] = {"audio_only/zeros": scores}
+    write_json(tmp_path / EVALUATION_FILE, valid | changes)
+    with pytest.raises(InputError, match=str(tmp_path / EVALUATION_FILE)):
+        write_report(tmp_path)
 
 
 # --------------------------------------------------------------------------------------- datasets

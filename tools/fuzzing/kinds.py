@@ -266,7 +266,7 @@ def _read_runs(path: Path, time: int) -> None:
     if path.name in (CONFIG_FILE, EVALUATION_FILE, METRICS_FILE):
         if run.name == _FINISHED:
             table(cross_validate(_config(), run.parent, "config"))
-        if path.name != CONFIG_FILE or time % 10 == 0:  # drawing takes time
+        if time % 5 == 0:  # drawing takes time
             write_report(run)
     elif path.parent.name == "best":
         variables, card = load_model(run)
