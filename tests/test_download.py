@@ -5,7 +5,6 @@ import functools
 import io
 import itertools
 import os
-import re
 import shutil
 import signal
 import time
@@ -296,69 +295,6 @@ def test_wrong_archives_are_refused(record, server, out, content, message):
     with pytest.raises(InputError, match=message):
         module.download(out, [1], record._replace(videos={1: file}), patience=web.QUICK)
     assert not (out / "Actor_01").exists()
-
-
-CLIP = "Actor_01/01-01-01-01-01-01-01.mp4"
-
-
-def one_clip(method=zipfile.ZIP_DEFLATED, data=bytes(range(256)) * 4, mode=0o100644, name=CLIP):
-    buffer = io.BytesIO()
-    info = zipfile.ZipInfo(name)
-    info.compress_type, info.external_attr = method, mode << 16
-    with zipfile.ZipFile(buffer, "w") as zip_file:
-        zip_file.writestr(info, data)
-    return buffer.getvalue()
-
-
-def patched(content, signature, offset, value):
-    """Overwrites bytes of the record of an archive that begins with a signature."""
-    start = content.index(signature) + offset
-    return content[:start] + value + content[start + len(value) :]
-
-
-LOCAL, CENTRAL = b"PK\x03\x04", b"PK\x01\x02"
-DAMAGED = {
-    "truncated": (one_clip()[:-30], "is damaged"),
-    "wrong checksum": (patched(one_clip(), CENTRAL, 16, b"1234"), "is damaged"),
-    "wrong deflate stream": (
-        patched(one_clip(), LOCAL, 30 + len(CLIP), b"\xff\xff\xff\xff"),
-        r"is damaged \(Error -3",
-    ),
-    "wrong offset": (patched(one_clip(), CENTRAL, 42, b"\xff\xff\xff\x7f"), "is damaged"),
-    "wrong name": (
-        patched(patched(one_clip(), CENTRAL, 8, b"\x00\x08"), CENTRAL, 46, b"\xff"),
-        "is damaged",
-    ),
-    "later version": (patched(one_clip(), CENTRAL, 6, b"\x7f"), r"is damaged \(zip file version"),
-    "encrypted": (patched(one_clip(), CENTRAL, 8, b"\x01"), "is damaged .*password required"),
-    "longer than told": (
-        patched(one_clip(data=bytes(1 << 20)), CENTRAL, 24, b"\x10\0\0\0"),
-        "is damaged",
-    ),
-    "twice": (
-        archive([ClipName.parse(CLIP[9:-4])], **{CLIP[9:]: b"x"}),
-        "is damaged",
-    ),
-    "lzma": (one_clip(zipfile.ZIP_LZMA), "unlike the published one"),
-    "bzip2": (one_clip(zipfile.ZIP_BZIP2), "unlike the published one"),
-    "link": (one_clip(data=b"/etc/passwd", mode=0o120777), "as a link"),
-    "folder": (one_clip(name=CLIP + "/"), "holds no clips"),
-    "bomb": (one_clip(data=bytes(1 << 20)), r"would unpack to 1\.0 MB"),
-    "absurd size": (
-        patched(one_clip(), CENTRAL, 24, b"\xfe\xff\xff\xff"),
-        r"would unpack to 4295\.0 MB",
-    ),
-}
-
-
-@pytest.mark.parametrize("fault", DAMAGED)
-def test_damaged_archives_are_one_line_errors(command, record, server, out, fault, capsys):
-    content, message = DAMAGED[fault]
-    record.videos[1] = server.add("video_1.zip", content)
-    assert command("--out", out, "--actors=1") == 1
-    *_, line = capsys.readouterr().err.strip().splitlines()
-    assert re.search(rf"error: .*video_1\.zip.*{message}", line)
-    assert sorted(path.name for path in out.rglob("*")) == [AUDIO, "video_1.zip", "zips"]
 
 
 def test_command_downloads_actors(command, out, capsys):
