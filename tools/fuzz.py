@@ -7,7 +7,8 @@ renewed digests and checksums), and reads it as a command does. "accepted" and "
 InputError that names the file, are right; "library" is refused with a library's words. Anything
 else is a fault, which is told, its file kept in --keep, and sets the exit status: "error" another
 exception, "unnamed" an InputError without the place, "memory" more than --megabytes, "hang" more
-than --seconds, "crash" the end of the process.
+than --seconds, "crash" the end of the process. --only repeats an input, except for runs, as Orbax
+names the files of a training state at random.
 """
 
 import contextlib
