@@ -23,6 +23,7 @@ from avjax.runs.evaluation_file import EVALUATION_FILE
 from avjax.runs.run_folder import run_lock
 from avjax.runtime.files import write_json
 from avjax.runtime.sealed import read_json
+from avjax.runtime.typed import fits
 from avjax.train import train
 from avjax.train_vmapped import train_vmapped
 
@@ -118,19 +119,31 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     return read_json(path, "remove it to evaluate the run again")
 
 
+_SCORE: Any = tuple[int, float]  # number of clips and accuracy
+
+
 def _run_summary(evaluation: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Returns a run's part of the summary."""
+    """Returns a run's part of the summary.
+
+    Raises:
+      InputError: the evaluation is not one that `avjax.evaluate` writes.
+    """
     try:
-        conditions = evaluation["conditions"].items()
-        return {
+        figures = {
             "epoch": evaluation["epoch"],
             "num_clips": evaluation["num_clips"],
-            "accuracy": {name: scores["accuracy"] for name, scores in conditions},
+            "accuracy": {name: x["accuracy"] for name, x in evaluation["conditions"].items()},
             "actors": evaluation["actors"],
         }
-    except (KeyError, TypeError, AttributeError) as error:  # of earlier versions, without digest
+        actors = [(x["num_clips"], x["accuracy"]) for x in figures["actors"].values()]
+        tested = [(figures["num_clips"], x) for x in figures["accuracy"].values()]
+        known = fits(figures["epoch"], int) and fits(tested + actors, list[_SCORE])
+        if not known or not all(n > 0 and 0 <= x <= 1 for n, x in tested + actors) or not tested:
+            raise ValueError("figures that no evaluation has")
+        return figures
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"{folder / EVALUATION_FILE} is damaged; remove it to evaluate the run again"
+            f"{folder / EVALUATION_FILE} is damaged ({error}); remove it to evaluate the run again"
         ) from error
 
 

@@ -11,10 +11,15 @@ from avjax import commands
 if __name__ == "__main__":  # before the slow imports
     sys.exit(commands.run("download"))
 
+import contextlib
+import errno
 import os
 import shutil
+import stat
+import struct
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from pathlib import Path, PurePosixPath
@@ -44,6 +49,19 @@ from avjax.runtime.signals import StopRequest
 ZIPS = "zips"  # folder in OUT for the archives
 _SUFFIXES = {AUDIO_VIDEO: ".mp4", VIDEO_ONLY: ".mp4", AUDIO_ONLY: ".wav"}
 _GROWTH = 1.05  # bound on unpacked size / zip size of mp4s, which hardly compress
+_MOST_GROWTH = 10  # the same for any archive; beyond, it is made to fill the disk
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # of the published archives
+# Raised by zipfile for wrong sizes, offsets, versions, flags and names, and for encryption.
+_DAMAGES = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    FileExistsError,
+)
 _POLL = 0.2  # seconds between checks for a stop request
 
 
@@ -202,6 +220,8 @@ class _Job:
         if audio is not None and self.record.audio in files:
             archives.append(audio.result())
         stage = self.zips / f"{_folder(self.out, actor).name}.unpacking"
+        if stage.is_symlink():
+            stage.unlink()
         shutil.rmtree(stage, ignore_errors=True)  # left by a killed process
         stage.mkdir()
         try:
@@ -239,52 +259,82 @@ class _Job:
 
     def _unpack(self, archive: Path, actor: int, into: Path) -> None:
         """Extracts an actor's clips from an archive, durably."""
-        try:
-            with zipfile.ZipFile(archive) as zip_file:
-                members = list(_clips(zip_file, archive, actor))
-                bar = progress_bar(
-                    members,
-                    desc=f"unpacking {into.stem}",
-                    unit="clip",
-                    leave=False,
-                    disable=not is_live(),
-                )
-                for member, name in bar:
-                    if self.stopping.is_set():
-                        raise CancelledError
-                    with zip_file.open(member) as source, (into / name).open("xb") as target:
-                        shutil.copyfileobj(source, target)
-                        target.flush()
-                        os.fsync(target.fileno())
-        except (zipfile.BadZipFile, FileExistsError) as error:
-            raise InputError(
-                f"{archive} is damaged ({error}); remove it and start again"
-            ) from error
-        if not members:
-            raise InputError(f"{archive} holds no clips of actor {actor}; remove it")
+        with _explained_damage(archive), zipfile.ZipFile(archive) as zip_file:
+            members = _clips(zip_file, archive, actor)
+            bar = progress_bar(
+                members,
+                desc=f"unpacking {into.stem}",
+                unit="clip",
+                leave=False,
+                disable=not is_live(),
+            )
+            for member, name in bar:
+                if self.stopping.is_set():
+                    raise CancelledError
+                with zip_file.open(member) as source, (into / name).open("xb") as target:
+                    shutil.copyfileobj(source, target)
+                    target.flush()
+                    os.fsync(target.fileno())
+
+
+@contextlib.contextmanager
+def _explained_damage(archive: Path) -> Iterator[None]:
+    """Makes an InputError of what zipfile raises for damaged archives."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (*_DAMAGES, OSError) as error:
+        is_seek = isinstance(error, OSError) and error.errno == errno.EINVAL  # to a wrong offset
+        if not (isinstance(error, _DAMAGES) or is_seek):
+            raise  # such as a full disk
+        raise InputError(f"{archive} is damaged ({error}); remove it and start again") from error
 
 
 def _clips(
     zip_file: zipfile.ZipFile, archive: Path, actor: int
-) -> Iterator[tuple[zipfile.ZipInfo, str]]:
-    """Yields the members that are clips of an actor, with their file names.
+) -> list[tuple[zipfile.ZipInfo, str]]:
+    """Returns the members that are clips of an actor, with their file names.
 
     Raises:
-      InputError: a member outside the folder that the archive is unpacked into.
+      InputError: a member outside the folder that the archive is unpacked into, a clip that is a
+        link or unusually compressed, no clips, or much more than the archive's size.
     """
+    clips = []
     for member in zip_file.infolist():
         path = PurePosixPath(member.filename.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts or member.filename[1:2] == ":":
             raise InputError(
                 f"{archive} holds {member.filename!r}, which leads out of its folder; remove it"
             )
-        try:
-            clip = ClipName.parse(path.name)
-        except InputError:
-            continue  # a folder, or an operating system's file
-        name = clip.clip_id + _SUFFIXES[clip.modality]
-        if path.name == name and int(clip.actor) == actor:
-            yield member, name
+        name = _clip_name(path, actor)
+        if name is None or member.is_dir():
+            continue
+        if stat.S_ISLNK(member.external_attr >> 16) or member.compress_type not in _METHODS:
+            raise InputError(
+                f"{archive} holds {member.filename!r} as a link or compressed in an unusual way, "
+                "unlike the published one; remove it and start again"
+            )
+        clips.append((member, name))
+    if not clips:
+        raise InputError(f"{archive} holds no clips of actor {actor}; remove it")
+    unpacked, size = sum(member.file_size for member, _ in clips), archive.stat().st_size
+    if unpacked > _MOST_GROWTH * size:
+        raise InputError(
+            f"{archive} of {size / 1e6:.1f} MB would unpack to {unpacked / 1e6:.1f} MB, unlike the "
+            "published one; remove it and start again"
+        )
+    return clips
+
+
+def _clip_name(path: PurePosixPath, actor: int) -> str | None:
+    """Returns a member's name if it is a clip of an actor."""
+    try:
+        clip = ClipName.parse(path.name)
+    except InputError:
+        return None  # a folder, or an operating system's file
+    name = clip.clip_id + _SUFFIXES[clip.modality]
+    return name if path.name == name and int(clip.actor) == actor else None
 
 
 def _publish(stage: Path, folder: Path) -> None:

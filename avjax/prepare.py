@@ -45,6 +45,7 @@ from avjax.preparation.stopwatch import Stopwatch
 from avjax.runtime import compilation
 from avjax.runtime.progress import progress_bar
 from avjax.runtime.sealed import read_json
+from avjax.runtime.typed import check_fields
 from avjax.runtime.versions import versions
 
 
@@ -310,6 +311,8 @@ def _check_complete(out: Path, settings: PreparationSettings, clips: Sequence[Ra
         former = PreparationSettings.from_json(stored.pop("settings"))
         stored_clips = stored.pop("clips")
         summary = Summary.from_json(stored)
+        check_fields(summary)
+        set(stored_clips)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{out} exists and was not written by avjax.prepare; choose another --out"

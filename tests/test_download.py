@@ -195,6 +195,16 @@ def test_killed_download_is_cleaned_up(download, out):
     assert not (out / "zips").exists()
 
 
+def test_clips_are_not_unpacked_through_a_link(download, out, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (out / "zips").mkdir(parents=True)
+    (out / "zips" / "Actor_02.unpacking").symlink_to(tmp_path / "elsewhere")
+    download()
+    check_complete(out, ACTORS)
+    assert not (out / "Actor_02").is_symlink()
+    assert not any((tmp_path / "elsewhere").iterdir())
+
+
 def test_faults_of_connection_and_server_are_retried(download, server, out):
     server.faults[AUDIO] = iter([500, web.CUT, web.WRONG])
     server.faults["video_1.zip"] = iter([404, web.CUT, web.NO_RANGE])

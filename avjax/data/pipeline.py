@@ -13,6 +13,7 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
+from avjax.data.checks import parse_metadata
 from avjax.data.digests import check_digests
 from avjax.data.folds import Filter
 from avjax.data.ravdess import is_video_only
@@ -360,15 +361,17 @@ def open_dataset(data_dir: str | Path) -> PreparedDataset:
         missing = [path.name for path in files if not path.exists()]
         sources = {} if missing else builder.as_data_source()
         stored = dict(builder.info.metadata or {})
+        shapes = {name: tuple(x.shape) for name, x in builder.info.features.items()}
     except Exception as error:  # several libraries raise their own errors for damaged files
         raise InputError(f"{directory} is damaged ({error}); {remedy}") from error
     if missing:
         raise InputError(f"{directory} lacks {', '.join(missing)}; {remedy}")
     try:
-        records = [ClipRecord(*record) for record in stored.pop("index")]
-        metadata = DatasetMetadata(**{**stored, "classes": tuple(stored["classes"])})
+        metadata, records = parse_metadata(stored, shapes)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{directory} was not written by avjax.prepare; {remedy}") from error
+        raise InputError(
+            f"{directory} is damaged or was not written by avjax.prepare ({error}); {remedy}"
+        ) from error
     return PreparedDataset(directory, metadata, records, sources)
 
 

@@ -69,11 +69,18 @@ def build_network(description: Mapping[str, Any]) -> Network:
       InputError: unknown kind or invalid fields.
     """
     kind = description.get("kind", "audio_visual")
-    if kind not in NETWORKS:
+    if not isinstance(kind, str) or kind not in NETWORKS:
         raise InputError(f"unknown network kind {kind!r}; choose one of {', '.join(NETWORKS)}")
     module, names = NETWORKS[kind]
-    fields = {name: description[name] for name in names}
-    fields = {name: tuple(x) if isinstance(x, list) else x for name, x in fields.items()}
-    net = module(num_classes=int(description["num_classes"]), **fields)
-    net.check()
+    try:
+        fields = {name: description[name] for name in ("num_classes", *names)}
+        fields = {name: tuple(x) if isinstance(x, list) else x for name, x in fields.items()}
+        net = module(**fields)
+        net.check()
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"cannot build a network from {dict(description)} ({error}); correct it"
+        ) from error
     return net

@@ -81,7 +81,8 @@ def read_manifest(path: Path, classes: Sequence[str] | None = None) -> Manifest:
     clips: list[RawClip] = []
     skipped: dict[str, str] = {}
     for row in rows:
-        missing = [str(p) for p in (row.video, row.audio) if p is not None and not p.is_file()]
+        files = [path for path in (row.video, row.audio) if path is not None]
+        missing = [str(path) for path in files if not os.path.isfile(path)]
         if missing:
             reason = f"{path} line {row.line}: there is no file {' nor '.join(missing)}"
             skipped[row.clip_id] = reason
@@ -225,11 +226,12 @@ def _on_disk(path: Path, listings: dict[Path, dict[str, str]]) -> Path:
       path: a path that may not exist.
       listings: names in folders by their composed form, kept from one call to the next.
     """
-    if path.name in ("", "..") or path.exists():
+    # Unlike Path's, these functions take any text, such as a name that is too long.
+    if path.name in ("", "..") or os.path.exists(path):
         return path
     folder = _on_disk(path.parent, listings)
     if folder not in listings:
-        entries = os.listdir(folder) if folder.is_dir() else []
+        entries = os.listdir(folder) if os.path.isdir(folder) else []
         listings[folder] = {unicodedata.normalize("NFC", name): name for name in entries}
     return folder / listings[folder].get(unicodedata.normalize("NFC", path.name), path.name)
 

@@ -9,6 +9,7 @@ from avjax.data.records import WINDOW_SECONDS
 from avjax.errors import InputError
 from avjax.models.efficientface import MIN_SIZE, SIZE_MULTIPLE
 from avjax.preparation.clip import check_profile
+from avjax.runtime.typed import check_fields
 
 
 class PreparationSettings(NamedTuple):
@@ -36,9 +37,15 @@ class PreparationSettings(NamedTuple):
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Self:
-        """Restores settings from the JSON of `_asdict`."""
+        """Restores settings from the JSON of `_asdict`.
+
+        Raises:
+          TypeError: there are other fields, or values of other types.
+        """
         settings = cls(**stored)
-        return settings._replace(classes=tuple(settings.classes))
+        settings = settings._replace(classes=tuple(settings.classes))
+        check_fields(settings)
+        return settings
 
     def check(self) -> None:
         """Raises InputError if the settings are invalid."""

@@ -11,6 +11,7 @@ from avjax.preparation.publish import Summary, publish
 from avjax.preparation.raw_clip import RawClip
 from avjax.preparation.settings import PreparationSettings
 from avjax.runtime.sealed import read_json
+from avjax.runtime.typed import check_fields
 
 _REPORT = "shard.json"  # written when the shard is complete
 T = TypeVar("T")
@@ -137,16 +138,18 @@ def _read(directory: Path) -> _Report:
         raise InputError(f"{directory} is not finished; run its command again")
     stored = read_json(path, "delete it and run the shard's command again")
     try:
-        return _Report(
+        report = _Report(
             Shard(*stored["shard"]),
             ClipStore(directory).settings(),
             stored["versions"],
             [(key, ClipRecord(*record)) for key, record in stored["found"]],
             Summary.from_json(stored["summary"]),
         )
+        check_fields(report)
+        return report
     except InputError:
         raise
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} is damaged ({error}); delete it and run the shard's command again"
         ) from error

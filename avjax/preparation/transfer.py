@@ -1,5 +1,6 @@
 """Resumable HTTP downloads, checked by size and md5."""
 
+import errno
 import hashlib
 import os
 import threading
@@ -79,7 +80,7 @@ def fetch(
     Args:
       file: the file to download.
       directory: an existing folder. ``<name>.part`` in it is the unfinished file; it remains after
-        a failure.
+        a failure. Links may lead to complete files, but nothing is written through them.
       stopping: stops the download when set.
       progress: called with the number of new bytes, not counting `bytes_held`; negative if bytes
         were discarded.
@@ -97,8 +98,9 @@ def fetch(
     part = _part(path)
     if path.exists():
         path.replace(part)  # so that its md5 is checked
-    if _size(part) > file.size:
-        part.unlink()
+    if _size(part) > file.size or (part.is_symlink() and _size(part) != file.size):
+        progress(-min(_size(part), file.size))
+        part.unlink()  # what is written never goes through a link
     for _ in range(2):
         _complete(file, part, stopping, progress, patience)
         md5 = _md5(part)
@@ -164,7 +166,7 @@ def _append(
             progress(-offset)
         position = _start(response, file, offset)
         progress(position - offset)
-        with part.open("ab" if position else "wb") as target:
+        with open(part, "ab" if position else "wb", opener=_open_itself) as target:
             for chunk in response.iter_content(_CHUNK):
                 chunk = chunk[: file.size - position]
                 target.write(chunk)
@@ -176,6 +178,16 @@ def _append(
             os.fsync(target.fileno())
     if position < file.size:
         raise _RefusedError(f"the server ended after {position} of {file.size} bytes")
+
+
+def _open_itself(path: str, flags: int) -> int:
+    """Opens a file, but no link: what it leads to may be another's."""
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise InputError(f"{path} became a link; remove it and start again") from error
 
 
 def _start(response: requests.Response, file: RemoteFile, offset: int) -> int:

@@ -14,6 +14,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from avjax.errors import InputError
+from avjax.runs.metrics_log import check_line
 from avjax.runtime.files import check_space, explain_full_disk
 from avjax.runtime.sealed import digest_arrays, read_json, refuse_bad_numbers, seal, tell_unverified
 
@@ -149,7 +150,16 @@ def read_card(checkpoint: Path) -> dict[str, Any] | None:
       InputError: the card is damaged.
     """
     path = checkpoint / CARD / "metadata"  # as Orbax's handler names it
-    return read_json(path, "restore it from a copy") if path.exists() else None
+    if not path.exists():
+        return None
+    card = read_json(path, "restore it from a copy")
+    try:
+        for line in card["metrics"]:
+            check_line(line)
+        str(card["arrays"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}); restore it from a copy") from error
+    return card
 
 
 def named_arrays(tree: Any) -> dict[str, Any]:
@@ -188,6 +198,7 @@ def open_manager(directory: Path, handlers: Any, *, keep: int = 1, write: bool =
     options = ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         create=False,
+        lightweight_initialize=True,  # each step's own files tell of damage when it is restored
         cleanup_tmp_directories=write,
         enable_async_checkpointing=False,
         multiprocessing_options=single_process,

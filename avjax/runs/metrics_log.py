@@ -10,6 +10,7 @@ from typing import Any, Self
 from avjax.errors import InputError
 from avjax.runtime.files import append_json_line, write_text
 from avjax.runtime.sealed import finite
+from avjax.runtime.typed import fits
 
 METRICS_FILE = "metrics.jsonl"
 SPLITS = ("train", "validation")
@@ -106,9 +107,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     for number, text in enumerate(texts, start=1):
         try:
             line = json.loads(text, parse_constant=lambda _: None)  # NaN of earlier versions
-            split, epoch, step = line["split"], line["epoch"], line["step"]
-            if not (type(split) is str and type(epoch) is type(step) is int):
-                raise ValueError("no epoch, split or step")
+            check_line(line)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             if number == len(texts) and not text.endswith(b"\n"):
                 break
@@ -118,6 +117,19 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
             ) from error
         lines.append(line)
     return lines
+
+
+def check_line(line: Any) -> None:
+    """Checks a line of metrics.jsonl.
+
+    Raises:
+      TypeError or ValueError: it is no mapping of names to figures, with split, epoch and step.
+    """
+    if not fits(line, dict[str, str | float | None]):
+        raise TypeError("no mapping of names to figures")
+    split, epoch, step, accuracy = (line.get(x) for x in ("split", "epoch", "step", "accuracy"))
+    if not (type(split) is str and type(epoch) is type(step) is int and fits(accuracy, float)):
+        raise ValueError("no epoch, split, step or accuracy")
 
 
 def best_epoch(lines: Sequence[Mapping[str, Any]]) -> tuple[int, float]:

@@ -32,7 +32,7 @@ def initial_variables(
     if not pretrained:
         return variables
     loaded, card = read_model(pretrained)
-    if card.network["kind"] == BACKBONE_KIND:
+    if card.network.get("kind") == BACKBONE_KIND:
         loaded = {name: {"visual_model": tree} for name, tree in loaded.items()}
     elif profile not in (None, card.profile):
         raise InputError(

@@ -36,6 +36,14 @@ from avjax.runtime.sealed import read_json
 
 REPORT_FILE = "report.html"
 Lines = list[dict[str, Any]]  # of metrics.jsonl
+_SENSELESS = (  # raised by figures that no run has
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    StopIteration,
+)
 
 _COLOURS = " ".join(f"{variable}: {colour};" for colour, variable in VARIABLES.items())
 _LIGHT = f":root {{ color-scheme: light dark; --soft: #5b6577; {_COLOURS} }}"
@@ -79,8 +87,8 @@ def write_report(workdir: Path) -> Path:
     evaluation = read_json(evaluation_file, remedy) if evaluation_file.exists() else None
     try:
         page = render(config, lines, evaluation)
-    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
-        raise InputError(  # of an earlier version, without digests
+    except _SENSELESS as error:
+        raise InputError(  # of an earlier version, without digests, or of another program
             f"{workdir / METRICS_FILE} or {evaluation_file} is damaged "
             f"({type(error).__name__}: {error}); {remedy}"
         ) from error

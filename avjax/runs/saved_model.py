@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,12 +14,14 @@ import orbax.checkpoint as ocp
 from flax.core import unfreeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from avjax.data.checks import check_sizes
 from avjax.errors import InputError
-from avjax.models.networks import BACKBONE_KIND
+from avjax.models.networks import BACKBONE_KIND, build_network
 from avjax.runs.checkpoints import CHECKPOINTS, checked_save, open_manager, short
 from avjax.runs.run_config import CONFIG_FILE
 from avjax.runtime.files import atomic_file
 from avjax.runtime.sealed import digest_arrays, refuse_bad_numbers, seal, unseal
+from avjax.runtime.typed import check_fields
 from avjax.weights.safetensors_file import read_with_metadata, write_safetensors
 
 BEST = "best"
@@ -99,13 +102,22 @@ def load_model(path: str | Path) -> tuple[dict[str, Any], ModelCard]:
         before a directory of that name; ``./voice`` is the directory.
 
     Raises:
-      InputError: there is no model, or only the EfficientFace backbone.
+      InputError: there is no model, only the EfficientFace backbone, or an unknown network.
     """
     variables, card = read_model(path)
     if card.network.get("kind") == BACKBONE_KIND:
         raise InputError(
             f"{path} holds the EfficientFace backbone alone, which cannot classify clips; "
             "train from it with --config.model.pretrained and load the trained run"
+        )
+    try:
+        net = build_network(card.network)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    if net.num_classes != len(card.classes):
+        raise InputError(
+            f"{path} names {len(card.classes)} classes for a network of {net.num_classes}; "
+            f"{_NAME_A_MODEL}"
         )
     return variables, card
 
@@ -120,7 +132,7 @@ def read_model(path: str | Path) -> tuple[dict[str, Any], ModelCard]:
     try:
         variables, content = _read_orbax(file) if file.is_dir() else _read_safetensors(file)
         digest = content.pop(_ARRAYS, None)
-        card = ModelCard(**content)
+        card = _card(content)
     except Exception as error:  # Orbax and TensorStore raise many types
         raise InputError(
             f"{file} is damaged or holds no model that this version reads ({short(error)}); "
@@ -175,6 +187,20 @@ def _alternatives(directory: Path) -> str:
         "restore it from a copy, or train again in another --workdir (the run's last training "
         f"states are in {others}, but not the best epoch's)"
     )
+
+
+def _card(content: dict[str, Any]) -> ModelCard:
+    """Builds a card from JSON, where None stands for metrics that are not finite.
+
+    Raises:
+      TypeError or ValueError: fields or values that no card has.
+    """
+    card = ModelCard(**content)
+    metrics = {name: math.nan if x is None else x for name, x in dict(card.metrics).items()}
+    card = dataclasses.replace(card, metrics=metrics)
+    check_fields(card)
+    check_sizes(card.classes, card.num_frames, card.image_size, card.audio_steps, card.seconds)
+    return card
 
 
 def _read_safetensors(file: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

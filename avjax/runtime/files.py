@@ -24,11 +24,13 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Writes a file atomically: readers see the old file or the new one, never a part.
 
-    The file is durable after the block. If the block fails, the file is unchanged.
+    The file is durable after the block. If the block fails, the file is unchanged. What stands at
+    the temporary name, as a killed process leaves it, is removed; a link there is not followed.
     """
     temporary = path.with_name(path.name + ".tmp")
+    temporary.unlink(missing_ok=True)
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -122,7 +124,7 @@ def locked(path: Path, busy: str, *, wait: float = 0.0) -> Iterator[None]:
       wait: seconds to wait for the lock, which is told.
 
     Raises:
-      InputError: another process holds the lock; names it.
+      InputError: another process holds the lock; names it. Or the lock file is a link.
 
     Warns and goes on where the file system has no locks, as some of clusters do.
     """
@@ -165,11 +167,17 @@ def _acquire(path: Path) -> int | None:
 
     Raises:
       BlockingIOError: the lock is taken.
+      InputError: the file is a link.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        # Its target would be overwritten.
+        raise InputError(f"{path} is a link, which no lock is; remove it") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):

@@ -151,7 +151,10 @@ def all_or_none() -> Iterator[None]:
 
 
 def from_first(find: Callable[[], T]) -> T:
-    """Calls ``find`` in the first process and broadcasts its result. Collective.
+    """Calls ``find`` in the first process and broadcasts its result, pickled. Collective.
+
+    The processes trust each other, and nothing that a file holds as a pickle is sent on: only what
+    the first process made of it. See SECURITY.md for the connections.
 
     Args:
       find: called without arguments; its result must be picklable.

@@ -52,6 +52,13 @@ def test_classes_keep_the_order_they_are_given_in(tmp_path):
     assert (clip.record.label, classes) == (1, ("sorrow", "joy", "anger"))
 
 
+def test_a_name_that_no_disk_takes_is_an_absent_file(tmp_path):
+    path = write(tmp_path, f"video,label\n{'x' * 5000}.mp4,a\ny.mp4,a\n", "y.mp4")
+    found, skipped, *_ = read_manifest(path)
+    assert [clip.record.clip_id for clip in found] == ["y"]
+    assert "line 2: there is no file" in skipped["x" * 5000]
+
+
 def test_absent_files_are_skipped_with_their_line(tmp_path):
     path = write(tmp_path, "video,audio,label\nx.mp4,,a\ny.mp4,y.wav,a\n", "x.mp4", "y.mp4")
     found, skipped, *_ = read_manifest(path)

@@ -4,6 +4,8 @@ import av
 import librosa
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from avjax.data import records
 from avjax.errors import InputError
@@ -278,3 +280,23 @@ def test_segment_of_a_video(tmp_path):
         np.testing.assert_array_equal(actual, expected)
     with pytest.raises(InputError, match="no frame from 4 s on"):
         media.frame_times(path, 4.0)
+
+
+@given(
+    st.sampled_from(["wav", "flac", "aiff", "w64"]),
+    st.lists(st.integers(-(2**15), 2**15 - 1), min_size=200, max_size=300),
+    st.integers(1000, 20_000),
+)
+def test_any_samples_are_read_exactly(tmp_path_factory, suffix, numbers, rate):
+    samples = np.array(numbers, np.float64) / 2**15
+    path = write_sound(tmp_path_factory.mktemp("sound") / f"x.{suffix}", samples, rate)
+    np.testing.assert_array_equal(media.read_audio(path, rate), samples.astype(np.float32))
+
+
+@given(st.sampled_from([b"RIFF", b"fLaC", b"OggS", b"FORM", b"\x1aE\xdf\xa3", b""]), st.binary())
+def test_any_bytes_are_refused_by_name(tmp_path_factory, magic, content):
+    path = tmp_path_factory.mktemp("bytes") / "x.wav"
+    path.write_bytes(magic + content)
+    for read in (media.read_audio, media.frame_times):
+        with pytest.raises(InputError, match=str(path)):
+            read(path)

@@ -214,3 +214,36 @@ def test_stopping_keeps_the_part(download):
     download.counts.clear()
     download.count = count
     assert download.run()[1:] == [f"bytes={size}-"]
+
+
+def test_nothing_is_written_through_a_link(download, tmp_path_factory):
+    victim = tmp_path_factory.mktemp("elsewhere") / "letter.txt"
+    victim.write_bytes(CONTENT[:1000])
+    download.part.symlink_to(victim)
+    assert download.run() == [None]
+    assert victim.read_bytes() == CONTENT[:1000]
+    assert not (download.folder / "clips.zip").is_symlink()
+
+
+def test_a_link_that_comes_during_a_download_is_refused(download, tmp_path_factory):
+    victim = tmp_path_factory.mktemp("elsewhere") / "letter.txt"
+    victim.write_bytes(b"dear")
+
+    def plant(count):
+        if not download.part.is_symlink():
+            download.part.unlink(missing_ok=True)
+            download.part.symlink_to(victim)
+
+    download.count = plant
+    download.set_faults(web.CUT)
+    with pytest.raises(InputError, match=r"clips\.zip\.part became a link"):
+        download.run()
+    assert victim.read_bytes() == b"dear"
+
+
+def test_a_link_to_the_complete_file_is_kept(download, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "clips.zip"
+    elsewhere.write_bytes(CONTENT)
+    (download.folder / "clips.zip").symlink_to(elsewhere)
+    assert download.run() == []
+    assert (download.folder / "clips.zip").is_symlink()

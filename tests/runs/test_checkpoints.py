@@ -89,16 +89,20 @@ def flip(folder):
     path.write_bytes(data)
 
 
+def line(epoch):
+    return {"epoch": epoch, "split": "train", "step": epoch, "accuracy": 0.5}
+
+
 def test_damaged_state_is_told_and_the_one_before_restored(tmp_path, capsys):
     states = {step: {"x": jnp.arange(1000.0) + step} for step in (1, 2)}
     with RunCheckpoints(tmp_path) as run:
         for step, state in states.items():
-            run.save(step, state, [{"epoch": step}])
+            run.save(step, state, [line(step)])
     flip(tmp_path / "checkpoints" / "2" / "default")
     with RunCheckpoints(tmp_path) as run:
         restored = run.restore({"x": jnp.zeros(1000)})
         np.testing.assert_array_equal(restored["x"], states[1]["x"])
-        assert run.lines == [{"epoch": 1}]
+        assert run.lines == [line(1)]
         run.save(3, states[2])
     assert "checkpoints/2 is damaged" in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"1", "3"}

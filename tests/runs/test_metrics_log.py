@@ -1,14 +1,17 @@
 """The log of a run's metrics, also without the history in a checkpoint; no import of PyTorch."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from avjax.errors import InputError
-from avjax.runs.metrics_log import MetricsLog, read_metrics
+from avjax.runs.metrics_log import MetricsLog, best_epoch, read_metrics
 
 PROGRAM = """
 import sys
@@ -94,3 +97,21 @@ def test_lines_of_the_checkpoint_replace_the_file(tmp_path, capsys):
     write(tmp_path, LINES[1:])
     assert open_log(tmp_path, 2, LINES[:2]) == LINES[:2] == read_metrics(tmp_path)
     assert "was damaged" in capsys.readouterr().err
+
+
+LINE = st.fixed_dictionaries(
+    {"epoch": st.integers(), "split": st.sampled_from(["train", "validation"])},
+    optional={
+        "step": st.integers() | st.none(),
+        "accuracy": st.floats(0, 1) | st.text(),
+        "loss": st.floats(allow_nan=False) | st.lists(st.integers()),
+    },
+)
+
+
+@given(st.lists(LINE.map(json.dumps) | st.text()))
+def test_any_log_is_read_whole_or_refused(tmp_path_factory, lines):
+    folder = tmp_path_factory.mktemp("log")
+    (folder / "metrics.jsonl").write_text("\n".join(lines), "utf-8")
+    with contextlib.suppress(InputError):
+        assert best_epoch(read_metrics(folder))[1] <= 1

@@ -46,6 +46,50 @@ def test_content_is_synced_before_the_file_is_renamed(tmp_path, monkeypatch):
     assert events == [str(temporary), "x.tmp becomes x", str(tmp_path)]
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_at_the_temporary_name_is_not_followed(tmp_path, exists):
+    victim = tmp_path / "letter"
+    if exists:
+        victim.write_text("dear")
+    (tmp_path / "x.tmp").symlink_to(victim)
+    files.write_text(tmp_path / "x", "content")
+    assert victim.exists() == exists
+    assert not exists or victim.read_text() == "dear"
+    assert (tmp_path / "x").read_text() == "content"
+    assert not (tmp_path / "x").is_symlink()
+    assert not (tmp_path / "x.tmp").is_symlink()
+
+
+def test_a_temporary_file_that_comes_between_is_not_opened(tmp_path, monkeypatch):
+    victim = tmp_path / "letter"
+    victim.write_text("dear")
+    unlink = Path.unlink
+
+    def plant(path, missing_ok=False):
+        unlink(path, missing_ok=missing_ok)
+        path.symlink_to(victim)
+
+    monkeypatch.setattr(Path, "unlink", plant)
+    with pytest.raises(FileExistsError):
+        files.write_text(tmp_path / "x", "content")
+    assert victim.read_text() == "dear"
+
+
+def test_what_a_killed_process_left_at_the_temporary_name_is_replaced(tmp_path):
+    (tmp_path / "x.tmp").write_text("half")
+    files.write_text(tmp_path / "x", "content")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_lock_is_not_written_through_a_link(tmp_path):
+    victim = tmp_path / "letter"
+    victim.write_text("dear")
+    (tmp_path / "lock").symlink_to(victim)
+    with pytest.raises(InputError, match="lock is a link"), files.locked(tmp_path / "lock", ""):
+        pass
+    assert victim.read_text() == "dear"
+
+
 def test_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "x"
     files.write_text(path, "old")

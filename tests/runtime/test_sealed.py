@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from avjax.errors import InputError
 from avjax.runtime.files import append_json_line, write_json
@@ -73,3 +75,33 @@ def test_digest_depends_on_names_types_shapes_and_values(other):
     arrays = {"a": np.zeros((2, 3)), "b": np.ones(2)}
     assert digest_arrays(arrays) == digest_arrays(dict(reversed(arrays.items())))
     assert digest_arrays(arrays) != digest_arrays(other)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=4,
+)
+CONTENT = st.dictionaries(st.text().filter(lambda name: name not in ("format", "digest")), JSON)
+
+
+@given(CONTENT, CONTENT)
+def test_any_content_is_read_back_and_no_other_passes_for_it(tmp_path_factory, content, other):
+    path = tmp_path_factory.mktemp("sealed") / "x.json"
+    write_json(path, content)
+    assert read_json(path, "") == content
+    stored = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**other, "format": stored["format"], "digest": stored["digest"]}))
+    if json.dumps(content, sort_keys=True) == json.dumps(other, sort_keys=True):
+        assert read_json(path, "") == other
+    else:
+        with pytest.raises(InputError, match="does not match its digest"):
+            read_json(path, "")
+
+
+@given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
+def test_any_bytes_are_json_or_refused(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("sealed") / "x.json"
+    path.write_bytes(content)
+    with contextlib.suppress(InputError):
+        assert isinstance(read_json(path, "replace it"), dict)

@@ -1,6 +1,9 @@
 """Files that were damaged, or made to fill the memory or take forever."""
 
+import contextlib
+import json
 import pickle
+import pickletools
 import struct
 import time
 import tracemalloc
@@ -9,6 +12,8 @@ from collections import OrderedDict
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from avjax.errors import InputError
 from avjax.weights.conversion import convert
@@ -205,3 +210,31 @@ def test_damage_is_an_input_error_or_harmless(tmp_path, seeds):
                     pytest.fail(f"seed {seed}, file {number}: {error}")
             assert time.process_time() - began < 5, (seed, number)
     assert refused > len(seeds)
+
+
+OPCODES = st.sampled_from([code.code.encode("latin1") for code in pickletools.opcodes])
+
+
+@given(st.lists(OPCODES | st.binary(max_size=4), max_size=60).map(b"".join))
+def test_any_program_is_refused_or_harmless(tmp_path_factory, code):
+    path = with_pickle(tmp_path_factory.mktemp("program") / "x.pth", code)
+    with contextlib.suppress(InputError):
+        read_torch_file(path)
+
+
+ENTRY = st.fixed_dictionaries(
+    {},
+    optional={
+        "dtype": st.sampled_from(["F32", "BF16", "BOOL", "F8_E4M3", 7]),
+        "shape": st.lists(st.integers(-1, 1 << 40)) | st.none(),
+        "data_offsets": st.lists(st.integers(-1, 1 << 70), max_size=3) | st.text(),
+    },
+)
+
+
+@given(st.dictionaries(st.text(), ENTRY | st.none()), st.binary())
+def test_any_header_of_safetensors_is_refused_or_harmless(tmp_path_factory, header, data):
+    path, text = tmp_path_factory.mktemp("header") / "x.safetensors", json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    with contextlib.suppress(InputError):
+        read_torch_file(path)
