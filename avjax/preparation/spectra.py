@@ -42,6 +42,6 @@ def _hann() -> Float[np.ndarray, "2048"]:
 @functools.cache
 def _filters(bands: int) -> Float[np.ndarray, "bands f"]:
     """Returns triangles on Slaney's mel scale from 0 Hz to half the sample rate."""
-    import librosa.filters  # takes most of a second, which other threads use
+    from librosa.filters import mel  # takes most of a second, which other threads use
 
-    return librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=bands)
+    return mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=bands)

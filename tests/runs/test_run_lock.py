@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
@@ -59,22 +58,25 @@ def test_second_training_says_who_holds_the_folder(sounds, tmp_path, impatient, 
 
 
 def test_requeued_training_waits_for_its_predecessor(sounds, tmp_path, capsys):
-    released = []
+    errors, released = "", []
 
     def predecessor():
+        nonlocal errors
         with run_lock(tmp_path):
             held.set()
-            time.sleep(1)
+            while "waiting" not in errors and not done.wait(0.05):
+                errors += capsys.readouterr().err
             released.append(list(tmp_path.iterdir()))
 
-    held = threading.Event()
+    held, done = threading.Event(), threading.Event()
     thread = threading.Thread(target=predecessor)
     thread.start()
     held.wait()
     train_run(audio_config(sounds), tmp_path)
+    done.set()
     thread.join()
     assert released == [[tmp_path / "lock"]]
-    assert "note: waiting up to 60 s" in capsys.readouterr().err
+    assert "note: waiting up to 60 s" in errors
 
 
 def test_run_is_evaluated_while_it_trains(sounds, tmp_path, impatient):
