@@ -11,7 +11,7 @@ from avjax import commands
 if __name__ == "__main__":  # before the slow imports
     sys.exit(commands.run("download"))
 
-import os
+import contextlib
 import shutil
 import threading
 import zipfile
@@ -38,6 +38,7 @@ from avjax.preparation.transfer import (
     fetch,
 )
 from avjax.preparation.zenodo import RAVDESS, Record
+from avjax.runtime.files import filled
 from avjax.runtime.progress import is_live, progress_bar
 from avjax.runtime.signals import StopRequest
 
@@ -185,7 +186,7 @@ class _Job:
         complete = not any(_missing(self.out, a, self.record) for a in self.record.videos)
         if complete and self.needs_audio and not self.keep_zips:
             (self.zips / self.record.audio.name).unlink()
-        if not any(self.zips.iterdir()):
+        with contextlib.suppress(OSError):  # not empty, a link or a mount point
             self.zips.rmdir()
 
     def _fetch_actor(self, actor: int, audio: Future[Path] | None) -> None:
@@ -196,15 +197,9 @@ class _Job:
             archives.append(self._fetch(video))
         if audio is not None and self.record.audio in files:
             archives.append(audio.result())
-        stage = self.zips / f"{_folder(self.out, actor).name}.unpacking"
-        shutil.rmtree(stage, ignore_errors=True)  # left by a killed process
-        stage.mkdir()
-        try:
+        with filled(_folder(self.out, actor)) as folder:
             for archive in archives:
-                self._unpack(archive, actor, stage)
-            _publish(stage, _folder(self.out, actor))
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
+                self._unpack(archive, actor, folder)
         if video in files and not self.keep_zips:
             (self.zips / video.name).unlink()
 
@@ -233,13 +228,13 @@ class _Job:
             )
 
     def _unpack(self, archive: Path, actor: int, into: Path) -> None:
-        """Extracts an actor's clips from an archive, durably."""
+        """Extracts an actor's clips from an archive."""
         try:
             with zipfile.ZipFile(archive) as zip_file:
                 members = list(_clips(zip_file, archive, actor))
                 bar = progress_bar(
                     members,
-                    desc=f"unpacking {into.stem}",
+                    desc=f"unpacking Actor_{actor:02d}",
                     unit="clip",
                     leave=False,
                     disable=not is_live(),
@@ -249,8 +244,6 @@ class _Job:
                         raise CancelledError
                     with zip_file.open(member) as source, (into / name).open("xb") as target:
                         shutil.copyfileobj(source, target)
-                        target.flush()
-                        os.fsync(target.fileno())
         except (zipfile.BadZipFile, FileExistsError) as error:
             raise InputError(
                 f"{archive} is damaged ({error}); remove it and start again"
@@ -280,15 +273,6 @@ def _clips(
         name = clip.clip_id + _SUFFIXES[clip.modality]
         if path.name == name and int(clip.actor) == actor:
             yield member, name
-
-
-def _publish(stage: Path, folder: Path) -> None:
-    """Moves an actor's clips into place, atomically if its folder is new."""
-    if folder.exists():
-        for path in stage.iterdir():
-            path.replace(folder / path.name)
-    else:
-        stage.rename(folder)
 
 
 def _failure(done: Future[None]) -> InputError | None:

@@ -172,12 +172,23 @@ def test_incomplete_folder_is_completed(download, server, out, lost, fetched):
 
 
 def test_killed_download_is_cleaned_up(download, out):
-    stage = out / "zips" / "Actor_02.unpacking"
+    stage = out / "Actor_02.unfinished"
     stage.mkdir(parents=True)
     (stage / "01-01-01-01-01-01-02.mp4").write_bytes(b"half")
     download()
     check_complete(out, ACTORS)
     assert not (out / "zips").exists()
+
+
+def test_folders_on_another_disk(download, out, other_disk):
+    """Archives and one actor's clips lie elsewhere."""
+    out.mkdir()
+    for name in ("zips", "Actor_02"):
+        (other_disk / name).mkdir()
+        (out / name).symlink_to(other_disk / name)
+    download()
+    check_complete(out, ACTORS)
+    assert not any((other_disk / "zips").iterdir())
 
 
 def test_faults_of_connection_and_server_are_retried(download, server, out):

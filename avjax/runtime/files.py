@@ -1,4 +1,4 @@
-"""Atomic files, full disks and file locks."""
+"""Atomic files and folders, full disks and file locks."""
 
 import contextlib
 import errno
@@ -10,13 +10,14 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from avjax.errors import InputError
 from avjax.runtime.sealed import finite, seal
 
+_UNFINISHED = ".unfinished"  # ends the name of a folder that is being filled
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -64,6 +65,49 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def filled(folder: Path, last: Sequence[str] = ()) -> Iterator[Path]:
+    """Yields an empty folder, whose files are in ``folder`` after the block, durably.
+
+    A new folder appears at once. An existing one, which may be a link or a mount point, gets the
+    files one by one, replacing those of the same name; `is_occupied` ignores them until the last.
+    The files never leave the file system that holds the folder. If the block fails, or the process
+    is killed, the next call starts anew.
+
+    Args:
+      folder: new, or existing, or a link to either.
+      last: names of the files that come last, in this order.
+    """
+    target = folder.resolve()
+    is_new = not target.is_dir()
+    staged = target.with_name(target.name + _UNFINISHED) if is_new else target / _UNFINISHED
+    try:
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(parents=True)
+        yield staged
+        for path in (*staged.iterdir(), staged):
+            sync(path)
+        if is_new:
+            staged.rename(target)
+            sync(target.parent)
+            return
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
+    order = {name: number for number, name in enumerate(last)}
+    for path in sorted(staged.iterdir(), key=lambda path: (order.get(path.name, -1), path.name)):
+        path.replace(target / path.name)
+    sync(target)
+    staged.rmdir()
+
+
+def is_occupied(path: Path) -> bool:
+    """Whether ``path`` exists and is not a folder that is empty or not yet `filled`."""
+    if not path.is_dir():
+        return path.exists()
+    return any(path.iterdir()) and not (path / _UNFINISHED).exists()
 
 
 def check_space(directory: Path, nbytes: int, remedy: str) -> None:
