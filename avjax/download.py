@@ -36,9 +36,10 @@ from avjax.preparation.transfer import (
     UnreachableError,
     bytes_held,
     fetch,
+    part_of,
 )
 from avjax.preparation.zenodo import RAVDESS, Record
-from avjax.runtime.files import filled
+from avjax.runtime.files import filled, naming
 from avjax.runtime.progress import is_live, progress_bar
 from avjax.runtime.signals import StopRequest
 
@@ -86,6 +87,7 @@ def download(
         _check_space(out, missing, record, parallel, keep_zips)
         (out / ZIPS).mkdir(parents=True, exist_ok=True)
         _Job(out, record, missing, keep_zips, patience).run(parallel)
+    _clean(out, record)
     return Summary(tuple(actors), tuple(missing))
 
 
@@ -104,6 +106,15 @@ def _missing(out: Path, actor: int, record: Record) -> list[RemoteFile]:
 
     files = [] if complete(AUDIO_VIDEO, VIDEO_ONLY) else [record.videos[actor]]
     return files if complete(AUDIO_ONLY) else [*files, record.audio]
+
+
+def _clean(out: Path, record: Record) -> None:
+    """Removes archives that no actor lacks, also those left by a killed process."""
+    needed = {file for actor in record.videos for file in _missing(out, actor, record)}
+    for file in {record.audio, *record.videos.values()} - needed:
+        part_of(out / ZIPS / file.name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # absent, not empty, a link or a mount point
+        (out / ZIPS).rmdir()
 
 
 def _check_space(
@@ -183,11 +194,6 @@ class _Job:
         if failures:
             more = f" ({len(failures) - 1} more files failed)" if len(failures) > 1 else ""
             raise InputError(f"{failures[0]}{more}")
-        complete = not any(_missing(self.out, a, self.record) for a in self.record.videos)
-        if complete and self.needs_audio and not self.keep_zips:
-            (self.zips / self.record.audio.name).unlink()
-        with contextlib.suppress(OSError):  # not empty, a link or a mount point
-            self.zips.rmdir()
 
     def _fetch_actor(self, actor: int, audio: Future[Path] | None) -> None:
         """Fetches and unpacks an actor's missing archives."""
@@ -201,7 +207,7 @@ class _Job:
             for archive in archives:
                 self._unpack(archive, actor, folder)
         if video in files and not self.keep_zips:
-            (self.zips / video.name).unlink()
+            archives[0].unlink()
 
     def _fetch(self, file: RemoteFile) -> Path:
         with progress_bar(
@@ -219,13 +225,15 @@ class _Job:
                     bar.update(count)
                     self.total.update(count)
 
-            return fetch(
+            path = fetch(
                 file,
                 self.zips,
                 stopping=self.stopping,
                 progress=progress,
                 patience=self.patience,
             )
+        # By the name of a partial file, no call takes it for one to keep.
+        return path if self.keep_zips else path.rename(part_of(path))
 
     def _unpack(self, archive: Path, actor: int, into: Path) -> None:
         """Extracts an actor's clips from an archive."""
@@ -242,7 +250,8 @@ class _Job:
                 for member, name in bar:
                     if self.stopping.is_set():
                         raise CancelledError
-                    with zip_file.open(member) as source, (into / name).open("xb") as target:
+                    path = into / name
+                    with naming(path), zip_file.open(member) as source, path.open("xb") as target:
                         shutil.copyfileobj(source, target)
         except (zipfile.BadZipFile, FileExistsError) as error:
             raise InputError(

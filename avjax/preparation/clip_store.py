@@ -50,7 +50,7 @@ class ClipStore:
         arrays = {k: v for k, v in clip._asdict().items() if v is not None} | {"frames": frames}
         arrays["notes"] = np.array(clip.notes, str)
         with (
-            files.explain_full_disk(self.directory, NO_SPACE),
+            files.explain_disk(self.directory, NO_SPACE),
             files.atomic_file(self.path(key)) as file,
         ):
             np.savez(file, **arrays)
@@ -147,7 +147,7 @@ def open_clip_store(directory: Path, settings: PreparationSettings) -> Iterator[
     with contextlib.ExitStack() as stack:
         with (
             files.explain_unwritable(directory, "choose another --out"),
-            files.explain_full_disk(directory, NO_SPACE),
+            files.explain_disk(directory, NO_SPACE),
         ):
             stack.enter_context(files.locked(directory / _LOCK, busy))
             store = ClipStore(directory)

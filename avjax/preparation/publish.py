@@ -13,7 +13,7 @@ from avjax.data.records import ClipRecord, DatasetMetadata, PreparedClip, audio_
 from avjax.preparation.clip_store import NO_SPACE, ClipStore, load_clip, load_facts
 from avjax.preparation.contact_sheet import MAX_CLIPS, write_contact_sheet
 from avjax.preparation.settings import PreparationSettings
-from avjax.runtime.files import explain_full_disk, filled, write_json
+from avjax.runtime.files import explain_disk, filled, write_json
 
 SUMMARY_FILE, SHEET_FILE = "prepare.json", "contact_sheet.png"
 INFO_FILE = "dataset_info.json"  # of TFDS
@@ -95,7 +95,7 @@ def publish(
     stored = {**summary._asdict(), "settings": settings._asdict(), "clips": clips}
     arrays = (_with_frames(load_clip(path), num_frames) for path in paths)
     # The summary says that the dataset is complete.
-    with explain_full_disk(out, NO_SPACE), filled(out, last=(INFO_FILE, SUMMARY_FILE)) as folder:
+    with explain_disk(out, NO_SPACE), filled(out, last=(INFO_FILE, SUMMARY_FILE)) as folder:
         built = write_dataset(folder / "tfds", metadata, records, arrays)
         for path in built.iterdir():
             path.rename(folder / path.name)

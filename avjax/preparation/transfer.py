@@ -11,6 +11,7 @@ from typing import NamedTuple
 import requests
 
 from avjax.errors import InputError
+from avjax.runtime.files import naming
 
 PART_SUFFIX = ".part"  # of incomplete or unchecked files
 # Zenodo asks clients to identify themselves, and throttles "python-requests".
@@ -60,7 +61,7 @@ class _RefusedError(Exception):
 def bytes_held(file: RemoteFile, directory: Path) -> int:
     """Returns the number of bytes that earlier downloads stored."""
     path = directory / file.name
-    size = _size(path) or _size(_part(path))
+    size = _size(path) or _size(part_of(path))
     return size if size <= file.size else 0
 
 
@@ -94,7 +95,7 @@ def fetch(
       InputError: the server refuses the request or sends wrong bytes.
     """
     path = directory / file.name
-    part = _part(path)
+    part = part_of(path)
     if path.exists():
         path.replace(part)  # so that its md5 is checked
     if _size(part) > file.size:
@@ -164,7 +165,7 @@ def _append(
             progress(-offset)
         position = _start(response, file, offset)
         progress(position - offset)
-        with part.open("ab" if position else "wb") as target:
+        with naming(part), part.open("ab" if position else "wb") as target:
             for chunk in response.iter_content(_CHUNK):
                 chunk = chunk[: file.size - position]
                 target.write(chunk)
@@ -214,7 +215,8 @@ def _explained(failure: Exception, file: RemoteFile, part: Path) -> InputError:
     )
 
 
-def _part(path: Path) -> Path:
+def part_of(path: Path) -> Path:
+    """Returns the path of a file while it is incomplete, unchecked or not to be kept."""
     return path.with_name(path.name + PART_SUFFIX)
 
 

@@ -14,11 +14,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from avjax.errors import InputError
+from avjax.errors import DISK_ERRORS, InputError
 from avjax.runtime.sealed import finite, seal
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _UNFINISHED = ".unfinished"  # ends the name of a folder that is being filled
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Adds a path to errors of the system that name none, such as those of writing."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 @contextlib.contextmanager
@@ -29,7 +41,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("wb") as file:
+        with naming(path), temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -52,7 +64,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def append_json_line(path: Path, content: Mapping[str, Any]) -> None:
     """Appends one line of JSON, durable on return; NaN and infinities become null."""
-    with path.open("a", encoding="utf-8") as file:
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(finite(content), allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
@@ -62,7 +74,8 @@ def sync(path: Path) -> None:
     """Makes a file's content, or a folder's entries, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -122,22 +135,25 @@ def check_space(directory: Path, nbytes: int, remedy: str) -> None:
 
 
 @contextlib.contextmanager
-def explain_full_disk(place: Path, remedy: str) -> Iterator[None]:
-    """Turns errors of a full disk into an InputError.
+def explain_disk(place: Path, remedy: str) -> Iterator[None]:
+    """Turns errors of the disk, `DISK_ERRORS`, into an InputError.
 
-    TensorStore (used by Orbax) and array_record report it as text in errors of several types.
+    TensorStore (used by Orbax) and array_record report them as text in errors of several types.
 
     Raises:
-      InputError: the disk that holds ``place`` is full.
+      InputError: the disk that holds ``place`` is full, or cannot be written.
     """
     try:
         yield
     except InputError:
         raise
     except Exception as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if full or os.strerror(errno.ENOSPC) in str(error) or "ENOSPC" in str(error):
-            raise InputError(f"no space left in {place}; {remedy}") from error
+        for number in DISK_ERRORS:
+            texts = (errno.errorcode[number], os.strerror(number))
+            if getattr(error, "errno", None) == number or any(text in str(error) for text in texts):
+                what = "no space left in {}" if number in _FULL else "{} cannot be written ({})"
+                where = getattr(error, "filename", None) or place
+                raise InputError(f"{what.format(where, texts[1])}; {remedy}") from error
         raise
 
 
