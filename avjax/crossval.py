@@ -17,6 +17,7 @@ from avjax.config import RunConfig, check_resumable
 from avjax.data.folds import list_folds
 from avjax.errors import InputError
 from avjax.evaluate import EVALUATION_FILE
+from avjax.runs.run_config import REPORT_FILE
 from avjax.runs.run_folder import run_lock
 from avjax.runtime.files import write_json
 from avjax.runtime.sealed import read_json
@@ -97,7 +98,12 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     if not path.exists():
         return train(config, workdir)
     check_resumable(config, workdir)
-    return read_json(path, "remove it to evaluate the run again")
+    evaluation = read_json(path, "remove it to evaluate the run again")
+    if not (workdir / REPORT_FILE).exists():  # a process was killed before it wrote that
+        from avjax.runs.report import write_report
+
+        write_report(workdir)
+    return evaluation
 
 
 def _run_summary(evaluation: Mapping[str, Any], folder: Path) -> dict[str, Any]:

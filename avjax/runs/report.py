@@ -21,11 +21,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from avjax.errors import InputError
 from avjax.runs.checkpoints import read_history
 from avjax.runs.metrics_log import METRICS_FILE, read_metrics
-from avjax.runs.run_config import flatten, read_config
+from avjax.runs.run_config import REPORT_FILE, flatten, read_config
 from avjax.runtime.files import write_text
 from avjax.runtime.sealed import read_json
 
-REPORT_FILE = "report.html"
 Lines = list[dict[str, Any]]  # of metrics.jsonl
 
 # Colours on white; the page replaces each with a CSS variable.
