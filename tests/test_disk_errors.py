@@ -38,7 +38,12 @@ def finished(command, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("place", PLACES)
+SLOW = ("config.json", "evaluation.json")  # the same errors as elsewhere
+
+
+@pytest.mark.parametrize(
+    "place", [pytest.param(x, marks=pytest.mark.slow if x in SLOW else ()) for x in PLACES]
+)
 def test_run_names_the_file_and_goes_on(command, finished, tmp_path, capsys, monkeypatch, place):
     run, number = tmp_path / "run", PLACES[place]
     fsync, makedirs = os.fsync, os.makedirs
