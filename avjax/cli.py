@@ -1,6 +1,5 @@
 """Shared by all command lines: flags without global state, one-line errors."""
 
-import errno
 import io
 import os
 import re
@@ -11,7 +10,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from avjax.errors import InputError
+from avjax.errors import DISK_ERRORS, InputError
 from avjax.runtime.signals import (
     INTERRUPT_STATUS,
     TERMINATION_STATUS,
@@ -71,7 +70,7 @@ def run(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE_STATUS
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in DISK_ERRORS:
             raise
         where = f" ({error.filename})" if error.filename else ""
         return _fail(f"{error.strerror}{where}; free space or choose another place", INPUT_STATUS)

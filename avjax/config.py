@@ -16,6 +16,7 @@ from avjax.runs.checkpoints import CHECKPOINTS
 from avjax.runs.run_config import CONFIG_FILE, flatten, read_config, write_config
 from avjax.runs.saved_model import BEST
 from avjax.runtime.devices import check_mode
+from avjax.runtime.files import is_occupied
 from avjax.training.augment import SoundAugmentation
 from avjax.training.loop import LoopConfig
 from avjax.training.optimizer import OptimizerConfig
@@ -151,7 +152,7 @@ def check_resumable(config: RunConfig, workdir: Path) -> None:
       InputError: names the keys that differ, or the config of an existing run is lost or damaged.
     """
     if not (workdir / CONFIG_FILE).exists():
-        if (workdir / CHECKPOINTS).exists() or (workdir / BEST).exists():
+        if is_occupied(workdir / CHECKPOINTS) or is_occupied(workdir / BEST):
             raise InputError(
                 f"{workdir / CONFIG_FILE} is lost, though the folder holds a run; restore it from "
                 "a copy, or choose another --workdir"

@@ -20,6 +20,7 @@ from avjax.data.records import ClipRecord
 from avjax.errors import InputError
 from avjax.models.networks import build_network
 from avjax.runs.evaluation_file import EVALUATION_FILE
+from avjax.runs.run_config import REPORT_FILE
 from avjax.runs.run_folder import run_lock
 from avjax.runtime.files import write_json
 from avjax.runtime.sealed import read_json
@@ -116,7 +117,12 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     if not path.exists():
         return train(config, workdir)
     check_resumable(config, workdir)
-    return read_json(path, "remove it to evaluate the run again")
+    evaluation = read_json(path, "remove it to evaluate the run again")
+    if not (workdir / REPORT_FILE).exists():  # a process was killed before it wrote that
+        from avjax.runs.report import write_report
+
+        write_report(workdir)
+    return evaluation
 
 
 _SCORE: Any = tuple[int, float]  # number of clips and accuracy

@@ -13,7 +13,6 @@ if __name__ == "__main__":  # before the slow imports
 
 import contextlib
 import errno
-import os
 import shutil
 import stat
 import struct
@@ -41,8 +40,10 @@ from avjax.preparation.transfer import (
     UnreachableError,
     bytes_held,
     fetch,
+    part_of,
 )
 from avjax.preparation.zenodo import RAVDESS, Record
+from avjax.runtime.files import filled, naming
 from avjax.runtime.progress import is_live, progress_bar
 from avjax.runtime.signals import StopRequest
 
@@ -107,6 +108,7 @@ def download(
         _check_space(out, missing, record, parallel, keep_zips)
         (out / ZIPS).mkdir(parents=True, exist_ok=True)
         _Job(out, record, missing, keep_zips, patience).run(parallel)
+    _clean(out, record)
     return Summary(tuple(actors), tuple(missing))
 
 
@@ -126,6 +128,15 @@ def _missing(out: Path, actor: int, record: Record) -> list[RemoteFile]:
     video = record.videos[actor]
     files = [] if video is None or complete(AUDIO_VIDEO, VIDEO_ONLY) else [video]
     return files if complete(AUDIO_ONLY) else [*files, record.audio]
+
+
+def _clean(out: Path, record: Record) -> None:
+    """Removes archives that no actor lacks, also those left by a killed process."""
+    needed = {file for actor in record.videos for file in _missing(out, actor, record)}
+    for file in {record.audio, *filter(None, record.videos.values())} - needed:
+        part_of(out / ZIPS / file.name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # absent, not empty, a link or a mount point
+        (out / ZIPS).rmdir()
 
 
 def _check_space(
@@ -205,11 +216,6 @@ class _Job:
         if failures:
             more = f" ({len(failures) - 1} more files failed)" if len(failures) > 1 else ""
             raise InputError(f"{failures[0]}{more}")
-        complete = not any(_missing(self.out, a, self.record) for a in self.record.videos)
-        if complete and self.needs_audio and not self.keep_zips:
-            (self.zips / self.record.audio.name).unlink()
-        if not any(self.zips.iterdir()):
-            self.zips.rmdir()
 
     def _fetch_actor(self, actor: int, audio: Future[Path] | None) -> None:
         """Fetches and unpacks an actor's missing archives."""
@@ -219,19 +225,11 @@ class _Job:
             archives.append(self._fetch(video))
         if audio is not None and self.record.audio in files:
             archives.append(audio.result())
-        stage = self.zips / f"{_folder(self.out, actor).name}.unpacking"
-        if stage.is_symlink():
-            stage.unlink()
-        shutil.rmtree(stage, ignore_errors=True)  # left by a killed process
-        stage.mkdir()
-        try:
+        with filled(_folder(self.out, actor)) as folder:
             for archive in archives:
-                self._unpack(archive, actor, stage)
-            _publish(stage, _folder(self.out, actor))
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
+                self._unpack(archive, actor, folder)
         if video is not None and video in files and not self.keep_zips:
-            (self.zips / video.name).unlink()
+            archives[0].unlink()
 
     def _fetch(self, file: RemoteFile) -> Path:
         with progress_bar(
@@ -249,21 +247,23 @@ class _Job:
                     bar.update(count)
                     self.total.update(count)
 
-            return fetch(
+            path = fetch(
                 file,
                 self.zips,
                 stopping=self.stopping,
                 progress=progress,
                 patience=self.patience,
             )
+        # By the name of a partial file, no call takes it for one to keep.
+        return path if self.keep_zips else path.rename(part_of(path))
 
     def _unpack(self, archive: Path, actor: int, into: Path) -> None:
-        """Extracts an actor's clips from an archive, durably."""
+        """Extracts an actor's clips from an archive."""
         with _explained_damage(archive), zipfile.ZipFile(archive) as zip_file:
             members = _clips(zip_file, archive, actor)
             bar = progress_bar(
                 members,
-                desc=f"unpacking {into.stem}",
+                desc=f"unpacking Actor_{actor:02d}",
                 unit="clip",
                 leave=False,
                 disable=not is_live(),
@@ -271,10 +271,9 @@ class _Job:
             for member, name in bar:
                 if self.stopping.is_set():
                     raise CancelledError
-                with zip_file.open(member) as source, (into / name).open("xb") as target:
+                path = into / name
+                with naming(path), zip_file.open(member) as source, path.open("xb") as target:
                     shutil.copyfileobj(source, target)
-                    target.flush()
-                    os.fsync(target.fileno())
 
 
 @contextlib.contextmanager
@@ -335,15 +334,6 @@ def _clip_name(path: PurePosixPath, actor: int) -> str | None:
         return None  # a folder, or an operating system's file
     name = clip.clip_id + _SUFFIXES[clip.modality]
     return name if path.name == name and int(clip.actor) == actor else None
-
-
-def _publish(stage: Path, folder: Path) -> None:
-    """Moves an actor's clips into place, atomically if its folder is new."""
-    if folder.exists():
-        for path in stage.iterdir():
-            path.replace(folder / path.name)
-    else:
-        stage.rename(folder)
 
 
 def _failure(done: Future[None]) -> InputError | None:

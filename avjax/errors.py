@@ -1,4 +1,8 @@
-"""The exception for unusable input."""
+"""The exception for unusable input, and the errors of disks."""
+
+import errno
+
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # none is a bug
 
 
 class InputError(ValueError):

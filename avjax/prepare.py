@@ -43,6 +43,7 @@ from avjax.preparation.shards import Shard
 from avjax.preparation.sound import read_sound
 from avjax.preparation.stopwatch import Stopwatch
 from avjax.runtime import compilation
+from avjax.runtime.files import is_occupied
 from avjax.runtime.progress import progress_bar
 from avjax.runtime.sealed import read_json
 from avjax.runtime.typed import check_fields
@@ -113,12 +114,14 @@ def prepare(
                 summary = prepare_share(store, shard.share(clips))._replace(inventory=counts)
                 shards.finish(store, shard, settings, versions(), clips, summary)
         return summary
-    if _is_occupied(out):
+    partial = out.with_name(out.name + ".partial")
+    if is_occupied(out) and not partial.exists():
         return _check_complete(out, settings, clips)
-    with open_clip_store(out.with_name(out.name + ".partial"), settings) as store:
-        if _is_occupied(out):  # another process has just finished
+    with open_clip_store(partial, settings) as store:
+        if is_occupied(out):  # another process has just finished, or was killed just then
+            summary = _check_complete(out, settings, clips)
             store.remove()
-            return _check_complete(out, settings, clips)
+            return summary
         summary = prepare_share(store, clips)._replace(inventory=counts)
         if not summary.written:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
@@ -295,11 +298,6 @@ def _import_crops(source: RawClip, settings: PreparationSettings, path: Path) ->
     return PreparedClip(
         frames, features.mfcc, features.has_audio, True, 0, features.log_mel, clip_notes
     )
-
-
-def _is_occupied(path: Path) -> bool:
-    """Whether ``path`` exists and is not an empty folder."""
-    return path.exists() and not (path.is_dir() and not any(path.iterdir()))
 
 
 def _check_complete(out: Path, settings: PreparationSettings, clips: Sequence[RawClip]) -> Summary:

@@ -51,9 +51,10 @@ def train_vmapped(configs: Mapping[Path, RunConfig]) -> None:
         with contextlib.ExitStack() as exit_stack:
             runs = [_open(setup, workdir, exit_stack) for workdir, setup in setups.items()]
             num_epochs = runs[0].setup.config.loop.num_epochs
-            unfinished = [run for run in runs if run.first_epoch <= num_epochs]
-            if unfinished:
-                _train(unfinished, evaluator)
+            # With the finished runs, which idle: fewer runs are another program, which rounds
+            # differently.
+            if any(run.first_epoch <= num_epochs for run in runs):
+                _train(runs, evaluator)
         for workdir, setup in setups.items():
             calibrate_run(workdir, setup.clips["validation"], evaluator)
             evaluate_run(workdir, evaluator=evaluator)
@@ -109,6 +110,17 @@ class _Folders:
             if int(progress.state.step[number]) % run.setup.steps_per_epoch:
                 run.folder.save(_part(progress, number))
 
+    def save_without_validation(self, progress: Progress, first: int, epoch: int) -> None:
+        """Saves the runs from ``first`` on that trained in an epoch, which was stopped at its end.
+
+        Resumed, they are validated.
+        """
+        for number, run in enumerate(self._runs):
+            if number >= first and epoch >= run.first_epoch:
+                part = _part(progress, number)
+                state = run.setup.parallel.single(part.state)
+                run.folder.save(Progress(state, part.sums))
+
 
 def _train(runs: Sequence[_Run], evaluator: Evaluator) -> None:
     """Trains epoch by epoch; validates and saves each run on its own."""
@@ -117,6 +129,7 @@ def _train(runs: Sequence[_Run], evaluator: Evaluator) -> None:
     feed = Feed(selections, setup.config.data.cache, setup.parallel)
     loop = _loop(runs, feed)
     display = _display(runs)
+    folders = _Folders(runs, display)
     progress = loop.place(
         Progress(
             stack([run.progress.state for run in runs]),
@@ -127,14 +140,16 @@ def _train(runs: Sequence[_Run], evaluator: Evaluator) -> None:
         first = min(run.first_epoch for run in runs)
         for epoch in range(first, setup.config.loop.num_epochs + 1):
             rows = _rows(runs, feed, epoch)
-            progress, speed = loop.train_epoch(progress, rows, _Folders(runs, display), stop)
+            progress, speed = loop.train_epoch(progress, rows, folders, stop)
             for number, run in enumerate(runs):
                 if epoch >= run.first_epoch:
                     part, clips = _part(progress, number), run.setup.clips["validation"]
                     num_clips = int((rows[..., number] >= 0).sum())
                     run_speed = {**speed, "clips_per_second": num_clips / speed["seconds"]}
-                    scores = evaluator.undisturbed(part.state.variables, clips, feed)
-                    assert scores is not None, "only a stop ends a validation early"
+                    scores = evaluator.undisturbed(part.state.variables, clips, feed, stop)
+                    if scores is None:
+                        folders.save_without_validation(progress, number, epoch)
+                        raise KeyboardInterrupt
                     run.setup.end_epoch(run.folder, epoch, part, run_speed, scores)
             display.end_epoch()
             progress = Progress(progress.state, _next_sums(runs, epoch))

@@ -3,6 +3,8 @@
 import functools
 import os
 import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -68,6 +70,16 @@ def shared_dir() -> Path:
     if not path.is_dir():
         pytest.skip(f"needs real clips and golden figures in {path}")
     return path
+
+
+@pytest.fixture
+def other_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on another file system."""
+    shared_memory = Path("/dev/shm")
+    if not shared_memory.is_dir() or shared_memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system")
+    with tempfile.TemporaryDirectory(dir=shared_memory) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

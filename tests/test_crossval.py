@@ -65,6 +65,14 @@ def test_finished_runs_are_not_trained_again(finished, data_dir, monkeypatch):
     assert cross_validate(run_config(data_dir), workdir, "published", [0, 1]) == summary
 
 
+def test_report_lost_by_a_kill_is_written(finished, data_dir):
+    workdir, summary = finished
+    report = workdir / summary["runs"][0]["folder"] / "report.html"
+    report.unlink()
+    assert cross_validate(run_config(data_dir), workdir, "published", [0, 1]) == summary
+    assert "<svg" in report.read_text()
+
+
 def test_interrupted_cross_validation_resumes(finished, data_dir, tmp_path, monkeypatch):
     started = []
 

@@ -23,6 +23,7 @@ from avjax.preparation.zenodo import Record
 from tests import web
 
 AUDIO, ACTORS = "audio.zip", (1, 2, 3)
+PARTS = ["audio.zip.part", "video_1.zip.part"]
 Usage = namedtuple("Usage", "total used free")
 
 
@@ -148,7 +149,9 @@ def test_some_actors_first_and_the_others_later(record, download, server, out):
     download_some = functools.partial(module.download, out, record=record, patience=web.QUICK)
     assert download_some(actors=[3]) == Summary((3,), (3,))
     check_complete(out, [3])
-    assert [path.name for path in (out / "zips").iterdir()] == [AUDIO]  # needed for other actors
+    assert [path.name for path in (out / "zips").iterdir()] == [
+        AUDIO + ".part"
+    ]  # needed for other actors
     assert {name for name, _ in server.requests} == {AUDIO, "video_3.zip"}
     assert download() == Summary(ACTORS, (1, 2))
     check_complete(out, ACTORS)
@@ -187,7 +190,7 @@ def test_incomplete_folder_is_completed(download, server, out, lost, fetched):
 
 
 def test_killed_download_is_cleaned_up(download, out):
-    stage = out / "zips" / "Actor_02.unpacking"
+    stage = out / "Actor_02.unfinished"
     stage.mkdir(parents=True)
     (stage / "01-01-01-01-01-01-02.mp4").write_bytes(b"half")
     download()
@@ -197,12 +200,32 @@ def test_killed_download_is_cleaned_up(download, out):
 
 def test_clips_are_not_unpacked_through_a_link(download, out, tmp_path):
     (tmp_path / "elsewhere").mkdir()
-    (out / "zips").mkdir(parents=True)
-    (out / "zips" / "Actor_02.unpacking").symlink_to(tmp_path / "elsewhere")
+    out.mkdir()
+    (out / "Actor_02.unfinished").symlink_to(tmp_path / "elsewhere")
     download()
     check_complete(out, ACTORS)
     assert not (out / "Actor_02").is_symlink()
     assert not any((tmp_path / "elsewhere").iterdir())
+
+
+def test_archive_left_by_a_kill_after_unpacking_is_removed(download, out):
+    download()
+    (out / "zips").mkdir()
+    (out / "zips" / "video_2.zip.part").write_bytes(archives()["video_2.zip"])
+    download()
+    check_complete(out, ACTORS)
+    assert not (out / "zips").exists()
+
+
+def test_folders_on_another_disk(download, out, other_disk):
+    """Archives and one actor's clips lie elsewhere."""
+    out.mkdir()
+    for name in ("zips", "Actor_02"):
+        (other_disk / name).mkdir()
+        (out / name).symlink_to(other_disk / name)
+    download()
+    check_complete(out, ACTORS)
+    assert not any((other_disk / "zips").iterdir())
 
 
 def test_faults_of_connection_and_server_are_retried(download, server, out):
@@ -290,7 +313,7 @@ def test_archive_members_outside_the_folder_are_refused(record, server, out, nam
         module.download(out, [1], record, patience=web.QUICK)
     assert sorted(path.name for path in out.iterdir()) == ["zips"]
     assert sorted(path.name for path in out.parent.iterdir()) == ["RAVDESS"]
-    assert sorted(path.name for path in (out / "zips").iterdir()) == [AUDIO, "video_1.zip"]
+    assert sorted(path.name for path in (out / "zips").iterdir()) == PARTS
 
 
 def test_only_the_actors_clips_are_unpacked(record, server, out):
@@ -360,7 +383,7 @@ def test_full_disk_is_a_one_line_error_and_loses_nothing(command, server, out, c
         assert command("--out", out, "--actors=1") == 1
     *_, line = capsys.readouterr().err.strip().splitlines()
     assert "error: No space left on device" in line
-    assert sorted(path.name for path in out.rglob("*")) == [AUDIO, "video_1.zip", "zips"]
+    assert sorted(path.name for path in out.rglob("*")) == [*PARTS, "zips"]
     assert command("--out", out, "--actors=1") == 0
     check_complete(out, [1])
     assert server.ranges("video_1.zip") == [None]

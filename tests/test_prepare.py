@@ -253,7 +253,7 @@ def test_full_disk_is_a_one_line_error_and_loses_nothing(source, prepared, tmp_p
     assert not out.exists()
     staged = {path.suffix for path in (tmp_path / "DATA.partial" / "clips").iterdir()}
     assert staged == {".npz"}
-    assert not (tmp_path / "DATA.partial" / "dataset").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["DATA.partial"]
     assert cli(f"--source={source}", f"--out={out}", *FLAGS)[0] == 0
     assert read_files(out) == read_files(prepared[0])
 

@@ -81,13 +81,14 @@ def test_killed_run_resumes_to_the_same_bytes(source, prepared, killed):
     out, _ = killed
     staged = out.with_name("DATA.partial")
     assert {path.suffix for path in (staged / "clips").iterdir()} == {".npz"}
-    partial = staged / "dataset" / "ravdess_faces" / VERSION  # as if killed while publishing
+    unfinished = out.with_name("DATA.unfinished")  # as if killed while publishing
+    partial = unfinished / "tfds" / "ravdess_faces" / VERSION
     partial.mkdir(parents=True)
     (partial / "dataset_info.json").write_text("{")
     summary = prepare(source, out, SETTINGS, make_detector=WholeFrame)
     assert (summary.written, summary.prepared_now) == (6, 4)
     assert read_files(out) == read_files(prepared[0])
-    assert not staged.exists()
+    assert not (staged.exists() or unfinished.exists())
 
 
 def test_dataset_published_by_another_process_is_complete(source, prepared, tmp_path, monkeypatch):

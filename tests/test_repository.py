@@ -29,7 +29,7 @@ FOREIGN = {  # rooms that may import a library with files, flags or a framework
     "tensorboardX": ("runs",),
     "av": ("preparation", "predictions"),
     "cv2": ("preparation", "predictions"),
-    "librosa": (),  # a second of imports; tests compare with it
+    "librosa": ("preparation",),
     "soundfile": ("preparation",),
     "requests": ("preparation",),
     "tensorflow_datasets": ("data",),

@@ -48,6 +48,8 @@ def test_audio_network_is_trained_and_evaluated(audio_run):
     clean = evaluation["conditions"]["audio_only/zeros"]
     assert clean["num_clips"] == evaluation["num_clips"] == 2 * CLIPS
     assert (audio_run / "report.html").exists()
+    trained = [line for line in read_metrics(audio_run) if line["split"] == "train"]
+    assert len(trained) == 3 and all(0 <= line["input_share"] <= 1 for line in trained)
     correct = [
         ("low", "high").index(predicted) == int(name[-2:]) % 2
         for name, predicted in evaluation["predictions"].items()
@@ -58,24 +60,6 @@ def test_audio_network_is_trained_and_evaluated(audio_run):
     assert evaluation["actors"] == {
         actor: {"num_clips": CLIPS, "accuracy": sum(hits) / CLIPS} for actor, hits in actors.items()
     }
-
-
-@pytest.mark.parametrize(
-    ("cache", "steps_per_call"), [("device", 1), ("host", 2), ("device", 2), ("none", 9)]
-)
-def test_cache_and_steps_per_call_do_not_change_results(
-    audio_run, sounds, tmp_path, cache, steps_per_call
-):
-    config = audio_config(sounds)
-    config.data.cache, config.steps_per_call = cache, steps_per_call
-    train_run(config, tmp_path)
-    for actual, expected in zip(read_metrics(tmp_path), read_metrics(audio_run), strict=True):
-        loss = expected["loss"]
-        assert actual["loss"] == (loss if steps_per_call == 1 else pytest.approx(loss, rel=1e-5))
-        assert actual["step"] == expected["step"]
-        assert actual["accuracy"] == expected["accuracy"]
-        if actual["split"] == "train":
-            assert 0 <= actual["input_share"] <= 1
 
 
 def test_run_stopped_between_calls_resumes(audio_run, sounds, tmp_path):

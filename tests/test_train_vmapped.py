@@ -115,14 +115,15 @@ def test_interrupted_runs_resume_bit_by_bit(joined, sounds, tmp_path, stop_after
     assert_same_runs(tmp_path, joined, tolerance=0)
 
 
-def test_runs_at_different_epochs_resume_together(joined, sounds, tmp_path, monkeypatch):
-    """After a kill between the runs' saves, runs that are ahead wait for the others."""
+@pytest.mark.parametrize("killed", [3, 7])
+def test_runs_at_different_epochs_resume_together(joined, sounds, tmp_path, monkeypatch, killed):
+    """Killed when the third run's first or last epoch is saved; those ahead wait for the others."""
     count, save = 0, RunCheckpoints.save
 
     def save_or_die(*arguments):
         nonlocal count
         count += 1
-        if count == 3:  # the third run's first epoch
+        if count == killed:
             raise RuntimeError("killed")
         save(*arguments)
 

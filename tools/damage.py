@@ -31,12 +31,11 @@ with loading():
     import jax
     import numpy as np
     import soundfile
+    from fault_jobs import write_sounds
 
     from avjax.config import RunConfig, check_resumable
     from avjax.crossval import cross_validate
     from avjax.data.pipeline import open_dataset
-    from avjax.data.ravdess_dataset_builder import write_dataset
-    from avjax.data.records import ClipRecord, DatasetMetadata, PreparedClip
     from avjax.evaluate import evaluate_run
     from avjax.preparation.settings import PreparationSettings
     from avjax.preparation.shards import Shard, merge
@@ -156,7 +155,7 @@ def _outcome(reader: Reader, expected: Any) -> tuple[str, str]:
 
 def _readers(folder: Path) -> list[Reader]:
     """Makes all files in a folder; returns how commands read them."""
-    data = _write_dataset(folder / "data")
+    data = write_sounds(folder / "data", dict.fromkeys((1, 2, 3), 6))
     config = RunConfig.from_tree(
         {
             "model.kind": "audio",
@@ -241,20 +240,6 @@ def _report(run: Path) -> str:
 def _dataset(directory: Path) -> Any:
     opened = open_dataset(directory)
     return opened.metadata, opened.records, digest_arrays(opened.select("").columns)
-
-
-def _write_dataset(directory: Path) -> Path:
-    """Writes three actors' sound."""
-    rng = np.random.default_rng(0)
-    records, clips = [], []
-    for actor in (1, 2, 3):
-        for number in range(6):
-            name, split = f"clip-{actor}-{number}", f"actor_{actor:02d}"
-            records.append(ClipRecord(name, split, number % 2, actor, 1, 1, 1, "x", True, False))
-            mfcc = np.float32(rng.normal(4 * (number % 2), 1, (16, 10)))
-            clips.append(PreparedClip(np.zeros((0, 64, 64, 3), np.uint8), mfcc, True, False))
-    metadata = DatasetMetadata("reference", ("low", "high"), 0, 64, 16, {})
-    return write_dataset(directory, metadata, records, clips)
 
 
 def _preparation_readers(folder: Path) -> Iterator[Reader]:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -101,18 +102,28 @@ def _examples(
         yield number, {**record.features(), **present}
 
 
+def _serialise(serializer: Any, example: Any) -> bytes:
+    """Serialises an example with sorted features; by default their order changes by process."""
+    serialised: bytes = serializer.get_tf_example(example).SerializeToString(deterministic=True)
+    return serialised
+
+
 def write_dataset(
     directory: Path,
     metadata: DatasetMetadata,
     records: Sequence[ClipRecord],
     clips: Iterable[PreparedClip],
 ) -> Path:
-    """Writes the dataset below ``directory`` and returns its builder directory."""
+    """Writes the dataset below ``directory`` and returns its builder directory.
+
+    The same clips give the same bytes, on any machine with the same libraries.
+    """
     builder = RavdessFaces(metadata=metadata, records=records, clips=clips, data_dir=directory)
     tfds.disable_progress_bar()
     logging.getLogger("absl").setLevel(logging.WARNING)
     config = tfds.download.DownloadConfig(compute_stats=tfds.download.ComputeStatsMode.SKIP)
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints its destination
+    quiet = contextlib.redirect_stdout(io.StringIO())  # TFDS prints its destination
+    with quiet, mock.patch.object(tfds.core.ExampleSerializer, "serialize_example", _serialise):
         builder.download_and_prepare(download_config=config)
     write_digests(Path(builder.data_dir))
     return Path(builder.data_dir)

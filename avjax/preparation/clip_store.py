@@ -5,7 +5,6 @@ keeps other processes out of the folder.
 """
 
 import contextlib
-import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from avjax.runtime import files
 from avjax.runtime.sealed import read_json
 
 _CLIPS, _LOCK, _SETTINGS = "clips", "lock", "settings.json"
+_FILES = (_SETTINGS, _LOCK)
 _VERSION = "dataset_version"  # in the settings' file
 _FACTS = ("has_audio", "has_video", "faceless")  # the scalar fields of a clip, with its notes
 NO_SPACE = "free some space and run the same command again to resume"
@@ -50,7 +50,7 @@ class ClipStore:
         arrays = {k: v for k, v in clip._asdict().items() if v is not None} | {"frames": frames}
         arrays["notes"] = np.array(clip.notes, str)
         with (
-            files.explain_full_disk(self.directory, NO_SPACE),
+            files.explain_disk(self.directory, NO_SPACE),
             files.atomic_file(self.path(key)) as file,
         ):
             np.savez(file, **arrays)
@@ -79,8 +79,16 @@ class ClipStore:
             raise InputError(f"{path} is damaged ({error}); {remedy}") from error
 
     def remove(self) -> None:
-        """Deletes the folder and its contents."""
-        shutil.rmtree(self.directory)
+        """Deletes the clips and their folder; of a link, the link and the clips.
+
+        Other files, such as those of a disk that the link leads to, remain with their folder.
+        """
+        clips = self.directory / _CLIPS
+        for path in (*clips.glob("*.npz*"), *(self.directory / name for name in _FILES)):
+            path.unlink(missing_ok=True)
+        for folder in (clips, self.directory):
+            with contextlib.suppress(OSError):  # not empty, or a mount point
+                folder.unlink() if folder.is_symlink() else folder.rmdir()
 
 
 def load_clip(path: Path) -> PreparedClip:
@@ -139,7 +147,7 @@ def open_clip_store(directory: Path, settings: PreparationSettings) -> Iterator[
     with contextlib.ExitStack() as stack:
         with (
             files.explain_unwritable(directory, "choose another --out"),
-            files.explain_full_disk(directory, NO_SPACE),
+            files.explain_disk(directory, NO_SPACE),
         ):
             stack.enter_context(files.locked(directory / _LOCK, busy))
             store = ClipStore(directory)

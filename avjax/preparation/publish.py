@@ -13,9 +13,10 @@ from avjax.data.records import ClipRecord, DatasetMetadata, PreparedClip, audio_
 from avjax.preparation.clip_store import NO_SPACE, ClipStore, load_clip, load_facts
 from avjax.preparation.contact_sheet import MAX_CLIPS, write_contact_sheet
 from avjax.preparation.settings import PreparationSettings
-from avjax.runtime.files import explain_full_disk, sync, write_json
+from avjax.runtime.files import explain_disk, filled, write_json
 
 SUMMARY_FILE, SHEET_FILE = "prepare.json", "contact_sheet.png"
+INFO_FILE = "dataset_info.json"  # of TFDS
 
 
 class Summary(NamedTuple):
@@ -61,15 +62,15 @@ def publish(
     summary: Summary,
     out: Path,
 ) -> None:
-    """Writes the dataset inside the store, renames it to ``out``, and removes the store.
+    """Writes the dataset and removes the store.
 
     Args:
-      store: temporary location of the dataset; the remains of a killed run are deleted.
+      store: the clips.
       files: each clip's record and file in the store.
       settings: settings the clips were prepared with.
       versions: versions of the libraries that prepared the clips.
       summary: written into the dataset, with the settings and the clips' fingerprints.
-      out: an absent or empty folder.
+      out: an absent or empty folder, or a link to one; see `avjax.runtime.files.filled`.
 
     Raises:
       InputError: the disk is full.
@@ -92,20 +93,15 @@ def publish(
     )
     clips = {record.clip_id: fingerprint(record, files[record].stem) for record in raw_records}
     stored = {**summary._asdict(), "settings": settings._asdict(), "clips": clips}
-    building = store.directory / "dataset"
-    shutil.rmtree(building, ignore_errors=True)
-    try:
-        with explain_full_disk(store.directory, NO_SPACE):
-            arrays = (_with_frames(load_clip(path), num_frames) for path in paths)
-            built = write_dataset(building, metadata, records, arrays)
-            _write_sheet(built / SHEET_FILE, with_face, settings)
-            write_json(built / SUMMARY_FILE, stored)
-            for path in (*built.iterdir(), built):
-                sync(path)
-            built.rename(out)
-            sync(out.parent)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    arrays = (_with_frames(load_clip(path), num_frames) for path in paths)
+    # The summary says that the dataset is complete.
+    with explain_disk(out, NO_SPACE), filled(out, last=(INFO_FILE, SUMMARY_FILE)) as folder:
+        built = write_dataset(folder / "tfds", metadata, records, arrays)
+        for path in built.iterdir():
+            path.rename(folder / path.name)
+        shutil.rmtree(folder / "tfds")
+        _write_sheet(folder / SHEET_FILE, with_face, settings)
+        write_json(folder / SUMMARY_FILE, stored)
     store.remove()
 
 

@@ -10,6 +10,7 @@ from avjax.preparation.clip_store import ClipStore, open_clip_store
 from avjax.preparation.publish import Summary, publish
 from avjax.preparation.raw_clip import RawClip
 from avjax.preparation.settings import PreparationSettings
+from avjax.runtime.files import is_occupied
 from avjax.runtime.sealed import read_json
 from avjax.runtime.typed import check_fields
 
@@ -107,7 +108,7 @@ def merge(out: Path) -> Summary:
       InputError: a shard is missing or duplicate, a clip is missing, the shards differ in
         settings, versions or source, or ``out`` exists.
     """
-    if out.exists():
+    if is_occupied(out):
         raise InputError(f"{out} exists; choose another --out, or delete it to merge again")
     directories = sorted(out.parent.glob(f"{out.name}.shard-*"))
     if not directories:

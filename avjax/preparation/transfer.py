@@ -12,6 +12,7 @@ from typing import NamedTuple
 import requests
 
 from avjax.errors import InputError
+from avjax.runtime.files import naming
 
 PART_SUFFIX = ".part"  # of incomplete or unchecked files
 # Zenodo asks clients to identify themselves, and throttles "python-requests".
@@ -61,7 +62,7 @@ class _RefusedError(Exception):
 def bytes_held(file: RemoteFile, directory: Path) -> int:
     """Returns the number of bytes that earlier downloads stored."""
     path = directory / file.name
-    size = _size(path) or _size(_part(path))
+    size = _size(path) or _size(part_of(path))
     return size if size <= file.size else 0
 
 
@@ -95,7 +96,7 @@ def fetch(
       InputError: the server refuses the request or sends wrong bytes.
     """
     path = directory / file.name
-    part = _part(path)
+    part = part_of(path)
     if path.exists():
         path.replace(part)  # so that its md5 is checked
     if _size(part) > file.size or (part.is_symlink() and _size(part) != file.size):
@@ -166,7 +167,8 @@ def _append(
             progress(-offset)
         position = _start(response, file, offset)
         progress(position - offset)
-        with open(part, "ab" if position else "wb", opener=_open_itself) as target:
+        mode = "ab" if position else "wb"
+        with naming(part), open(part, mode, opener=_open_itself) as target:
             for chunk in response.iter_content(_CHUNK):
                 chunk = chunk[: file.size - position]
                 target.write(chunk)
@@ -226,7 +228,8 @@ def _explained(failure: Exception, file: RemoteFile, part: Path) -> InputError:
     )
 
 
-def _part(path: Path) -> Path:
+def part_of(path: Path) -> Path:
+    """Returns the path of a file while it is incomplete, unchecked or not to be kept."""
     return path.with_name(path.name + PART_SUFFIX)
 
 

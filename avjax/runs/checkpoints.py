@@ -4,6 +4,7 @@ Writes are atomic: a run killed while saving keeps the previous checkpoint.
 """
 
 import functools
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import orbax.checkpoint as ocp
 
 from avjax.errors import InputError
 from avjax.runs.metrics_log import check_line
-from avjax.runtime.files import check_space, explain_full_disk
+from avjax.runtime.files import check_space, explain_disk
 from avjax.runtime.sealed import digest_arrays, read_json, refuse_bad_numbers, seal, tell_unverified
 
 State = TypeVar("State")
@@ -208,8 +209,14 @@ def open_manager(directory: Path, handlers: Any, *, keep: int = 1, write: bool =
 
 @contextmanager
 def checked_save(directory: Path, tree: Any) -> Iterator[None]:
-    """Checks for free space before a save, and reports a disk that fills up during it."""
+    """Checks for free space before a save, and reports a disk that fails during it."""
     needed = sum(getattr(leaf, "nbytes", 8) for leaf in jax.tree.leaves(tree)) + _HEADROOM
     check_space(directory, needed, _REMEDY)
-    with explain_full_disk(directory, _REMEDY):
-        yield
+    logger = logging.getLogger("absl")  # Orbax logs its errors' tracebacks, and raises them too
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with explain_disk(directory, _REMEDY):
+            yield
+    finally:
+        logger.setLevel(level)

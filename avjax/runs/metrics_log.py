@@ -3,12 +3,13 @@
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from avjax.errors import InputError
-from avjax.runtime.files import append_json_line, write_text
+from avjax.runtime.files import append_json_line, naming, write_text
 from avjax.runtime.sealed import finite
 from avjax.runtime.typed import fits
 
@@ -45,9 +46,7 @@ class MetricsLog:
         self.lines = _check_complete(workdir, first_epoch) if lines is None else list(lines)
         if self.lines or self._path.exists():
             self._replace_file()
-        with _without_torch():
-            from tensorboardX import SummaryWriter
-        self._events = SummaryWriter(str(workdir))
+        self._events = _EventFile(workdir)
 
     def _replace_file(self) -> None:
         """Writes the file anew; tells if it did not begin with the lines that it should hold."""
@@ -67,15 +66,49 @@ class MetricsLog:
             self.lines.append(line)
             for name, value in line.items():
                 if isinstance(value, float):
-                    self._events.add_scalar(f"{line['split']}/{name}", value, line["step"])
+                    self._events.add(f"{line['split']}/{name}", value, line["step"])
         self._events.flush()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Closes the event file."""
-        self._events.close()
+        # If an error ends the run, the disk may fail here too, and the first error tells more.
+        with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
+            self._events.close()
+
+
+class _EventFile:
+    """Scalars for TensorBoard.
+
+    tensorboardX's `SummaryWriter` writes in a thread, and waits forever once that has met a full
+    disk; here each call writes or raises.
+    """
+
+    def __init__(self, workdir: Path) -> None:
+        with _without_torch():
+            from tensorboardX.event_file_writer import EventsWriter
+        self._writer, self._workdir = EventsWriter(str(workdir / "events")), workdir
+
+    def add(self, name: str, value: float, step: int) -> None:
+        """Adds a scalar."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        event = Event(summary=scalar(name, value), step=step, wall_time=time.time())
+        with naming(self._workdir):
+            self._writer.write_event(event)
+
+    def flush(self) -> None:
+        """Makes the scalars durable."""
+        with naming(self._workdir):
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        with naming(self._workdir):
+            self._writer.close()
 
 
 @contextlib.contextmanager

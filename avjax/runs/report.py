@@ -29,12 +29,11 @@ from avjax.runs.page import (
     table,
 )
 from avjax.runs.reliability import reliability_section
-from avjax.runs.run_config import flatten, read_config
+from avjax.runs.run_config import REPORT_FILE, flatten, read_config
 from avjax.runtime.files import write_text
 from avjax.runtime.progress import duration
 from avjax.runtime.sealed import read_json
 
-REPORT_FILE = "report.html"
 Lines = list[dict[str, Any]]  # of metrics.jsonl
 _SENSELESS = (  # raised by figures that no run has
     LookupError,

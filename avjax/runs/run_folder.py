@@ -60,8 +60,8 @@ class RunFolder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._exit_stack.close()
+    def __exit__(self, *error: Any) -> None:
+        self._exit_stack.__exit__(*error)
 
     def restore(self, start: Progress) -> Progress:
         """Restores the newest undamaged checkpoint; returns ``start`` if there is none.

@@ -1,4 +1,4 @@
-"""Atomic files, full disks and file locks."""
+"""Atomic files and folders, full disks and file locks."""
 
 import contextlib
 import errno
@@ -10,14 +10,27 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from avjax.errors import InputError
+from avjax.errors import DISK_ERRORS, InputError
 from avjax.runtime.sealed import finite, seal
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_UNFINISHED = ".unfinished"  # ends the name of a folder that is being filled
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Adds a path to errors of the system that name none, such as those of writing."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 @contextlib.contextmanager
@@ -30,7 +43,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(path.name + ".tmp")
     temporary.unlink(missing_ok=True)
     try:
-        with temporary.open("xb") as file:
+        with naming(path), temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -53,7 +66,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def append_json_line(path: Path, content: Mapping[str, Any]) -> None:
     """Appends one line of JSON, durable on return; NaN and infinities become null."""
-    with path.open("a", encoding="utf-8") as file:
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(finite(content), allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
@@ -63,9 +76,55 @@ def sync(path: Path) -> None:
     """Makes a file's content, or a folder's entries, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def filled(folder: Path, last: Sequence[str] = ()) -> Iterator[Path]:
+    """Yields an empty folder, whose files are in ``folder`` after the block, durably.
+
+    A new folder appears at once. An existing one, which may be a link or a mount point, gets the
+    files one by one, replacing those of the same name; `is_occupied` ignores them until the last.
+    The files never leave the file system that holds the folder. If the block fails, or the process
+    is killed, the next call starts anew.
+
+    Args:
+      folder: new, or existing, or a link to either.
+      last: names of the files that come last, in this order.
+    """
+    target = folder.resolve()
+    is_new = not target.is_dir()
+    staged = target.with_name(target.name + _UNFINISHED) if is_new else target / _UNFINISHED
+    try:
+        if staged.is_symlink():
+            staged.unlink()  # what is written never goes through a link there
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(parents=True)
+        yield staged
+        for path in (*staged.iterdir(), staged):
+            sync(path)
+        if is_new:
+            staged.rename(target)
+            sync(target.parent)
+            return
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
+    order = {name: number for number, name in enumerate(last)}
+    for path in sorted(staged.iterdir(), key=lambda path: (order.get(path.name, -1), path.name)):
+        path.replace(target / path.name)
+    sync(target)
+    staged.rmdir()
+
+
+def is_occupied(path: Path) -> bool:
+    """Whether ``path`` exists and is not a folder that is empty or not yet `filled`."""
+    if not path.is_dir():
+        return path.exists()
+    return any(path.iterdir()) and not (path / _UNFINISHED).exists()
 
 
 def check_space(directory: Path, nbytes: int, remedy: str) -> None:
@@ -80,22 +139,25 @@ def check_space(directory: Path, nbytes: int, remedy: str) -> None:
 
 
 @contextlib.contextmanager
-def explain_full_disk(place: Path, remedy: str) -> Iterator[None]:
-    """Turns errors of a full disk into an InputError.
+def explain_disk(place: Path, remedy: str) -> Iterator[None]:
+    """Turns errors of the disk, `DISK_ERRORS`, into an InputError.
 
-    TensorStore (used by Orbax) and array_record report it as text in errors of several types.
+    TensorStore (used by Orbax) and array_record report them as text in errors of several types.
 
     Raises:
-      InputError: the disk that holds ``place`` is full.
+      InputError: the disk that holds ``place`` is full, or cannot be written.
     """
     try:
         yield
     except InputError:
         raise
     except Exception as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if full or os.strerror(errno.ENOSPC) in str(error) or "ENOSPC" in str(error):
-            raise InputError(f"no space left in {place}; {remedy}") from error
+        for number in DISK_ERRORS:
+            texts = (errno.errorcode[number], os.strerror(number))
+            if getattr(error, "errno", None) == number or any(text in str(error) for text in texts):
+                what = "no space left in {}" if number in _FULL else "{} cannot be written ({})"
+                where = getattr(error, "filename", None) or place
+                raise InputError(f"{what.format(where, texts[1])}; {remedy}") from error
         raise
 
 

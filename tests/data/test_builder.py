@@ -66,6 +66,20 @@ def test_writing_is_deterministic(builder_dir, tmp_path):
         assert (copy / name).read_bytes() == (builder_dir / name).read_bytes(), name
 
 
+def test_features_are_sorted_in_each_record(builder_dir):
+    """By default their order changes from process to process."""
+    from array_record.python.array_record_module import ArrayRecordReader
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    for path in builder_dir.glob("*.array_record*"):
+        reader = ArrayRecordReader(str(path))
+        for raw in reader.read_all():
+            assert raw == tf_example_pb2.Example.FromString(raw).SerializeToString(
+                deterministic=True
+            )
+        reader.close()
+
+
 def test_writing_prints_nothing(tmp_path, capsys):
     write_dataset(tmp_path, METADATA, RECORDS[:1], [random_clip(0)])
     assert capsys.readouterr().out == ""

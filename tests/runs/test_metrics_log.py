@@ -1,8 +1,10 @@
 """The log of a run's metrics, also without the history in a checkpoint; no import of PyTorch."""
 
 import contextlib
+import errno
 import json
 import os
+import struct
 import subprocess
 import sys
 
@@ -50,6 +52,35 @@ LINES = [
     for epoch in (1, 2)
     for split in ("train", "validation")
 ]
+
+
+def test_events_hold_every_figure(tmp_path):
+    from tensorboardX.proto.event_pb2 import Event
+
+    with MetricsLog(tmp_path, 1) as log:
+        log.end_epoch({"epoch": 1, "split": "train", "step": 3, "loss": 0.5, "accuracy": 0.25})
+    (path,) = tmp_path.glob("events.out.tfevents.*")
+    content, events = path.read_bytes(), []
+    while content:  # length, its checksum, the event, its checksum
+        (size,) = struct.unpack("Q", content[:8])
+        events.append(Event.FromString(content[12 : 12 + size]))
+        content = content[16 + size :]
+    scalars = [(e.step, v.tag, v.simple_value) for e in events for v in e.summary.value]
+    assert scalars == [(3, "train/loss", 0.5), (3, "train/accuracy", 0.25)]
+
+
+def test_event_file_on_a_full_disk_is_an_error_that_names_the_run(tmp_path, monkeypatch):
+    """tensorboardX's own writer would wait forever."""
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with MetricsLog(tmp_path, 1) as log:
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left") as error:
+            log.end_epoch()
+        monkeypatch.undo()
+    assert error.value.filename == str(tmp_path)
 
 
 def open_log(workdir, first_epoch, lines=None):

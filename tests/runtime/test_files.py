@@ -111,13 +111,41 @@ def test_failed_write_keeps_the_old_file(tmp_path):
 def test_full_disk_is_explained(tmp_path, error):
     with (
         pytest.raises(InputError, match=r"no space left in .*; free some"),
-        files.explain_full_disk(tmp_path, "free some"),
+        files.explain_disk(tmp_path, "free some"),
     ):
         raise error
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EROFS, os.strerror(errno.EROFS), "/disk/file"),
+        PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/disk/file"),
+    ],
+)
+def test_disk_that_cannot_be_written_is_explained(error):
+    expected = rf"/disk/file cannot be written \({error.strerror}\); choose another"
+    with pytest.raises(InputError, match=expected), files.explain_disk("/disk", "choose another"):
+        raise error
+
+
+@pytest.mark.parametrize("write", [files.write_text, lambda path, text: files.sync(path)])
+def test_errors_of_open_files_name_them(tmp_path, monkeypatch, write):
+    path = tmp_path / "file"
+    path.write_text("before")
+    monkeypatch.setattr(os, "fsync", _quota)
+    with pytest.raises(OSError, match="Disk quota exceeded") as error:
+        write(path, "after")
+    assert error.value.filename == str(path)
+    assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]
+
+
+def _quota(_):
+    raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+
 def test_other_errors_are_not_changed(tmp_path):
-    with pytest.raises(ValueError, match="a bug"), files.explain_full_disk(tmp_path, "free some"):
+    with pytest.raises(ValueError, match="a bug"), files.explain_disk(tmp_path, "free some"):
         raise ValueError("a bug")
 
 
