@@ -45,6 +45,11 @@ def test_jobs_and_configs_are_listed(run, site):
     assert "ia_softhard" in text and str(site / "avjax" / "configs") in text
 
 
+def test_the_voice_model_is_carried(site):
+    folder = site / "avjax" / "pretrained" / "voice"
+    assert {path.name for path in folder.iterdir()} == {"LICENSE", "README.md", "model.safetensors"}
+
+
 def test_configs_by_name_and_by_path(run, site, tmp_path):
     configs = site / "avjax" / "configs"
     (tmp_path / "mine.py").write_text(COMMON + "def get_config(): return common.get_config('mine')")

@@ -60,7 +60,7 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
     else:
         checkpoint = Path(values.checkpoint)
         evaluation = evaluate_checkpoint(
-            checkpoint, values.data, values.fold, values.split, video_only=values.video_only
+            values.checkpoint, values.data, values.fold, values.split, video_only=values.video_only
         )
         beside = f"{checkpoint.resolve()}-{evaluation_name(values.split)}"
         file = Path(values.out or os.path.relpath(beside))

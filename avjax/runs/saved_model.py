@@ -98,8 +98,8 @@ def load_model(path: str | Path) -> tuple[dict[str, Any], ModelCard]:
     """Loads the variables and card of a run's best epoch, a model directory or a carried model.
 
     Args:
-      path: a workdir of training, a model's directory, or a name of `carried_models`, which goes
-        before a directory of that name; ``./voice`` is the directory.
+      path: a workdir of training, a model's directory, or, as a string, a name of
+        `carried_models`, which goes before a directory of that name; ``./voice`` is the directory.
 
     Raises:
       InputError: there is no model, only the EfficientFace backbone, or an unknown network.
@@ -128,7 +128,7 @@ def read_model(path: str | Path) -> tuple[dict[str, Any], ModelCard]:
     Raises:
       InputError: there is no model, it is damaged, or a value is not finite.
     """
-    file = _model_file(Path(path))
+    file = _model_file(CARRIED / path if path in carried_models() else Path(path))
     try:
         variables, content = _read_orbax(file) if file.is_dir() else _read_safetensors(file)
         digest = content.pop(_ARRAYS, None)
@@ -237,9 +237,7 @@ def _read_orbax(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]
 
 
 def _model_file(path: Path) -> Path:
-    """Returns the model of a run, of a model directory or of a name, as `_find_model`."""
-    if str(path) in carried_models():
-        path = CARRIED / path
+    """Returns the model of a run or of a model directory, as `_find_model`."""
     if path.is_file():
         raise InputError(f"{path} is a file; {_NAME_A_MODEL}")
     if not path.is_dir():
