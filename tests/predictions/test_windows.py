@@ -168,6 +168,16 @@ def test_silence_and_faceless_stretches_are_told(variables, tmp_path):
     assert [face.box is None for face in prediction.faces].count(True) == 12
 
 
+def test_a_bar_counts_the_windows(variables, clip, capsys):
+    model = predict.Model(variables, CARD, BrightFaces())
+    results = [result for _, result in model.predict_many([clip, clip], hop=0.5, progress=True)]
+    assert results[0] == results[1]
+    bars = [line for line in capsys.readouterr().err.splitlines() if "%|" in line]
+    assert bars and all(" 0/5 " in line or "5/5 " in line for line in bars)
+    model.predict(clip, hop=0.5)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_file_with_nothing_in_it_is_refused(variables, tmp_path):
     mute = write_video(tmp_path / "mute.mp4", 90)
     model = predict.Model(variables, CARD, BrightFaces(least=300))
