@@ -108,7 +108,7 @@ def check_hop(hop: float | None, seconds: float, num_frames: int) -> float:
     choices = " or ".join(f"{round(number * share, 6):g}" for number in good)
     raise InputError(
         f"hop {hop:g} s is no multiple of {round(share, 6):g} s, a frame's share of a window of "
-        f"{seconds:g} s, up to that; choose {choices}"
+        f"{seconds:g} s; choose {choices}"
     )
 
 
