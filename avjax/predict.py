@@ -196,7 +196,7 @@ class Model:
         if plan.total > 1:
             return self._predict_windows(plan, progress, stop)
         clip, faces = self._prepare(plan)
-        end = min(plan.first + plan.seconds, plan.end)
+        end = min(plan.first + plan.seconds, plan.end or plan.seconds)
         return self._predict_clip(clip, str(path), plan.first, end, faces)
 
     def predict_many(

@@ -5,6 +5,7 @@ import math
 import jax
 import numpy as np
 import pytest
+import soundfile
 
 from avjax import predict
 from avjax.errors import InputError
@@ -203,6 +204,9 @@ def test_a_model_of_sound_takes_any_hop(tmp_path):
     sound = write_sound(tmp_path / "voice.wav", tone(2.2, 22050), 22050)
     assert len(model.predict(sound, hop=0.3).timeline) == 5
     assert len(model.predict(sound).timeline) == 3
+    odd = tmp_path / "voice.mat"  # which FFmpeg does not read
+    soundfile.write(odd, tone(1.2, 22050), 22050, format="MAT5", subtype="PCM_16")
+    assert len(model.predict(odd).timeline) == 1
     with pytest.raises(InputError, match=r"hop 0 s is out of range; choose more than 0, up to 1 s"):
         model.predict(sound, hop=0)
 
