@@ -11,6 +11,7 @@ import contextlib
 import functools
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any, Self
 
@@ -41,6 +42,7 @@ from avjax.preparation.sound import resample
 from avjax.preparation.windows import Plan, check_hop, plan_windows, read_windows
 from avjax.runs.saved_model import ModelCard, load_model
 from avjax.runtime.ahead import ahead
+from avjax.runtime.progress import progress_bar
 from avjax.training.step import Batch, present_streams
 
 _WINDOWS_AHEAD = 8
@@ -154,7 +156,9 @@ class Model:
         self._warming = threading.Thread(target=work, name="warm up")
         self._warming.start()
 
-    def predict(self, path: str | Path, *, hop: float | None = None) -> Prediction:
+    def predict(
+        self, path: str | Path, *, hop: float | None = None, progress: bool = False
+    ) -> Prediction:
         """Predicts the emotion in a raw video with its sound track, or in a sound file.
 
         Windows as long as the training clips slide over the file. A file that is less than a hop
@@ -165,11 +169,18 @@ class Model:
           path: a media file.
           hop: seconds from one window to the next, see `avjax.preparation.windows.check_hop`; by
             default about half a window.
+          progress: show a bar over the windows of a long file.
 
         Raises:
           InputError: an unreadable file, no stream that the network reads, a bad ``hop``, or
             missing weights of the face detector.
         """
+        return self._predict(path, hop, progress, threading.Event())
+
+    def _predict(
+        self, path: str | Path, hop: float | None, progress: bool, stop: threading.Event
+    ) -> Prediction:
+        """As `predict`; gives up once asked to stop."""
         path = Path(path)
         if not path.is_file():
             raise InputError(f"there is no clip {path}; name a video file")
@@ -183,24 +194,26 @@ class Model:
                 hop=hop,
             )
         if plan.total > 1:
-            return self._predict_windows(plan)
+            return self._predict_windows(plan, progress, stop)
         clip, faces = self._prepare(plan)
-        end = min(plan.first + plan.seconds, plan.end)
+        end = min(plan.first + plan.seconds, plan.end or plan.seconds)
         return self._predict_clip(clip, str(path), plan.first, end, faces)
 
     def predict_many(
-        self, paths: Iterable[str | Path], *, hop: float | None = None
+        self, paths: Iterable[str | Path], *, hop: float | None = None, progress: bool = False
     ) -> Iterator[tuple[Path, Prediction | InputError]]:
         """Predicts several files, some at once on several cores; one that fails stops no other.
 
         Args:
           paths: media files.
           hop: as in `predict`.
+          progress: as in `predict`, for the first file.
 
         Yields:
           In order, each path with its prediction, or with the error that `predict` raised.
         """
-        return in_order(functools.partial(self.predict, hop=hop), paths)
+        stop, bars = threading.Event(), iter([progress])
+        return in_order(lambda path: self._predict(path, hop, next(bars, False), stop), paths, stop)
 
     def predict_prepared(self, clip: PreparedClip, name: str = "clip") -> Prediction:
         """Predicts the emotion in a result of `prepare_clip`; error messages contain ``name``.
@@ -231,7 +244,7 @@ class Model:
         scored = Scored(start, end, logits[0], missing)
         return self._summary([scored], clip.notes, faces)
 
-    def _predict_windows(self, plan: Plan) -> Prediction:
+    def _predict_windows(self, plan: Plan, progress: bool, stop: threading.Event) -> Prediction:
         """Predicts the emotion in each of several windows of a file, and in the whole."""
         inputs, card = self._net.inputs, self.card
         told: dict[str, None] = {}
@@ -246,8 +259,12 @@ class Model:
         windows = ahead(prepared, _WINDOWS_AHEAD)  # prepared while others are judged
         scored: list[Scored] = []
         faces: list[Face] = []
-        with explained(plan.path), contextlib.closing(windows):
+        bar = progress_bar(total=plan.total, unit="window", leave=False, disable=not progress)
+        with explained(plan.path), contextlib.closing(windows), bar:
             for window, logits in self._judge.logits(windows):
+                if stop.is_set():
+                    raise CancelledError
+                bar.update()
                 present = {"audio": window.sound is not None, "video": window.crops is not None}
                 missing = tuple(stream for stream in inputs.streams if not present[stream])
                 end = min(window.start + plan.seconds, plan.end)
@@ -330,7 +347,8 @@ def predict_files(
     model.warm_up()
     for line in told:
         print(f"note: {line}", file=sys.stderr)
-    return show(model.predict_many(files, hop=hop), files, **outputs)
+    results = model.predict_many(files, hop=hop, progress=len(files) == 1)
+    return show(results, files, **outputs)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -231,7 +231,7 @@ def test_command_prints_predictions_and_errors(checkpoint, clip, tmp_path, monke
     assert line["clip"] == str(clip)
     names = ("label", "probabilities", "calibrated", "missing", "notes", "timeline")
     assert set(line) == {"clip", *names}
-    errors = [line for line in err.splitlines() if "file/s" not in line]  # the bar
+    errors = [line for line in err.splitlines() if "%|" not in line]  # but the bar
     assert [error.startswith("error: ") for error in errors] == [True, True]
     assert "text.mp4" in errors[0]
     assert "absent.mp4" in errors[1]

@@ -1,6 +1,7 @@
 """Predicts many files: some at once, in order, whatever happens to one of them."""
 
 import itertools
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,11 +22,12 @@ SUFFIXES = frozenset("." + suffix for suffix in _SUFFIXES.split())
 
 
 def in_order(
-    predict: Callable[[Path], Prediction], paths: Iterable[str | Path]
+    predict: Callable[[Path], Prediction], paths: Iterable[str | Path], stop: threading.Event
 ) -> Iterator[tuple[Path, Prediction | InputError]]:
     """Yields each path with its prediction or error, in order.
 
-    The first file is taken alone, as it compiles what the others use; then one per core.
+    The first file is taken alone, as it compiles what the others use; then one per core. When the
+    reader stops early, or is interrupted, ``stop`` asks those in hand to give up.
     """
 
     def outcome(path: Path) -> Prediction | InputError:
@@ -48,6 +50,7 @@ def in_order(
             for done, future in pending:
                 yield done, future.result()
         finally:
+            stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
 

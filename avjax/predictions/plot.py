@@ -13,7 +13,7 @@ from avjax.predictions.prediction import Prediction, Window, clock
 from avjax.runtime.files import atomic_file, explain_unwritable
 
 FORMATS = ("png", "svg", "pdf", "jpg")
-# Okabe and Ito's colours, which colour-blind people can tell apart, light enough for black text.
+# First Okabe and Ito's colours, which colour-blind people can tell apart.
 COLOURS = (
     *("#999999", "#56B4E9", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#009E73", "#E69F00"),
     *("#44AA99", "#AA4499", "#DDCC77", "#882255", "#117733", "#332288", "#88CCEE", "#661100"),
@@ -70,8 +70,8 @@ def timeline_figure(name: str, prediction: Prediction) -> Figure:
             continue
         middles = [(windows[i].start + windows[i].end) / 2 for i in numbers]
         times = [edges[numbers[0]], *middles, edges[numbers[-1] + 1]]
-        rows = [numbers[0], *numbers, numbers[-1]]
-        shares = [[_shown(windows[i])[c] for i in rows] for c in classes]
+        held = [numbers[0], *numbers, numbers[-1]]  # up to the ends of the group's share of time
+        shares = [[_shown(windows[i])[c] for i in held] for c in classes]
         colours = [COLOURS[k % len(COLOURS)] for k in range(len(classes))]
         bands.stackplot(times, shares, colors=colours, edgecolor="white", linewidth=0.6)
     handles = [
@@ -81,12 +81,15 @@ def timeline_figure(name: str, prediction: Prediction) -> Figure:
     bands.set(ylim=(0, 1), title=f"{name}: {prediction.label}")
     bands.set_ylabel("probability" + (", calibrated" if prediction.calibrated else ""))
     bands.yaxis.set_major_formatter(PercentFormatter(1))
-    for row, (stream, text) in enumerate(_MISSING.items()):
+    rows = [s for s in _MISSING if any(s in window.missing for window in windows)]
+    for row, stream in enumerate(rows):
         lacking = [i for i, window in enumerate(windows) if stream in window.missing]
         spans = [(edges[i], edges[i + 1] - edges[i]) for i in lacking]
-        strip.broken_barh(spans, (row - 0.4, 0.8), color=_MISSING_COLOUR, label=text)
-    strip.set(ylim=(len(_MISSING) - 0.5, -0.5), xlim=(edges[0], edges[-1]))
-    strip.set_yticks(range(len(_MISSING)), _MISSING.values())
+        strip.broken_barh(spans, (row - 0.4, 0.8), color=_MISSING_COLOUR)
+    strip.set(ylim=(max(len(rows), 1) - 0.5, -0.5), xlim=(edges[0], edges[-1]))
+    strip.set_yticks(range(len(rows)), [_MISSING[stream] for stream in rows])
+    if not rows:
+        strip.text(0.5, 0.5, "nothing missing", ha="center", va="center", transform=strip.transAxes)
     strip.xaxis.set_major_formatter(FuncFormatter(lambda second, _: _tick(second)))
     strip.set_xlabel("minutes and seconds")
     for axes in (bands, strip):

@@ -108,7 +108,7 @@ def check_hop(hop: float | None, seconds: float, num_frames: int) -> float:
     choices = " or ".join(f"{round(number * share, 6):g}" for number in good)
     raise InputError(
         f"hop {hop:g} s is no multiple of {round(share, 6):g} s, a frame's share of a window of "
-        f"{seconds:g} s, up to that; choose {choices}"
+        f"{seconds:g} s; choose {choices}"
     )
 
 
@@ -136,8 +136,11 @@ def plan_windows(
       InputError: a bad hop, or a file that cannot be read.
     """
     hop = check_hop(hop, seconds, num_frames if "video" in streams else 0)
-    sound = container.extent(path, container.default_sound) if "audio" in streams else None
-    video = None
+    sound = video = None
+    # A sound file that only libsndfile reads has one window, its middle.
+    with contextlib.suppress(*([InputError] if "video" not in streams else [])):
+        if "audio" in streams:
+            sound = container.extent(path, container.default_sound)
     if "video" in streams:
         video = container.extent(path, lambda file: container.default_video(file, path))
     end = max([track.end for track in (sound, video) if track is not None], default=0.0)

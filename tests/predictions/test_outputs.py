@@ -2,6 +2,7 @@
 
 import csv
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -115,13 +116,30 @@ def test_one_bad_file_stops_no_other(tmp_path):
             raise InputError("2 is bad; replace it")
         return prediction()
 
-    results = list(in_order(predict, map(str, range(6))))
+    results = list(in_order(predict, map(str, range(6)), threading.Event()))
     assert [path.name for path, _ in results] == list("012345")
     assert [isinstance(result, Prediction) for _, result in results] == [
         *(True, True, False, True, True, True)
     ]
     with pytest.raises(ZeroDivisionError):  # a bug is no bad file
-        list(in_order(lambda path: 1 / 0, ["a"]))
+        list(in_order(lambda path: 1 / 0, ["a"], threading.Event()))
+
+
+def test_files_in_hand_give_up_when_the_reader_stops():
+    stop, given_up = threading.Event(), []
+
+    def predict(path):
+        if path.name != "0":
+            given_up.append(stop.wait(10))
+        return prediction()
+
+    results = in_order(predict, map(str, range(20)), stop)
+    next(results)
+    threading.Timer(0.05, stop.set).start()
+    next(results)
+    results.close()
+    assert all(given_up)
+    assert len(given_up) < 20
 
 
 def test_folders_stand_for_their_media_files(tmp_path):

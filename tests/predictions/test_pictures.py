@@ -55,6 +55,7 @@ def test_plot_of_one_window():
     figure = timeline_figure("clip.mp4", prediction(count=1))
     assert figure.axes[1].get_xlim() == (0, 1)
     assert len(figure.axes[0].collections) == len(CLASSES)
+    assert [text.get_text() for text in figure.axes[1].texts] == ["nothing missing"]
 
 
 def test_plots_are_files_of_their_kind(tmp_path):

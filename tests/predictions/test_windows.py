@@ -5,6 +5,7 @@ import math
 import jax
 import numpy as np
 import pytest
+import soundfile
 
 from avjax import predict
 from avjax.errors import InputError
@@ -168,6 +169,16 @@ def test_silence_and_faceless_stretches_are_told(variables, tmp_path):
     assert [face.box is None for face in prediction.faces].count(True) == 12
 
 
+def test_a_bar_counts_the_windows(variables, clip, capsys):
+    model = predict.Model(variables, CARD, BrightFaces())
+    results = [result for _, result in model.predict_many([clip, clip], hop=0.5, progress=True)]
+    assert results[0] == results[1]
+    bars = [line for line in capsys.readouterr().err.splitlines() if "%|" in line]
+    assert bars and all(" 0/5 " in line or "5/5 " in line for line in bars)
+    model.predict(clip, hop=0.5)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_file_with_nothing_in_it_is_refused(variables, tmp_path):
     mute = write_video(tmp_path / "mute.mp4", 90)
     model = predict.Model(variables, CARD, BrightFaces(least=300))
@@ -193,6 +204,9 @@ def test_a_model_of_sound_takes_any_hop(tmp_path):
     sound = write_sound(tmp_path / "voice.wav", tone(2.2, 22050), 22050)
     assert len(model.predict(sound, hop=0.3).timeline) == 5
     assert len(model.predict(sound).timeline) == 3
+    odd = tmp_path / "voice.mat"  # which FFmpeg does not read
+    soundfile.write(odd, tone(1.2, 22050), 22050, format="MAT5", subtype="PCM_16")
+    assert len(model.predict(odd).timeline) == 1
     with pytest.raises(InputError, match=r"hop 0 s is out of range; choose more than 0, up to 1 s"):
         model.predict(sound, hop=0)
 

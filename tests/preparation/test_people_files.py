@@ -192,3 +192,21 @@ def test_kinds_of_notes():
     assert notes.counted(2, "clip") == "2 clips"
     assert notes.faceless(1, 1) == "1 of 1 frame without a face"
     assert notes.kinds(told) == {"... of ... frames without a face": ["a", "b"], "x": ["b"]}
+
+
+@pytest.mark.parametrize(("start", "onset"), [(0.0, 5.0), (4.0, 1.0)])
+def test_sound_behind_a_gap_keeps_its_moment(tmp_path, start, onset):
+    """Also where the gap reaches over the clip's start, or over all of the clip."""
+    path = tmp_path / "gap.mkv"
+    with av.open(str(path), "w") as file:
+        track = file.add_stream("pcm_s16le", rate=8000, layout="mono")
+        for second in (0, 1, 5):
+            level = 8000 if second == 5 else 1
+            samples = np.full((1, 8000), level, np.int16)
+            block = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            block.sample_rate, block.pts = 8000, 8000 * second
+            file.mux(track.encode(block))
+    samples = read_audio(path, 8000, start)
+    assert np.argmax(samples > 0.1) / 8000 == pytest.approx(onset, abs=0.01)
+    with pytest.raises(InputError, match=r"no sound samples from 3 s on"):
+        read_audio(path, 8000, 3.0, 4.5)
