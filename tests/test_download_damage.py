@@ -91,4 +91,4 @@ def test_damaged_archives_are_refused(out, fault, monkeypatch):
     assert "\n" not in str(caught.value)
     assert not list(out.rglob("*.mp4"))
     assert sorted(path.name for path in out.iterdir()) == ["Actor_01", "zips"]
-    assert [path.name for path in (out / "zips").iterdir()] == ["v.zip"]
+    assert [path.name for path in (out / "zips").iterdir()] == ["v.zip.part"]

@@ -11,12 +11,12 @@ from avjax.crossval import cross_validate
 from avjax.data.digests import write_digests
 from avjax.data.pipeline import open_dataset
 from avjax.errors import InputError
-from avjax.evaluate import EVALUATION_FILE
 from avjax.models.networks import build_network
 from avjax.preparation.settings import PreparationSettings
 from avjax.preparation.shards import Shard
 from avjax.prepare import prepare
 from avjax.runs.checkpoints import RunCheckpoints
+from avjax.runs.evaluation_file import EVALUATION_FILE
 from avjax.runs.pretrained import initial_variables
 from avjax.runs.report import write_report
 from avjax.runs.run_config import write_config

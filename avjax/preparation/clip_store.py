@@ -146,8 +146,8 @@ def open_clip_store(directory: Path, settings: PreparationSettings) -> Iterator[
     busy = f"another process prepares clips into {directory}; wait for it, or choose another --out"
     with contextlib.ExitStack() as stack:
         with (
-            files.explain_unwritable(directory, "choose another --out"),
             files.explain_disk(directory, NO_SPACE),
+            files.explain_unwritable(directory, "choose another --out"),
         ):
             stack.enter_context(files.locked(directory / _LOCK, busy))
             store = ClipStore(directory)

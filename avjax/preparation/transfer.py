@@ -100,7 +100,7 @@ def fetch(
     if path.exists():
         path.replace(part)  # so that its md5 is checked
     if _size(part) > file.size or (part.is_symlink() and _size(part) != file.size):
-        progress(-min(_size(part), file.size))
+        progress(-bytes_held(file, directory))
         part.unlink()  # what is written never goes through a link
     for _ in range(2):
         _complete(file, part, stopping, progress, patience)

@@ -145,7 +145,7 @@ def explain_disk(place: Path, remedy: str) -> Iterator[None]:
     TensorStore (used by Orbax) and array_record report them as text in errors of several types.
 
     Raises:
-      InputError: the disk that holds ``place`` is full, or cannot be written.
+      InputError: the disk that holds ``place`` is full, with the remedy, or cannot be written.
     """
     try:
         yield
@@ -157,13 +157,14 @@ def explain_disk(place: Path, remedy: str) -> Iterator[None]:
             if getattr(error, "errno", None) == number or any(text in str(error) for text in texts):
                 what = "no space left in {}" if number in _FULL else "{} cannot be written ({})"
                 where = getattr(error, "filename", None) or place
-                raise InputError(f"{what.format(where, texts[1])}; {remedy}") from error
+                todo = remedy if number in _FULL else "make it writable and run the command again"
+                raise InputError(f"{what.format(where, texts[1])}; {todo}") from error
         raise
 
 
 @contextlib.contextmanager
 def explain_unwritable(place: Path, remedy: str) -> Iterator[None]:
-    """Turns errors of the file system into an InputError.
+    """Turns errors of the file system into an InputError, but for a full disk.
 
     Raises:
       InputError: ``place`` cannot be written.
@@ -171,6 +172,8 @@ def explain_unwritable(place: Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in _FULL:
+            raise
         raise InputError(f"{place} cannot be written ({error.strerror}); {remedy}") from error
 
 

@@ -22,7 +22,8 @@ from avjax.data.ravdess_dataset_builder import write_dataset
 from avjax.data.records import ClipRecord, DatasetMetadata, PreparedClip
 from avjax.download import ZIPS, download
 from avjax.errors import InputError
-from avjax.evaluate import EVALUATION_FILE, check_compatible
+from avjax.evaluate import check_compatible
+    from avjax.runs.evaluation_file import EVALUATION_FILE
 from avjax.models.networks import build_network
 from avjax.models.variables import init_variables
 from avjax.predict import Model
