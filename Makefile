@@ -16,7 +16,7 @@ CODE := avjax configs tests tools
 export GLIBC_TUNABLES := glibc.malloc.hugetlb=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format constraints clean
+.PHONY: help setup demo voices test check format constraints clean
 
 help:  ## Show this help.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -34,6 +34,11 @@ demo: setup  ## Generate clips, prepare, train, evaluate; goes on where it was s
 	$(BIN)/python tools/make_demo_clips.py --out data/demo_clips $(DEMO_CLIPS)
 	$(BIN)/python -m avjax.prepare --source data/demo_clips --out data/demo $(DEMO_FRAMES)
 	$(BIN)/python -m avjax.train --config configs/demo.py --workdir runs/demo
+
+voices: setup  ## Download RAVDESS's sound (208 MB), prepare, train, evaluate a voice model.
+	$(BIN)/avjax download --out data/RAVDESS --sound_only
+	$(BIN)/avjax prepare --source data/RAVDESS --out data/voices --log_mels 128
+	$(BIN)/avjax train --config audio_only_strong --workdir runs/voices --config.data.dir=data/voices
 
 test: setup  ## Run the tests.
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder

@@ -59,6 +59,7 @@ def download(
     actors: Sequence[int] = ACTORS,
     record: Record = RAVDESS,
     *,
+    sound_only: bool = False,
     parallel: int = 2,
     keep_zips: bool = False,
     patience: Patience = PATIENCE,
@@ -69,6 +70,7 @@ def download(
       out: the folder for the ``Actor_NN`` folders.
       actors: actors to download.
       record: the Zenodo record with the archives.
+      sound_only: download the wavs alone.
       parallel: number of files to fetch at once.
       keep_zips: leave the archives in ``out/zips`` after unpacking.
       patience: how long to retry a transfer.
@@ -80,6 +82,8 @@ def download(
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is not a folder; choose another --out")
+    if sound_only:
+        record = record._replace(videos=dict.fromkeys(record.videos))
     missing = {actor: files for actor in actors if (files := _missing(out, actor, record))}
     if missing:
         _check_space(out, missing, record, parallel, keep_zips)
@@ -101,7 +105,8 @@ def _missing(out: Path, actor: int, record: Record) -> list[RemoteFile]:
         clips = [clip for modality in modalities for clip in speech_clips(actor, modality)]
         return existing.issuperset(clip.clip_id + _SUFFIXES[clip.modality] for clip in clips)
 
-    files = [] if complete(AUDIO_VIDEO, VIDEO_ONLY) else [record.videos[actor]]
+    video = record.videos[actor]
+    files = [] if video is None or complete(AUDIO_VIDEO, VIDEO_ONLY) else [video]
     return files if complete(AUDIO_ONLY) else [*files, record.audio]
 
 
@@ -113,7 +118,7 @@ def _check_space(
     keep_zips: bool,
 ) -> None:
     """Raises InputError if the download would fill the disk."""
-    videos = [record.videos[a] for a, files in missing.items() if record.videos[a] in files]
+    videos = [file for files in missing.values() for file in files if file != record.audio]
     wavs = sum(record.audio in files for files in missing.values())
     unpacked = _GROWTH * sum(file.size for file in videos)
     unpacked += record.audio_bytes * wavs / len(record.videos)
@@ -192,7 +197,7 @@ class _Job:
         """Fetches and unpacks an actor's missing archives."""
         files, archives = self.missing[actor], []
         video = self.record.videos[actor]
-        if video in files:
+        if video is not None and video in files:
             archives.append(self._fetch(video))
         if audio is not None and self.record.audio in files:
             archives.append(audio.result())
@@ -205,7 +210,7 @@ class _Job:
             _publish(stage, _folder(self.out, actor))
         finally:
             shutil.rmtree(stage, ignore_errors=True)
-        if video in files and not self.keep_zips:
+        if video is not None and video in files and not self.keep_zips:
             (self.zips / video.name).unlink()
 
     def _fetch(self, file: RemoteFile) -> Path:

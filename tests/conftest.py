@@ -3,23 +3,17 @@
 import functools
 import os
 import signal
-from importlib.metadata import version
 from pathlib import Path
 
 import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
-# Set before JAX is imported: tests run on the CPU with two devices, and compilation, which takes
-# most of the time, is about twice as fast.
+from tests.compiler_flags import FAST
+
+# Set before JAX is imported: tests run on the CPU with two devices.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-_flags = (
-    "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0 "
-    "--xla_llvm_disable_expensive_passes=true"
-)
-if version("jaxlib").startswith("0.10."):  # XLA does not start with flags that it does not know
-    _flags += " --xla_cpu_use_fusion_emitters=false"
-os.environ.setdefault("XLA_FLAGS", _flags)
+os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=2 {FAST}")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -156,6 +156,21 @@ def test_some_actors_first_and_the_others_later(record, download, server, out):
     assert server.ranges(AUDIO) == [None]
 
 
+def test_sound_alone_first_and_videos_later(command, server, out):
+    assert command("--out", out, "--sound_only") == 0
+    assert server.requests == [(AUDIO, None)]
+    assert sorted(path.name for path in out.iterdir()) == ["Actor_01", "Actor_02", "Actor_03"]
+    clips, skipped, _ = find_raw(out, pair_video_only=False)
+    assert (len(clips), skipped) == (60 * len(ACTORS), {})
+    assert all(clip.video is None for clip in clips)
+    server.requests.clear()
+    assert command("--out", out, "--sound_only") == 0
+    assert server.requests == []
+    assert command("--out", out) == 0
+    check_complete(out, ACTORS)
+    assert server.ranges(AUDIO) == []
+
+
 @pytest.mark.parametrize(("lost", "fetched"), [("01-*.mp4", "video_2.zip"), ("*.wav", AUDIO)])
 def test_incomplete_folder_is_completed(download, server, out, lost, fetched):
     download()

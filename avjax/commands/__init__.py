@@ -10,7 +10,15 @@ import sys
 
 from avjax.runtime.signals import loading
 
-NAMES = ("download", "prepare", "train", "evaluate", "crossval", "predict")  # in the order of use
+NAMES = (
+    "download",
+    "prepare",
+    "train",
+    "evaluate",
+    "crossval",
+    "predict",
+    "export",
+)  # in the order of use
 
 
 def run(name: str, argv: list[str] | None = None) -> int:

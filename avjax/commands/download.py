@@ -27,6 +27,9 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     text("out", "Folder for the clips.")
     text("actors", "Only these actors, such as 1,5-8 (default: all).")
     flags.DEFINE_bool(
+        "sound_only", False, "Only the wavs: one zip of 0.2 GB for all actors.", flag_values=values
+    )
+    flags.DEFINE_bool(
         "keep_zips", False, "Keep the zips in OUT/zips after unpacking.", flag_values=values
     )
     flags.DEFINE_integer(
@@ -50,5 +53,11 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
 
     actors = tuple(ACTORS) if values.actors is None else parse_actors(values.actors)
     out = Path(values.out)
-    done = download(out, actors, parallel=values.parallel, keep_zips=values.keep_zips)
+    done = download(
+        out,
+        actors,
+        sound_only=values.sound_only,
+        parallel=values.parallel,
+        keep_zips=values.keep_zips,
+    )
     print(f"{out}: {len(done.actors)} actors, {len(done.brought)} of them downloaded now")

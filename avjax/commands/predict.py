@@ -1,4 +1,9 @@
-"""Predicts the emotion in raw clips: ``avjax predict --checkpoint RUN clip.mp4``."""
+"""Predicts the emotion in raw clips: ``avjax predict clip.mp4 --checkpoint RUN``.
+
+Without ``--checkpoint``, the carried model ``voice`` listens to the sound alone.
+"""
+
+import sys
 
 from absl import flags
 
@@ -11,7 +16,10 @@ RESUMES = False
 def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     """Defines the command's flags."""
     flags.DEFINE_string(
-        "checkpoint", None, "A run (its best epoch) or a converted checkpoint.", flag_values=values
+        "checkpoint",
+        "voice",
+        "A run (its best epoch), a converted checkpoint, or a model that avjax carries.",
+        flag_values=values,
     )
     flags.DEFINE_bool(
         "debug", False, "Show the traceback of a clip that fails.", flag_values=values
@@ -21,8 +29,6 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
 
 def job(values: flags.FlagValues, positional: list[str]) -> int:
     """Predicts the emotion in every clip."""
-    if not values.checkpoint:
-        raise InputError("--checkpoint is missing; name a run or a converted checkpoint")
     if not positional:
         raise InputError("no clip given; name one or more video files")
 
@@ -31,4 +37,7 @@ def job(values: flags.FlagValues, positional: list[str]) -> int:
         from avjax.runtime import compilation
 
     compilation.keep_compiled_programs()
-    return predict_clips(Model.load(values.checkpoint), positional, values.json, values.debug)
+    model = Model.load(values.checkpoint)
+    if model.card.about:
+        print(model.card.statement, file=sys.stderr)
+    return predict_clips(model, positional, values.json, values.debug)

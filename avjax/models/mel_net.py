@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import jax.scipy.fft
 import numpy as np
+import scipy.fft
 from jaxtyping import Array, Float, Int
 
 from avjax.errors import InputError
@@ -133,8 +133,8 @@ class MelNet(Network):
                 f"{spectra.shape[1]} steps of sound are too few: the network halves them three "
                 f"times and needs at least {MIN_STEPS} (0.19 s of audio)"
             )
-        basis = jax.scipy.fft.dct(jnp.eye(spectra.shape[-1]), norm="ortho")  # DCT-II, as for MFCCs
-        inputs = spectra @ basis.astype(spectra.dtype), pitch(spectra), audio.rows
+        basis = scipy.fft.dct(np.eye(spectra.shape[-1]), norm="ortho")  # DCT-II, as for MFCCs
+        inputs = spectra @ jnp.asarray(basis, spectra.dtype), pitch(spectra), audio.rows
         return Map(jnp.stack([member(*inputs) for member in self.members], 1), rows=audio.rows)
 
     def merge(self, audio: Map, video: Map) -> Float[Array, "b members k"]:

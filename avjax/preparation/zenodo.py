@@ -15,12 +15,12 @@ class Record(NamedTuple):
     Attributes:
       audio: zip file of all actors' wav files.
       audio_bytes: unpacked size of the wav files.
-      videos: each actor's zip file of mp4 files.
+      videos: each actor's zip file of mp4 files; None if they are not wanted.
     """
 
     audio: RemoteFile
     audio_bytes: int
-    videos: Mapping[int, RemoteFile]
+    videos: Mapping[int, RemoteFile | None]
 
 
 def _file(name: str, size: int, md5: str) -> RemoteFile:

@@ -23,10 +23,11 @@ from avjax.weights.safetensors_file import read_with_metadata, write_safetensors
 
 BEST = "best"
 MODEL_FILE = "model.safetensors"
+CARRIED = Path(__file__).parents[1] / "pretrained"  # models that avjax carries, by name
 _COLLECTIONS = ("params", "batch_stats")
 _CARD = "card"
 _ARRAYS = "arrays"  # in the stored card: the digest of the arrays
-_NAME_A_MODEL = "name a workdir of training or a converted checkpoint"
+_NAME_A_MODEL = "name a workdir of training, a converted checkpoint, or voice"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,8 @@ class ModelCard:
       versions: versions of the libraries that trained the model.
       temperatures: of calibrated probabilities, by the streams that a clip has: `both`, `audio`,
         `video`; empty if not calibrated.
+      about: what its makers say of it, by ``name``, ``data``, ``licence``, ``accuracy``,
+        ``limits``; empty for a model of one's own.
     """
 
     network: dict[str, Any]
@@ -59,6 +62,16 @@ class ModelCard:
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     temperatures: dict[str, float] = dataclasses.field(default_factory=dict)
+    about: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def statement(self) -> str:
+        """What to say of the model beside its answers; empty for a model of one's own."""
+        if not self.about:
+            return ""
+        names = ("data", "accuracy", "limits", "licence")
+        lines = [f"  {name}: {self.about[name]}" for name in names if name in self.about]
+        return "\n".join([f"model {self.about.get('name', 'without a name')}", *lines])
 
 
 def save_model(directory: Path, variables: Mapping[str, Any], card: ModelCard) -> None:
@@ -79,7 +92,11 @@ def save_model(directory: Path, variables: Mapping[str, Any], card: ModelCard) -
 
 
 def load_model(path: str | Path) -> tuple[dict[str, Any], ModelCard]:
-    """Loads the variables and card of a run's best epoch or of a model directory.
+    """Loads the variables and card of a run's best epoch, a model directory or a carried model.
+
+    Args:
+      path: a workdir of training, a model's directory, or a name of `carried_models`, which goes
+        before a directory of that name; ``./voice`` is the directory.
 
     Raises:
       InputError: there is no model, or only the EfficientFace backbone.
@@ -118,6 +135,11 @@ def read_model(path: str | Path) -> tuple[dict[str, Any], ModelCard]:
     device = jax.local_devices()[0]
     nested = unflatten_dict(jax.device_put(variables, device), sep="/")
     return {name: nested.get(name, {}) for name in _COLLECTIONS}, card
+
+
+def carried_models() -> list[str]:
+    """Returns the names of the models that avjax carries."""
+    return sorted(path.parent.name for path in CARRIED.glob(f"*/{MODEL_FILE}"))
 
 
 def best_card(workdir: Path) -> ModelCard | None:
@@ -189,7 +211,9 @@ def _read_orbax(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]
 
 
 def _model_file(path: Path) -> Path:
-    """Returns the model of a run or of a model directory, as `_find_model`."""
+    """Returns the model of a run, of a model directory or of a name, as `_find_model`."""
+    if str(path) in carried_models():
+        path = CARRIED / path
     if path.is_file():
         raise InputError(f"{path} is a file; {_NAME_A_MODEL}")
     if not path.is_dir():

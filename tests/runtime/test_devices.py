@@ -23,6 +23,7 @@ from avjax.runtime.devices import CPU_STEPS_PER_CALL, MODES, Parallel, make_para
 from avjax.training.modality_dropout import MASKS
 from avjax.training.optimizer import sgd
 from avjax.training.step import StepConfig, create_state, train_step
+from tests.compiler_flags import FAST
 
 SCRIPT = Path(__file__).with_name("several_devices.py")
 ALL = [f"{mode}:{devices}" for mode in MODES for devices in (1, 2, 4, 8)]
@@ -32,8 +33,7 @@ Device = namedtuple("Device", ["process_index"])
 
 def start(root_dir, arguments, devices, optimized=False):
     """Starts the script with a number of CPU devices."""
-    fast_compile = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    flags = f"--xla_force_host_platform_device_count={devices} {'' if optimized else fast_compile}"
+    flags = f"--xla_force_host_platform_device_count={devices} {'' if optimized else FAST}"
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), *map(str, arguments)],
         env={**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(root_dir)},

@@ -16,6 +16,7 @@ from avjax import cli
 from avjax.errors import InputError
 from avjax.runs.saved_model import load_model
 from avjax.runtime import multihost
+from tests.compiler_flags import FAST
 from tests.sound_dataset import CLIPS, audio_config, write_sounds
 from tests.training_runs import train_run
 
@@ -35,8 +36,7 @@ def free_port():
 
 def start_two(root_dir, sounds, workdirs, *changes):
     """Starts two processes with one device and one folder each; only the first may write."""
-    fast_compile = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    environment = {**os.environ, "PYTHONPATH": str(root_dir), "XLA_FLAGS": fast_compile}
+    environment = {**os.environ, "PYTHONPATH": str(root_dir), "XLA_FLAGS": FAST}
     command = [sys.executable, "-m", "avjax.train", "--config=configs/audio_only.py"]
     command += [f"--config.data.dir={sounds}", "--config.batch_size=4", *changes]
     command += [f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2"]

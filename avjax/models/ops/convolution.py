@@ -116,7 +116,7 @@ class Convolution(NamedTuple):
     kernel: Array
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[Any, ...]:  # symbols in exported programs
         """Shape of the result."""
         b, h, w, _ = self.images.shape
         return b, h // 2, w // 2, self.kernel.shape[-1]

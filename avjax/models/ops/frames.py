@@ -64,7 +64,7 @@ class StoredFrames:
     dtype: Any = flax.struct.field(pytree_node=False, default=jnp.float32)
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[Any, ...]:  # symbols in exported programs
         """Shape of the frames."""
         return self.pixels.shape
 

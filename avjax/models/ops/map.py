@@ -75,7 +75,7 @@ class Map:
     relu: bool = dataclasses.field(default=False, metadata={"static": True})
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[Any, ...]:  # symbols in exported programs
         """Of the stored array."""
         return self.x.shape
 

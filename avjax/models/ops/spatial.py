@@ -45,10 +45,10 @@ def as_images(clips: Map) -> Map:
 def as_clips(images: Map, length: int) -> Map:
     """Groups image features ``[b*n c]`` by clip, ``[b n c]``; undoes `as_images`."""
     x, rows = values(images), images.rows
+    if rows is None:  # the number of images may be a symbol, as in exported programs
+        return Map(x.reshape(-1, length, x.shape[-1]))
     end = len(x) // length * length
     clips = x[:end].reshape(-1, length, x.shape[-1])
-    if rows is None:
-        return Map(clips)
     weight = rows.weight[:end:length]
     if end < len(x):  # a black clip
         clips = jnp.concatenate([clips, jnp.broadcast_to(x[-1], (1, length, x.shape[-1]))])
