@@ -7,64 +7,40 @@ from avjax import commands
 if __name__ == "__main__":  # before the slow imports
     sys.exit(commands.run("predict"))
 
-import dataclasses
+import contextlib
 import functools
-import json
-import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
-from avjax import cli
 from avjax.data.records import PreparedClip
 from avjax.errors import InputError
 from avjax.models.network import Network
 from avjax.models.networks import build_network
+from avjax.predictions.inputs import checked_batch
+from avjax.predictions.judge import Judge
+from avjax.predictions.many import in_order, media_files
+from avjax.predictions.prediction import (
+    Prediction,
+    Scored,
+    Window,
+    missing_notes,
+    nothing_there,
+    summarise,
+)
+from avjax.predictions.show import show
 from avjax.preparation.clip import explained, prepare_clip
-from avjax.preparation.container import has_video
 from avjax.preparation.face_detector import default_detector
-from avjax.preparation.faces import Detector
+from avjax.preparation.faces import Detector, Face
+from avjax.preparation.windows import Plan, check_hop, plan_windows, read_windows
 from avjax.runs.saved_model import ModelCard, load_model
-from avjax.runtime.sealed import finite
 from avjax.training.step import Batch, present_streams
 
-
-@dataclasses.dataclass(frozen=True)
-class Prediction:
-    """A model's prediction for one clip.
-
-    Attributes:
-      label: the most probable class.
-      probabilities: probability of every class, by name, in the model's order.
-      missing: the streams, of those that the network reads, that the clip lacked; the network saw
-        zeros.
-      notes: what preparation decided by itself, such as "deinterlaced"; see
-        `avjax.preparation.notes`.
-    """
-
-    label: str
-    probabilities: dict[str, float]
-    missing: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the prediction as a JSON-serialisable dict."""
-        lists = {"missing": list(self.missing), "notes": list(self.notes)}
-        return dataclasses.asdict(self) | lists
-
-    def __str__(self) -> str:
-        """Formats one line per class, the most probable first."""
-        ranked = sorted(self.probabilities.items(), key=lambda item: -item[1])
-        lines = [f"  {name:12}{probability:6.1%}" for name, probability in ranked]
-        if self.missing:
-            lines.append(f"  without {' and '.join(self.missing)}")
-        lines += [f"  note: {note}" for note in self.notes]
-        return "\n".join(lines)
+__all__ = ["Model", "Prediction", "Window", "main"]
 
 
 class Model:
@@ -149,57 +125,58 @@ class Model:
           InputError: wrong dtype, shape or number of arrays, non-finite MFCCs, or no input that the
             network reads.
         """
-        batch = self._batch(mfcc, frames, has_audio, has_video)
+        batch = checked_batch(self._net.inputs, self.card, mfcc, frames, has_audio, has_video)
         if not len(batch["audio"]):
             return np.zeros((0, len(self.card.classes)), np.float32)
         return np.asarray(_logits(self.variables, batch, self._net, self.card.profile))
 
-    def _batch(self, mfcc: Any, frames: Any, has_audio: Any, has_video: Any) -> dict[str, Any]:
-        """Checks the inputs; fills missing and unread streams with zeros."""
-        inputs, card = self._net.inputs, self.card
-        if mfcc is None and frames is None:
-            raise InputError("neither mfcc nor frames given; give at least one")
-        audio = None if "audio" not in inputs.streams else _check_audio(mfcc, inputs.audio_width)
-        crops = None if "video" not in inputs.streams else _check_crops(frames)
-        sizes = {len(x) for x in (audio, crops) if x is not None}
-        if not sizes:
-            needed = "mfcc" if "audio" in inputs.streams else "frames"
-            raise InputError(f"the network reads only {needed}; give them")
-        if len(sizes) > 1:
-            raise InputError(
-                f"mfcc {list(np.shape(mfcc))} and frames {list(np.shape(frames))} have different "
-                "numbers of clips; give both for the same clips"
-            )
-        (b,) = sizes
-        has_audio = _check_presence("has_audio", has_audio, b) & (audio is not None)
-        has_video = _check_presence("has_video", has_video, b) & (crops is not None)
-        if audio is None:
-            audio = np.zeros((b, card.audio_steps, inputs.audio_width), np.float32)
-        if crops is None:
-            num_frames = card.num_frames if "video" in inputs.streams else 0
-            crops = np.zeros((b, num_frames, card.image_size, card.image_size, 3), np.uint8)
-        invalid = np.flatnonzero(has_audio & ~np.isfinite(audio).all((1, 2)))
-        if len(invalid):
-            raise InputError(
-                f"mfcc of clip {invalid[0]} holds NaN or infinity; correct it, or mark it as "
-                "missing with has_audio"
-            )
-        return {"audio": audio, "frames": crops, "has_audio": has_audio, "has_video": has_video}
-
-    def predict(self, path: str | Path) -> Prediction:
+    def predict(self, path: str | Path, *, hop: float | None = None) -> Prediction:
         """Predicts the emotion in a raw video with its sound track, or in a sound file.
 
-        Prepares the clip like the training clips. A clip that lacks sound, or a face, is classified
-        by the other stream.
+        Windows as long as the training clips slide over the file. A file that is less than a hop
+        longer than one has the one in its middle, prepared exactly like a training clip. A window
+        that lacks sound, or a face, is judged by the other stream, one that lacks both not at all.
+
+        Args:
+          path: a media file.
+          hop: seconds from one window to the next, see `avjax.preparation.windows.check_hop`; by
+            default about half a window.
 
         Raises:
-          InputError: an unreadable file, no stream that the network reads, or missing weights of
-            the face detector.
+          InputError: an unreadable file, no stream that the network reads, a bad ``hop``, or
+            missing weights of the face detector.
         """
         path = Path(path)
         if not path.is_file():
             raise InputError(f"there is no clip {path}; name a video file")
-        return self.predict_prepared(self._prepare(path), str(path))
+        card = self.card
+        with explained(path):
+            plan = plan_windows(
+                path,
+                streams=self._net.inputs.streams,
+                seconds=card.seconds,
+                num_frames=card.num_frames,
+                hop=hop,
+            )
+        if plan.total > 1:
+            return self._predict_windows(plan)
+        clip, faces = self._prepare(plan)
+        end = min(plan.first + plan.seconds, plan.end)
+        return self._predict_clip(clip, str(path), plan.first, end, faces)
+
+    def predict_many(
+        self, paths: Iterable[str | Path], *, hop: float | None = None
+    ) -> Iterator[tuple[Path, Prediction | InputError]]:
+        """Predicts several files, some at once on several cores; one that fails stops no other.
+
+        Args:
+          paths: media files.
+          hop: as in `predict`.
+
+        Yields:
+          In order, each path with its prediction, or with the error that `predict` raised.
+        """
+        return in_order(functools.partial(self.predict, hop=hop), paths)
 
     def predict_prepared(self, clip: PreparedClip, name: str = "clip") -> Prediction:
         """Predicts the emotion in a result of `prepare_clip`; error messages contain ``name``.
@@ -207,16 +184,17 @@ class Model:
         Raises:
           InputError: the clip has no stream that the network reads.
         """
+        return self._predict_clip(clip, name, 0.0, self.card.seconds, [])
+
+    def _predict_clip(
+        self, clip: PreparedClip, name: str, start: float, end: float, faces: list[Face]
+    ) -> Prediction:
+        """Predicts the emotion in one prepared window of a file."""
         streams = self._net.inputs.streams
         present = {"audio": clip.has_audio, "video": clip.has_video}
         missing = tuple(stream for stream in streams if not present[stream])
         if missing == streams:
-            reasons: dict[tuple[str, ...], str] = {
-                ("audio",): "no sound, and the model reads nothing else",
-                ("video",): "no face, and the model reads nothing else",
-            }
-            reason = reasons.get(streams, "neither sound nor a face")
-            raise InputError(f"{name} has {reason}; choose another clip")
+            raise InputError(nothing_there(name, streams))
         audio = clip.log_mel if self._net.inputs.audio == "log_mel" else clip.mfcc
         if audio is None:
             raise InputError(
@@ -226,29 +204,71 @@ class Model:
             audio[None] if clip.has_audio else None,
             clip.frames[None] if clip.has_video else None,
         )
-        values = np.asarray(jax.nn.softmax(logits[0].astype(np.float64)), float)
-        probabilities = dict(zip(self.card.classes, values.tolist(), strict=True))
-        label = max(probabilities, key=probabilities.__getitem__)
-        return Prediction(label, probabilities, missing, clip.notes)
+        scored = Scored(start, end, logits[0], missing)
+        return self._summary([scored], clip.notes, faces)
 
-    def _prepare(self, path: Path) -> PreparedClip:
-        inputs = self._net.inputs
-        with explained(path):
-            sound_only = "video" not in inputs.streams or not has_video(path)
-        return prepare_clip(
-            None if sound_only else path,
-            path,
-            profile=self.card.profile,
-            num_frames=self.card.num_frames,
-            image_size=self.card.image_size,
-            seconds=self.card.seconds,
-            detector=None if sound_only else self._find_faces,
+    def _predict_windows(self, plan: Plan) -> Prediction:
+        """Predicts the emotion in each of several windows of a file, and in the whole."""
+        inputs, card = self._net.inputs, self.card
+        told: dict[str, None] = {}
+        windows = read_windows(
+            plan,
+            profile=card.profile,
+            image_size=card.image_size,
             log_mels=inputs.audio_width if inputs.audio == "log_mel" else 0,
+            detector=None if plan.video is None else self._find_faces,
+            told=told,
         )
+        scored: list[Scored] = []
+        faces: list[Face] = []
+        with explained(plan.path), contextlib.closing(windows):
+            for window, logits in self._judge.logits(windows):
+                present = {"audio": window.sound is not None, "video": window.crops is not None}
+                missing = tuple(stream for stream in inputs.streams if not present[stream])
+                end = min(window.start + plan.seconds, plan.end)
+                scored.append(Scored(window.start, end, logits, missing))
+                faces += window.faces
+        if all(window.logits is None for window in scored):
+            raise InputError(nothing_there(str(plan.path), inputs.streams))
+        return self._summary(scored, (*told, *missing_notes(scored)), faces)
+
+    def _summary(
+        self, scored: list[Scored], told: tuple[str, ...], faces: list[Face]
+    ) -> Prediction:
+        streams, card = self._net.inputs.streams, self.card
+        return summarise(
+            scored,
+            told,
+            faces,
+            classes=card.classes,
+            streams=streams,
+            temperatures=card.temperatures,
+        )
+
+    def _prepare(self, plan: Plan) -> tuple[PreparedClip, list[Face]]:
+        """Prepares the centre window of a file."""
+        inputs, card = self._net.inputs, self.card
+        faces: list[Face] = []
+        clip = prepare_clip(
+            None if plan.video is None else plan.path,
+            plan.path,
+            profile=card.profile,
+            num_frames=card.num_frames,
+            image_size=card.image_size,
+            seconds=card.seconds,
+            detector=None if plan.video is None else self._find_faces,
+            log_mels=inputs.audio_width if inputs.audio == "log_mel" else 0,
+            followed=faces,
+        )
+        return clip, faces
 
     @functools.cached_property
     def _find_faces(self) -> Detector:
         return default_detector() if self._detector is None else self._detector
+
+    @functools.cached_property
+    def _judge(self) -> Judge:
+        return Judge(self._net, self.variables, self.card)
 
 
 @functools.partial(jax.jit, static_argnames=("net", "profile"))
@@ -257,76 +277,34 @@ def _logits(variables: Mapping[str, Any], batch: Batch, net: Network, profile: s
     return net.apply(variables, *present_streams(batch, profile))
 
 
-def _check_audio(mfcc: Any, width: int) -> Float[np.ndarray, "b t c"] | None:
-    """Checks audio features; returns them as float32."""
-    if mfcc is None:
-        return None
-    array = _array("mfcc", mfcc)
-    if array.ndim != 3 or array.shape[-1] != width:
-        raise InputError(f"mfcc {list(array.shape)} has the wrong shape; give [b, t, {width}]")
-    if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer)):
-        raise InputError(f"mfcc is {array.dtype}; give float32")
-    return array.astype(np.float32)
-
-
-def _check_crops(frames: Any) -> UInt8[np.ndarray, "b n h w 3"] | None:
-    """Checks frames; returns None if there are none."""
-    if frames is None:
-        return None
-    array = _array("frames", frames)
-    if array.ndim != 5 or array.shape[-1] != 3:
-        raise InputError(f"frames {list(array.shape)} have the wrong shape; give [b, n, h, w, 3]")
-    if array.dtype != np.uint8:
-        raise InputError(f"frames are {array.dtype}; give uint8 crops, not normalised ones")
-    return array if array.shape[1] else None
-
-
-def _check_presence(name: str, value: Any, rows: int) -> Bool[np.ndarray, "b"]:
-    """Checks which clips have a stream; by default all."""
-    array = np.ones(rows, bool) if value is None else _array(name, value)
-    if array.dtype != bool or array.shape != (rows,):
-        raise InputError(
-            f"{name} is {array.dtype} {list(array.shape)}; give {rows} booleans, one per clip"
-        )
-    return array
-
-
-def _array(name: str, value: Any) -> np.ndarray:
-    try:
-        return np.asarray(value)
-    except ValueError as error:  # nested lists of different lengths
-        raise InputError(f"{name} is not an array ({error}); give a NumPy or JAX array") from error
-
-
-def predict_clips(
-    model: Model, paths: list[str], as_json: bool = False, debug: bool = False
+def predict_files(
+    checkpoint: str | Path, paths: Iterable[str | Path], *, hop: float | None = None, **outputs: Any
 ) -> int:
-    """Prints the prediction of every clip, or an error line if it fails.
+    """Predicts files and the media files of folders; shows and writes what they show.
 
     Args:
-      model: the model.
-      paths: raw clips.
-      as_json: print one line of JSON per clip.
-      debug: print the traceback of every clip that fails.
+      checkpoint: see `Model.load`.
+      paths: files and folders.
+      hop: see `Model.predict`.
+      **outputs: see `avjax.predictions.show.show`.
 
     Returns:
-      Exit status: 0, or 1 if a clip failed.
+      Exit status: 0, or 1 if a file failed.
+
+    Raises:
+      InputError: no model, a bad ``hop``, a folder without media files, or an output that cannot be
+        written.
     """
-    status = 0
-    for path in paths:
-        try:
-            prediction = model.predict(path)
-        except InputError as error:
-            if debug:
-                traceback.print_exc()
-            print(f"error: {error}", file=sys.stderr)
-            status = cli.INPUT_STATUS
-            continue
-        if as_json:
-            print(json.dumps(finite({"clip": path, **prediction.to_json()}), allow_nan=False))
-        else:
-            print(f"{path}: {prediction.label}\n{prediction}")
-    return status
+    model = Model.load(checkpoint)
+    if model.card.about:
+        print(model.card.statement, file=sys.stderr)
+    reads_video = "video" in model.net.inputs.streams
+    check_hop(hop, model.card.seconds, model.card.num_frames if reads_video else 0)
+    told: list[str] = []
+    files = media_files(paths, told)
+    for line in told:
+        print(f"note: {line}", file=sys.stderr)
+    return show(model.predict_many(files, hop=hop), files, **outputs)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -208,7 +208,9 @@ def test_people_beside_the_followed_one_are_told(variables, clip):
 def test_predict_prepared_equals_predict(model, clip):
     shape = {name: getattr(CARD, name) for name in ("profile", "num_frames", "image_size")}
     prepared = prepare_clip(clip, clip, **shape, seconds=CARD.seconds, detector=FACE)
-    assert model.predict_prepared(prepared) == model.predict(clip)
+    expected, prediction = model.predict_prepared(prepared), model.predict(clip)
+    for name in ("label", "probabilities", "missing", "notes"):
+        assert getattr(prediction, name) == getattr(expected, name)
 
 
 def test_load_restores_the_saved_model(checkpoint, model):
@@ -227,8 +229,9 @@ def test_command_prints_predictions_and_errors(checkpoint, clip, tmp_path, monke
     out, err = capsys.readouterr()
     (line,) = map(json.loads, out.splitlines())
     assert line["clip"] == str(clip)
-    assert set(line) == {"clip", "label", "probabilities", "missing", "notes"}
-    errors = err.splitlines()
+    names = ("label", "probabilities", "calibrated", "missing", "notes", "timeline")
+    assert set(line) == {"clip", *names}
+    errors = [line for line in err.splitlines() if "file/s" not in line]  # the bar
     assert [error.startswith("error: ") for error in errors] == [True, True]
     assert "text.mp4" in errors[0]
     assert "absent.mp4" in errors[1]

@@ -1,9 +1,11 @@
 """Predicts the emotion in raw clips: ``avjax predict clip.mp4 --checkpoint RUN``.
 
-Without ``--checkpoint``, the carried model ``voice`` listens to the sound alone.
+Without ``--checkpoint``, the carried model ``voice`` listens to the sound alone. A folder
+stands for the media files below it. Files of any length: windows of the model's length slide over a
+long one.
 """
 
-import sys
+from pathlib import Path
 
 from absl import flags
 
@@ -15,6 +17,10 @@ RESUMES = False
 
 def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     """Defines the command's flags."""
+
+    def text(name: str, help_: str) -> None:
+        flags.DEFINE_string(name, None, help_, flag_values=values)
+
     flags.DEFINE_string(
         "checkpoint",
         "voice",
@@ -24,7 +30,17 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
     flags.DEFINE_bool(
         "debug", False, "Show the traceback of a clip that fails.", flag_values=values
     )
+    flags.DEFINE_float(
+        "hop",
+        None,
+        "Seconds from one window to the next, a multiple of a frame's share of a window; by "
+        "default about half a window.",
+        flag_values=values,
+    )
     flags.DEFINE_bool("json", False, "Print one line of JSON per clip.", flag_values=values)
+    text("csv", "Table to write: a row per window.")
+    text("plot", "Figure to write: probabilities over time (.png, .svg, .pdf, .jpg).")
+    text("annotate", "Video to write: the clip with face box, label and bars (.mp4).")
 
 
 def job(values: flags.FlagValues, positional: list[str]) -> int:
@@ -33,11 +49,21 @@ def job(values: flags.FlagValues, positional: list[str]) -> int:
         raise InputError("no clip given; name one or more video files")
 
     with loading():
-        from avjax.predict import Model, predict_clips
+        from avjax.predict import predict_files
         from avjax.runtime import compilation
 
     compilation.keep_compiled_programs()
-    model = Model.load(values.checkpoint)
-    if model.card.about:
-        print(model.card.statement, file=sys.stderr)
-    return predict_clips(model, positional, values.json, values.debug)
+    return predict_files(
+        values.checkpoint,
+        positional,
+        hop=values.hop,
+        as_json=values.json,
+        csv=_path(values.csv),
+        plot=_path(values.plot),
+        video=_path(values.annotate),
+        debug=values.debug,
+    )
+
+
+def _path(value: str | None) -> Path | None:
+    return Path(value) if value else None

@@ -155,7 +155,15 @@ class AudioVisualNet(Network):
 
     def video_stream(self, frames: Map) -> Map:
         """Encodes frames ``[v n h w 3]`` up to the fusion, ``[v n c]``."""
-        x = self.visual_model.temporal_stage1(self.visual_model.clip_features(frames))
+        return self.clip_stream(self.visual_model.clip_features(frames))
+
+    def image_stream(self, images: Map) -> Map:
+        """Encodes each frame alone, ``[b h w 3]`` to ``[b 1024]``."""
+        return self.visual_model.frame_features(images)
+
+    def clip_stream(self, features: Map) -> Map:
+        """Encodes frame features ``[v n 1024]`` up to the fusion, ``[v n c]``."""
+        x = self.visual_model.temporal_stage1(features)
         return self.visual_model.temporal_stage2(x) if self.fusion_module.late else x
 
     def merge(self, audio: Map, video: Map) -> Float[Array, "p k"]:

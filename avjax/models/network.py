@@ -129,6 +129,17 @@ class Network(nn.Module):
         rows = 1 + 2 * frames.shape[0] if frames.dimmed is not None else frames.shape[0]
         return Map(jnp.zeros((rows, 0)), rows=frames.rows)
 
+    def image_stream(self, images: Map) -> Map:
+        """The part of `video_stream` that takes each frame alone, ``[b h w 3]`` to ``[b c]``.
+
+        A network that reads video defines it and `clip_stream`; overlapping clips share it.
+        """
+        raise NotImplementedError
+
+    def clip_stream(self, features: Map) -> Map:
+        """The rest of `video_stream`, from features ``[v n c]`` of all frames."""
+        raise NotImplementedError
+
     def merge(self, audio: Map, video: Map) -> Array:
         """Returns the outputs of paired streams."""
         raise NotImplementedError
@@ -140,6 +151,25 @@ class Network(nn.Module):
     def encode_video(self, frames: Frames) -> Array:
         """Runs `video_stream` for inference."""
         return ops.values(self.video_stream(Map(frames)))
+
+    def encode_images(self, images: Frames) -> Float[Array, "b c"]:
+        """Runs `image_stream` for inference, on frames ``[b h w 3]``."""
+        return ops.values(self.image_stream(Map(images)))
+
+    def fuse_images(
+        self, audio: Float[Array | np.ndarray, "b t c"], features: Array | None
+    ) -> Float[Array, "b k"]:
+        """Returns logits of sound and of results ``[b n c]`` of `encode_images`.
+
+        Args:
+          audio: audio features.
+          features: None for a network that reads no video.
+        """
+        if features is None:
+            video = self.video_stream(Map(jnp.zeros((len(audio), 0, 0, 0, 3))))
+        else:
+            video = self.clip_stream(Map(features))
+        return self.logits(self.merge(self.audio_stream(Map(audio)), video))
 
     def fuse(self, audio: Array, video: Array) -> Float[Array, "p k"]:
         """Returns logits of paired results of `encode_audio` and `encode_video`."""

@@ -58,8 +58,15 @@ class VideoNet(Network):
 
     def video_stream(self, frames: Map) -> Map:
         """Encodes frames ``[b n h w 3]`` in both stages, ``[b n 128]``."""
-        x = self.visual_model.temporal_stage1(self.visual_model.clip_features(frames))
-        return self.visual_model.temporal_stage2(x)
+        return self.clip_stream(self.visual_model.clip_features(frames))
+
+    def image_stream(self, images: Map) -> Map:
+        """Encodes each frame alone, ``[b h w 3]`` to ``[b 1024]``."""
+        return self.visual_model.frame_features(images)
+
+    def clip_stream(self, features: Map) -> Map:
+        """Encodes frame features ``[v n 1024]`` in both stages, ``[v n 128]``."""
+        return self.visual_model.temporal_stage2(self.visual_model.temporal_stage1(features))
 
     def merge(self, audio: Map, video: Map) -> Float[Array, "b k"]:
         """Returns the classifier's logits."""

@@ -21,17 +21,15 @@ from avjax.errors import InputError
 from avjax.preparation import media, notes
 from avjax.preparation.container import NoVideoError
 from avjax.preparation.crops import Boxes, NoFaceError, fixed_crops, reference_crops
-from avjax.preparation.faces import Detector, followed_boxes, largest_boxes
+from avjax.preparation.faces import Detector, Face, followed_boxes, largest_boxes
 from avjax.preparation.frames import (
     Selection,
-    Timeline,
-    broken_off,
     frames_at,
     frames_numbered,
-    read_timeline,
 )
 from avjax.preparation.sound import Sound, read_sound
 from avjax.preparation.stopwatch import Stopwatch
+from avjax.preparation.timeline import Timeline, broken_off, read_timeline
 
 PROFILES = ("fixed", "reference")
 REFERENCE_FRAMES = 108  # 3.6 s at 30 frames per second
@@ -67,6 +65,7 @@ def prepare_clip(
     end: float | None = None,
     log_mels: int = 0,
     face: Sequence[float] | None = None,
+    followed: list[Face] | None = None,
 ) -> PreparedClip:
     """Reads one clip, selects its window and frames, and crops the faces.
 
@@ -85,6 +84,7 @@ def prepare_clip(
       log_mels: mel bands of the log-mel spectrogram; 0 computes only MFCCs.
       face: point x, y or box x, y, width, height in pixels of the clip's first frame, on the person
         to follow; only in profile `fixed`, which else follows the one seen longest and largest.
+      followed: receives the followed face in every selected frame.
 
     Raises:
       InputError: a file cannot be read, ends before ``start`` or has no face at ``face``, or a
@@ -133,6 +133,9 @@ def prepare_clip(
                     selection, detector, face, told, path=video, cropped=num_frames
                 )
         selection = selection._replace(order=selection.order[-len(boxes) :])
+        if followed is not None:
+            times = selection.times[-len(boxes) :]
+            followed += [Face.at(start + t, box) for t, box in zip(times, boxes, strict=True)]
         with watch.phase("crop"), explained(video):
             clip = _with_faces(clip, selection, boxes, profile)
     return clip._replace(notes=tuple(told))

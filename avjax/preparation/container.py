@@ -154,6 +154,59 @@ def broken_at(there: float, announced: float | None, end: float | None) -> float
     return announced if lacks > _CUT_SECONDS else None
 
 
+class Extent(NamedTuple):
+    """When a track begins and ends, in seconds, and when it should by its header if it is cut."""
+
+    begin: float
+    end: float
+    announced: float | None
+
+
+def extent(path: Path, choose: Callable[[InputContainer], int | None]) -> Extent | None:
+    """Reads a track's packets, without decoding them, to see how long it is.
+
+    Args:
+      path: a media file.
+      choose: returns the track's index in the container, or None for none.
+
+    Returns:
+      None without such a track, or if it is empty.
+
+    Raises:
+      InputError: the file cannot be read.
+    """
+    begin, end = math.inf, -math.inf
+    with open_media(path) as container:
+        index = choose(container)
+        if index is None:
+            return None
+        track: Any = container.streams[index]
+        zero, usual = origin(container), frame_seconds(track)
+        for packet in packets(container, track, 0.0):
+            ticks = packet.dts if packet.pts is None else packet.pts
+            if not packet.size or packet.is_discard:
+                continue
+            unit = float(packet.time_base)
+            time = max(end, 0.0) if ticks is None else ticks * unit - zero
+            begin = min(begin, time)
+            end = max(end, time + ((packet.duration or 0) * unit or usual))
+        if end <= 0:
+            return None
+        announced = broken_at(end, announced_end(container, track), None)
+    return Extent(max(0.0, begin), end, announced)
+
+
+def default_video(container: InputContainer, path: Path) -> int | None:
+    """Returns the index of the track that `video_track` chooses, or None if there is none."""
+    return video_track(container, path).track if _videos(container) else None
+
+
+def default_sound(container: InputContainer) -> int | None:
+    """Returns the index of the default sound track, or None if there is none."""
+    choices = by_default("sound", container.streams.audio)
+    return choices[0].track if choices else None
+
+
 # --------------------------------------------------------------------------------------- packets
 
 

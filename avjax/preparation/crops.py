@@ -1,6 +1,7 @@
 """Crops faces from frames, for both profiles."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -31,11 +32,9 @@ def reference_crops(
     Raises:
       NoFaceError: every box is None.
     """
-    present = _present(boxes)
     crops = []
-    for index, frame in enumerate(frames):
-        last = present[max(int(np.searchsorted(present, index, side="right")) - 1, 0)]
-        x1, y1, x2, y2 = _clipped([round(float(x)) for x in boxes[last]], frame)
+    for frame, box in zip(frames, earlier_boxes(boxes), strict=True):
+        x1, y1, x2, y2 = _clipped([round(float(x)) for x in box], frame)
         crops.append(cv2.resize(frame[y1:y2, x1:x2, ::-1], (size, size)))
     return np.stack(crops)
 
@@ -56,15 +55,35 @@ def fixed_crops(
     Raises:
       NoFaceError: every box is None.
     """
-    present = _present(boxes)
     crops = []
-    for index, frame in enumerate(frames):
-        nearest = present[np.argmin(np.abs(present - index))]
-        x, y, side = _square(boxes[nearest], frame)
+    for frame, box in zip(frames, nearest_boxes(boxes), strict=True):
+        x, y, side = _square(box, frame)
         interpolation = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
         crop = frame[y : y + side, x : x + side]
         crops.append(cv2.resize(crop, (size, size), interpolation=interpolation))
     return np.stack(crops)
+
+
+def earlier_boxes(boxes: Boxes) -> list[Float[np.ndarray, "4"]]:
+    """Returns a box for every frame: the last one up to it, or else the first.
+
+    Raises:
+      NoFaceError: every box is None.
+    """
+    present = _present(boxes)
+    places = np.searchsorted(present, np.arange(len(boxes)), side="right") - 1
+    return [cast(Any, boxes[i]) for i in present[np.maximum(places, 0)]]
+
+
+def nearest_boxes(boxes: Boxes) -> list[Float[np.ndarray, "4"]]:
+    """Returns a box for every frame: that of the nearest frame with one, the earlier on ties.
+
+    Raises:
+      NoFaceError: every box is None.
+    """
+    present = _present(boxes)
+    places = [np.argmin(np.abs(present - i)) for i in range(len(boxes))]
+    return [cast(Any, boxes[i]) for i in present[places]]
 
 
 def _present(boxes: Boxes) -> np.ndarray:

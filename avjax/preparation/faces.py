@@ -1,9 +1,9 @@
 """Chooses the face to crop in each frame of a clip."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol, Self
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ from avjax.preparation import notes
 from avjax.preparation.container import LARGE_FRAME
 from avjax.preparation.crops import Boxes
 from avjax.preparation.frames import Selection, batches
-from avjax.preparation.tracks import follow
+from avjax.preparation.tracks import Followed, follow
 
 
 class Detector(Protocol):
@@ -28,6 +28,26 @@ class Detector(Protocol):
         Unless ``thorough``, small faces beside large ones may be left out.
         """
         ...
+
+
+class Face(NamedTuple):
+    """Where the followed face is at a time.
+
+    Attributes:
+      second: when the frame is shown, from the start of the file.
+      box: x1, y1, x2, y2 in pixels of the frame as a player shows it; None where it is not seen.
+    """
+
+    second: float
+    box: tuple[float, float, float, float] | None
+
+    @classmethod
+    def at(cls, second: float, box: Float[np.ndarray, "4"] | None) -> Self:
+        """Returns the face of a detector's box."""
+        if box is None:
+            return cls(second, None)
+        x1, y1, x2, y2 = map(float, box)
+        return cls(second, (x1, y1, x2, y2))
 
 
 def largest_boxes(selection: Selection, detector: Detector, told: dict[str, None]) -> Boxes:
@@ -63,13 +83,13 @@ def followed_boxes(
       InputError: there is no face at ``target``.
     """
     sizes = [selection.images[i].shape[1::-1] for i in selection.order]
-    faces = _faces(selection, detector, thorough=target is not None)
-    person = follow(faces, sizes, target)
-    if target is None and person is not None and person.people > 1:
-        # Nobody shall be missed for being small beside others. Clips of one person never pay this.
-        person = follow(_faces(selection, detector, thorough=True), sizes)
-    if person is None and target is not None:
-        raise InputError(_no_hit(target, path, faces[0]))
+    if target is None:
+        person = longest_seen(lambda thorough: _faces(selection, detector, thorough), sizes)
+    else:
+        faces = _faces(selection, detector, thorough=True)
+        person = follow(faces, sizes, target)
+        if person is None:
+            raise InputError(_no_hit(target, path, faces[0]))
     boxes = [None] * cropped if person is None else person.boxes[-cropped:]
     if person is not None and person.people > 1:
         seen = sum(box is not None for box in boxes)
@@ -77,6 +97,22 @@ def followed_boxes(
     else:
         _tell_faceless(boxes, told)
     return boxes
+
+
+def longest_seen(
+    search: Callable[[bool], list[Float[np.ndarray, "k 4"]]], sizes: Sequence[tuple[int, int]]
+) -> Followed | None:
+    """Follows the person seen longest and largest; None without a face.
+
+    Args:
+      search: finds every frame's faces; its argument is that of `Detector.faces`.
+      sizes: width and height of each frame.
+    """
+    person = follow(search(False), sizes)
+    if person is not None and person.people > 1:
+        # Nobody shall be missed for being small beside others. Clips of one person never pay this.
+        person = follow(search(True), sizes)
+    return person
 
 
 def _tell_faceless(boxes: Boxes, told: dict[str, None]) -> None:
@@ -90,12 +126,12 @@ def _faces(
 ) -> list[Float[np.ndarray, "k 4"]]:
     """Finds the faces of selected frames; a short clip repeats frames."""
     groups = batches(selection.images)
-    found = [boxes for group in groups for boxes in _in_reduced(group, detector, thorough)]
+    found = [boxes for group in groups for boxes in faces_of(group, detector, thorough)]
     return [found[i] for i in selection.order]
 
 
-def _in_reduced(
-    frames: UInt8[np.ndarray, "n h w 3"], detector: Detector, thorough: bool
+def faces_of(
+    frames: UInt8[np.ndarray, "n h w 3"], detector: Detector, thorough: bool = False
 ) -> list[Float[np.ndarray, "k 4"]]:
     """Finds faces; where frames are larger than 4K, in reduced ones, which bounds memory."""
     height, width = frames.shape[1:3]

@@ -10,115 +10,13 @@ import av
 import av.filter
 import numpy as np
 from av.container import InputContainer
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from avjax.errors import InputError
 from avjax.preparation import container, notes, pixels
+from avjax.preparation.timeline import NUMBER_TOLERANCE
 
 _TOLERANCE = 1e-3  # seconds; Matroska's times are rounded to that
-_NUMBER_TOLERANCE = 1e-6
-
-
-class Timeline(NamedTuple):
-    """When the frames of a clip are shown, in seconds from its start.
-
-    Attributes:
-      times: sorted start times; the first may lie before the clip, if it is still shown then.
-      end: when the last frame ceases to be shown.
-      announced: when the video should end by its header, if it breaks off before.
-      origin: when the file's video begins, from the start of the file.
-    """
-
-    times: Float[np.ndarray, "n"]
-    end: float
-    announced: float | None
-    origin: float
-
-    @property
-    def begin(self) -> float:
-        """When the first frame is shown, at least 0."""
-        return max(0.0, float(self.times[0]))
-
-
-def read_timeline(path: Path, start: float = 0.0, end: float | None = None) -> Timeline:
-    """Reads when frames are shown, without decoding them.
-
-    Args:
-      path: a video.
-      start: of the clip on the file's clock, in seconds; earlier frames are not read.
-      end: of the clip, in seconds; None reads to the end of the file.
-
-    Raises:
-      NoVideoError: the file has no video track.
-      InputError: it cannot be read, or shows no frame in that range.
-    """
-    for margin in container.SEEK_MARGINS:
-        spans, announced, origin = _spans(path, start - margin, end)
-        if start - margin <= 0 or (spans and min(spans)[0] <= start):
-            break
-    if not spans:
-        raise InputError(f"{path} holds no video frames; replace the file")
-    times = np.array([time for time, _ in spans])
-    order = np.argsort(times, kind="stable")
-    times, lengths = times[order], np.array([length for _, length in spans])[order]
-    last = float(times[-1] + (lengths[-1] or np.diff(times[-2:]).sum()))
-    if last <= start or (end is not None and times[0] >= end):
-        raise InputError(
-            f"{path} has no frame from {start:g} s on; correct the clip's start and end"
-        )
-    announced = container.broken_at(last, announced, end)
-    inside = times > start - _NUMBER_TOLERANCE
-    if end is not None:
-        inside &= times < end
-        last = min(last, end)
-    shown_at_start = times[times <= start + _NUMBER_TOLERANCE][-1:]  # and from before it
-    times = np.union1d(shown_at_start, times[inside])
-    announced = None if announced is None else announced - start
-    return Timeline(times - start, last - start, announced, origin)
-
-
-def _spans(
-    path: Path, start: float, end: float | None
-) -> tuple[list[tuple[float, float]], float | None, float]:
-    """Returns the times and lengths of shown frames, the announced end, the video's beginning."""
-    spans: list[tuple[float, float]] = []
-    with container.open_media(path) as file:
-        track: Any = file.streams[container.video_track(file, path).track]
-        zero, length = container.origin(file), container.frame_seconds(track)
-        begin = (track.start_time or 0) * float(track.time_base) - zero if track.start_time else 0.0
-        for packet in container.packets(file, track, start):
-            unit = float(packet.time_base)
-            if end is not None and packet.dts is not None and packet.dts * unit - zero >= end:
-                break  # a packet is decoded before it is shown
-            ticks = packet.dts if packet.pts is None else packet.pts
-            if packet.size and not packet.is_discard:
-                time = spans[-1][0] + length if ticks is None and spans else 0.0
-                time = time if ticks is None else ticks * unit - zero
-                spans.append((time, (packet.duration or 0) * unit))
-        return spans, container.announced_end(file, track), max(0.0, begin)
-
-
-def frame_times(path: Path, start: float = 0.0, end: float | None = None) -> Float[np.ndarray, "n"]:
-    """Returns the sorted start times of all frames in seconds, without decoding them.
-
-    Args:
-      path: a video.
-      start: origin of the times on the file's clock, in seconds; earlier frames are left out.
-      end: where to stop, in seconds; None reads to the end.
-
-    Raises:
-      InputError: the file is not a readable video, has no frames in that range, or ends before its
-        header says.
-    """
-    timeline = read_timeline(path, start, end)
-    if timeline.announced is not None:
-        raise InputError(broken_off(path, timeline.end, timeline.announced))
-    return timeline.times[timeline.times > -_NUMBER_TOLERANCE]
-
-
-def broken_off(path: Path | None, second: float, announced: float) -> str:
-    """Tells of a file that ends before its header says, too early for the clip."""
-    return f"{path} breaks off after {second:.1f} of {announced:.1f} seconds; replace the file"
 
 
 class Selection(NamedTuple):
@@ -129,12 +27,14 @@ class Selection(NamedTuple):
       order: number of the image for every time that was asked for.
       notes: what was decided about them.
       decoded: number of frames up to the last one that was needed, by `frames_numbered`.
+      times: the times, in seconds from the clip's start; those of frames by `frames_numbered`.
     """
 
     images: list[UInt8[np.ndarray, "h w 3"]]
     order: list[int]
     notes: tuple[str, ...]
     decoded: int = 0
+    times: tuple[float, ...] = ()
 
 
 def frames_at(
@@ -154,7 +54,7 @@ def frames_at(
       InputError: the video cannot be decoded.
     """
     taken = _Taken("rgb24", len(times))
-    with contextlib.closing(_shown(path, start + times[0], threads, taken)) as shown:
+    with contextlib.closing(_shown(path, start + times[0], threads, taken.screen)) as shown:
         last = None
         for time, frame in shown:
             while len(taken.order) < len(times) and (
@@ -168,7 +68,62 @@ def frames_at(
             raise InputError(f"{path} holds no frame that can be decoded; replace the file")
         while len(taken.order) < len(times):
             taken.add(last)
+    taken.times = list(times)
     return taken.selection()
+
+
+def stream_frames(
+    path: Path, times: Sequence[float], told: dict[str, None], *, threads: int = 0
+) -> Generator[UInt8[np.ndarray, "h w 3"]]:
+    """Yields the RGB frame shown at each time, as `frames_at`, without keeping any.
+
+    Args:
+      path: a video.
+      times: ascending, in seconds.
+      told: receives notes.
+      threads: as in `frames_at`.
+
+    Yields:
+      Images; the same array again where the same frame is still shown.
+
+    Raises:
+      InputError: the video cannot be decoded.
+    """
+    screen, count = _Screen("rgb24", told), 0
+    last = image = None
+    with contextlib.closing(_shown(path, times[0], threads, screen)) as shown:
+        for time, frame in shown:
+            while count < len(times) and times[count] < time - _TOLERANCE:
+                image = screen.image(frame if last is None else last) if image is None else image
+                yield image
+                count += 1
+            if count == len(times):
+                return
+            image = image if last is None else None
+            last = frame
+        if last is None:
+            raise InputError(f"{path} holds no frame that can be decoded; replace the file")
+        image = screen.image(last)
+        for _ in range(count, len(times)):
+            yield image
+
+
+def shown_images(
+    path: Path, told: dict[str, None]
+) -> Generator[tuple[float, UInt8[np.ndarray, "h w 3"]]]:
+    """Yields the second and the RGB image of every frame.
+
+    Args:
+      path: a video.
+      told: receives notes.
+
+    Raises:
+      InputError: the video cannot be decoded.
+    """
+    screen = _Screen("rgb24", told)
+    with contextlib.closing(_shown(path, 0.0, 0, screen)) as shown:
+        for time, frame in shown:
+            yield time, screen.image(frame)
 
 
 def frames_numbered(
@@ -192,11 +147,12 @@ def frames_numbered(
       InputError: the video cannot be decoded.
     """
     taken = _Taken(pixel_format, len(numbers))
-    with contextlib.closing(_shown(path, start, threads, taken)) as shown:
-        inside = (f for time, f in shown if not start or time > start - _NUMBER_TOLERANCE)
-        for number, frame in enumerate(inside):
+    with contextlib.closing(_shown(path, start, threads, taken.screen)) as shown:
+        inside = ((t, f) for t, f in shown if not start or t > start - NUMBER_TOLERANCE)
+        for number, (time, frame) in enumerate(inside):
             while len(taken.order) < len(numbers) and numbers[len(taken.order)] == number:
                 taken.add(frame)
+                taken.times.append(time - start)
             taken.decoded = number + 1
             if len(taken.order) == len(numbers):
                 break
@@ -242,32 +198,44 @@ def batches(images: Sequence[UInt8[np.ndarray, "h w 3"]]) -> list[UInt8[np.ndarr
     return [block[: len(group)] for block, group in zip(blocks, groups, strict=True)]
 
 
+class _Screen:
+    """Converts a video's frames to what is shown."""
+
+    def __init__(self, pixel_format: str, told: dict[str, None]) -> None:
+        self._pixel_format = pixel_format
+        self._kind: tuple[int, int, int] | None = None
+        self._matrix: bytes | None = None
+        self.aspect: Any = None
+        self.told = told
+
+    def image(self, frame: Any) -> UInt8[np.ndarray, "h w 3"]:
+        kind = (frame.width, frame.height, frame.rotation)
+        if kind != self._kind:
+            if self._kind is not None and kind[:2] != self._kind[:2]:
+                self.told[notes.SIZE_CHANGES] = None
+            self._kind, self._matrix = kind, pixels.display_matrix(frame)
+        return pixels.shown(frame, self._pixel_format, self.aspect, self._matrix, self.told)
+
+
 class _Taken:
     """Images taken from a video; those of one size share one array, so none is copied twice."""
 
     def __init__(self, pixel_format: str, most: int) -> None:
-        self._pixel_format, self._most = pixel_format, most
+        self._most = most
         self._last: Any = None
-        self._kind: tuple[int, int, int] | None = None
-        self._matrix: bytes | None = None
         self._block = np.zeros((0, 0, 0, 3), np.uint8)
         self._used = 0
-        self.aspect: Any = None
+        self.screen = _Screen(pixel_format, {})
         self.images: list[np.ndarray] = []
         self.order: list[int] = []
-        self.told: dict[str, None] = {}
+        self.times: list[float] = []
         self.decoded = 0
 
     def add(self, frame: Any) -> None:
         """Takes a frame once more; one that was taken just before is not converted again."""
         if frame is not self._last:
-            kind = (frame.width, frame.height, frame.rotation)
-            if kind != self._kind:
-                self._kind, self._matrix = kind, pixels.display_matrix(frame)
-            image = pixels.shown(frame, self._pixel_format, self.aspect, self._matrix, self.told)
+            image = self.screen.image(frame)
             if image.shape != self._block.shape[1:]:
-                if self.images:
-                    self.told[notes.SIZE_CHANGES] = None
                 # Pages that are never written take no memory.
                 self._block = np.empty((self._most - len(self.images), *image.shape), np.uint8)
                 self._used = 0
@@ -278,20 +246,21 @@ class _Taken:
         self.order.append(len(self.images) - 1)
 
     def selection(self) -> Selection:
-        return Selection(self.images, self.order, tuple(self.told), self.decoded)
+        told, times = tuple(self.screen.told), tuple(self.times)
+        return Selection(self.images, self.order, told, self.decoded, times)
 
 
 def _shown(
-    path: Path, start: float, threads: int, taken: _Taken
+    path: Path, start: float, threads: int, screen: _Screen
 ) -> Generator[tuple[float, av.VideoFrame]]:
     """Yields times and frames from the one shown at ``start`` on, or from an earlier one."""
 
     def choose(file: InputContainer) -> int:
         choice = container.video_track(file, path)
         if choice.note:
-            taken.told[choice.note] = None
+            screen.told[choice.note] = None
         track: Any = file.streams[choice.track]
-        taken.aspect = track.sample_aspect_ratio
+        screen.aspect = track.sample_aspect_ratio
         return choice.track
 
     faults: list[str] = []
@@ -300,7 +269,7 @@ def _shown(
     for time, frame in container.frames_from(path, choose, start, faults, threads):
         if graph is None and frame.interlaced_frame:
             graph, zero = _deinterlacer(frame), time - float(frame.time or 0.0)
-            taken.told[notes.DEINTERLACED] = None
+            screen.told[notes.DEINTERLACED] = None
         if graph is None:
             yield time, frame
             continue
@@ -310,7 +279,7 @@ def _shown(
         graph.vpush(None)
         yield from _pulled(graph, zero or 0.0)
     if faults:
-        taken.told[notes.damaged(len(faults))] = None
+        screen.told[notes.damaged(len(faults))] = None
 
 
 def _deinterlacer(frame: av.VideoFrame) -> av.filter.Graph:

@@ -6,22 +6,22 @@ filter, cut to 3.6 s and rounded to 16 bits, as in the reference's wav files.
 
 import io
 
-import librosa
 import numpy as np
 import soundfile
 from jaxtyping import Float
 
 from avjax.data.records import (
-    HOP,
     SAMPLE_RATE,
     WINDOW_SECONDS,
     audio_steps,
     window_samples,
 )
 from avjax.models.network import N_MFCC
-from avjax.preparation.frames import frame_times, read_frames
+from avjax.preparation import spectra
+from avjax.preparation.frames import read_frames
 from avjax.preparation.mixdown import is_silent
 from avjax.preparation.sound import read_audio, resample
+from avjax.preparation.timeline import frame_times
 
 __all__ = [
     "fit_audio",
@@ -36,7 +36,6 @@ __all__ = [
 ]
 
 WINDOW_SAMPLES = window_samples(WINDOW_SECONDS)
-N_FFT = 2048
 MEL_GAIN = 4e5  # moves speech beyond log1p's linear range; background noise stays near 0
 
 
@@ -64,15 +63,10 @@ def no_mfcc(seconds: float = WINDOW_SECONDS) -> Float[np.ndarray, "t 10"]:
 
 def mfcc(samples: Float[np.ndarray, "s"]) -> Float[np.ndarray, "t 10"]:
     """Computes ten MFCCs per 512 samples at 22050 Hz, float32; 3.6 s give 156 steps."""
-    features = librosa.feature.mfcc(
-        y=samples, sr=SAMPLE_RATE, n_mfcc=N_MFCC, n_fft=N_FFT, hop_length=HOP, pad_mode="reflect"
-    )
-    return np.ascontiguousarray(features.T, dtype=np.float32)
+    return np.ascontiguousarray(spectra.mfccs(samples, N_MFCC).T, dtype=np.float32)
 
 
 def log_mel(samples: Float[np.ndarray, "s"], bands: int) -> Float[np.ndarray, "t m"]:
     """Computes ``log(1 + 4e5 * power)`` in mel bands, float32, with the steps of `mfcc`."""
-    power = librosa.feature.melspectrogram(
-        y=samples, sr=SAMPLE_RATE, n_mels=bands, n_fft=N_FFT, hop_length=HOP, pad_mode="reflect"
-    )
+    power = spectra.mel_power(samples, bands)
     return np.ascontiguousarray(np.log1p(MEL_GAIN * power).T, dtype=np.float32)

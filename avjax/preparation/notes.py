@@ -62,6 +62,16 @@ def broken_off(kind: str, second: float, announced: float) -> str:
     return f"{kind} breaks off after {second:.1f} of {announced:.1f} s, behind the window"
 
 
+def cut_short(kind: str, second: float, announced: float) -> str:
+    """Tells that a file of several windows ends before its header says."""
+    return f"{kind} breaks off after {second:.1f} of {announced:.1f} s"
+
+
+def windows_without(what: str, count: int, total: int) -> str:
+    """Tells in how many windows of a long file a stream is missing, or both are."""
+    return f"{what} in {count} of {counted(total, 'window')}"
+
+
 def gap(seconds: float) -> str:
     """Tells that silence stands where the sound's clock jumps."""
     return f"{seconds:.1f} s without sound filled with silence"

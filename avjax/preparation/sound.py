@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
-import librosa
 import numpy as np
 import resampy
 import soundfile
@@ -47,6 +46,10 @@ class Sound(NamedTuple):
     begin: float = 0.0
     announced: float | None = None
     notes: tuple[str, ...] = ()
+
+
+class NoSamplesError(InputError):
+    """The sound has no samples in the range that was asked for."""
 
 
 class _Track(NamedTuple):
@@ -108,7 +111,7 @@ def read_sound(
         return None
     if not len(voice):
         where = f" from {start:g} s on; correct the clip's start" if start else "; replace the file"
-        raise InputError(f"{path} holds no sound samples{where}")
+        raise NoSamplesError(f"{path} holds no sound samples{where}")
     if len(voice) < _SHORTEST_SECONDS * track.rate:
         raise InputError(
             f"{path} holds {notes.counted(len(voice), 'sound sample')}, less than "
@@ -134,7 +137,8 @@ def resample(
     resampy.interpn.resample_f_s(
         samples, times, window, slopes, table_size, min(1.0, ratio), resampled
     )
-    return librosa.util.fix_length(resampled, size=math.ceil(len(samples) * ratio))
+    size = math.ceil(len(samples) * ratio)
+    return np.pad(resampled, (0, max(0, size - len(resampled))))[:size]
 
 
 @functools.cache
@@ -296,9 +300,12 @@ class _Placed:
     def _place(self, time: float, block: np.ndarray) -> None:
         excess = round((time - self._start) * self.rate) - self._position
         if abs(excess) > _GAP_SECONDS * self.rate:
-            if self._position + excess > 0 and excess > 0 and self._blocks:
-                self._told.append(notes.gap(excess / self.rate))
-                self._append(self._silent(len(block), excess))
+            if self._position + excess > 0 and excess > 0:
+                if self._blocks:
+                    self._told.append(notes.gap(excess / self.rate))
+                    self._append(self._silent(len(block), excess))
+                else:  # the gap reaches over the start
+                    self._position += excess
             elif excess < 0:
                 block = block[:, -excess:]
         self._append(block)

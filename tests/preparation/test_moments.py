@@ -13,6 +13,7 @@ from avjax.errors import InputError
 from avjax.preparation import frames
 from avjax.preparation.clip import even_indices, prepare_clip
 from avjax.preparation.sound import read_sound
+from avjax.preparation.timeline import read_timeline
 from tests.clips import WholeFrame, frame, tone, write_sound
 
 FRAMES, RATE = 100, 25  # 4 s
@@ -126,7 +127,7 @@ def test_trimmed_files_begin_where_they_were_cut(folder, source, start, later):
     later = min(later, SECONDS - first - 0.02)
     shown = frames.frames_at(path, moments, start=later)
     assert numbers(shown) == numbers_at(first + later + moments)
-    timeline = frames.read_timeline(path)
+    timeline = read_timeline(path)
     assert timeline.begin == 0 and timeline.announced is None
     assert timeline.end == pytest.approx(SECONDS - first, abs=0.001)
     assert heard_at(path) == pytest.approx(TONE - cut, abs=0.002)
@@ -165,7 +166,7 @@ def kind(request, folder):
 
 def test_a_whole_file_has_one_clock(kind):
     path, late = kind
-    timeline = frames.read_timeline(path)
+    timeline = read_timeline(path)
     moments = np.array([0.02, 1.02, 2.5, 3.9])
     assert numbers(frames.frames_at(path, timeline.begin + moments)) == numbers_at(moments)
     assert timeline.begin < 0.02  # the coder of the sound may need some time before
@@ -176,7 +177,7 @@ def test_a_whole_file_has_one_clock(kind):
 @given(INSIDE_FRAMES)
 def test_a_cut_equals_decoding_from_the_start(kind, start):
     path, late = kind
-    begin = frames.read_timeline(path).begin
+    begin = read_timeline(path).begin
     cut, moments = start + begin, np.array([0.0, 0.08, 0.24])
     shown = frames.frames_at(path, moments, start=cut)
     assert numbers(shown) == numbers_at(cut + moments - begin)

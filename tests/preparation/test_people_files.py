@@ -10,6 +10,7 @@ from avjax.preparation import frames, mixdown, notes
 from avjax.preparation.clip import prepare_clip
 from avjax.preparation.container import has_video
 from avjax.preparation.sound import read_audio, read_sound
+from avjax.preparation.timeline import read_timeline
 from tests.clips import WholeFrame, encode, frame, tone, write_sound, write_video
 
 
@@ -97,7 +98,7 @@ def test_joined_recordings_follow_one_another(tmp_path):
     second = write_video(tmp_path / "b.ts", [frame(30 + i, 128, 96) for i in range(20)])
     path = tmp_path / "both.ts"
     path.write_bytes(first.read_bytes() + second.read_bytes())
-    assert frames.read_timeline(path).end == pytest.approx(4 / 3, abs=0.01)
+    assert read_timeline(path).end == pytest.approx(4 / 3, abs=0.01)
     whole = frames.frames_at(path, [0.5, 1.0])
     np.testing.assert_allclose(
         [image.mean() for image in whole.images], [frame(15).mean(), frame(40).mean()], atol=2

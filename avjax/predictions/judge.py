@@ -1,0 +1,108 @@
+"""Judges the windows of a file, a few at a time; each face crop is encoded once."""
+
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from avjax.models.network import Network
+from avjax.models.ops.frames import StoredFrames
+from avjax.preparation.windows import ClipWindow, Crop
+from avjax.runs.saved_model import ModelCard
+
+_WINDOWS_AT_ONCE = 8
+_CROPS_AT_ONCE = 12  # two parts of `ops.inference.IMAGES_AT_ONCE`
+
+
+class Judge:
+    """Computes logits of windows; compiles two programs on first use."""
+
+    def __init__(self, net: Network, variables: Mapping[str, Any], card: ModelCard) -> None:
+        """Takes the network, its variables and the card, which tells the shapes of clips."""
+        self._net, self._variables, self._card = net, variables, card
+
+    def logits(
+        self, windows: Iterable[ClipWindow]
+    ) -> Iterator[tuple[ClipWindow, Float[np.ndarray, "k"] | None]]:
+        """Yields each window with its float32 logits, or None if it has no stream to judge."""
+        rest = iter(windows)
+        while batch := list(itertools.islice(rest, _WINDOWS_AT_ONCE)):
+            judged = [w for w in batch if w.sound is not None or w.crops is not None]
+            rows = iter(self._judged(judged)) if judged else iter(())
+            for window in batch:
+                there = window.sound is not None or window.crops is not None
+                yield window, next(rows) if there else None
+
+    def _judged(self, windows: Sequence[ClipWindow]) -> Float[np.ndarray, "b k"]:
+        """Returns logits of windows with a stream, and more rows if they are few."""
+        inputs, card = self._net.inputs, self._card
+        audio = np.zeros((_WINDOWS_AT_ONCE, card.audio_steps, inputs.audio_width), np.float32)
+        for row, window in enumerate(windows):
+            if window.sound is not None:
+                sound = window.sound
+                audio[row] = sound.log_mel if inputs.audio == "log_mel" else sound.mfcc
+        features = None
+        if "video" in inputs.streams:
+            self._encode(windows)
+            features = self._features(windows)
+        return np.asarray(_fuse(self._variables, audio, features, self._net))
+
+    def _encode(self, windows: Sequence[ClipWindow]) -> None:
+        """Encodes the crops that have not been encoded yet."""
+        crops = [crop for window in windows for crop in window.crops or ()]
+        new = list({id(crop): crop for crop in crops if crop.features is None}.values())
+        results = []
+        for start in range(0, len(new), _CROPS_AT_ONCE):
+            part = new[start : start + _CROPS_AT_ONCE]
+            pixels = np.zeros((_CROPS_AT_ONCE, *part[0].pixels.shape), np.uint8)
+            pixels[: len(part)] = [crop.pixels for crop in part]
+            results.append((part, self._encoded(pixels, True)))  # the device need not wait
+        for part, features in results:
+            for crop, row in zip(part, np.asarray(features), strict=False):
+                crop.features = row
+
+    def _encoded(self, pixels: np.ndarray, present: bool) -> Array:
+        presence = np.full(len(pixels), present)
+        return _encode(self._variables, pixels, presence, self._net, self._card.profile)
+
+    @functools.cached_property
+    def _missing(self) -> Float[np.ndarray, "c"]:
+        """Features of a frame of missing video, which is zeros once normalised."""
+        size = self._card.image_size
+        return np.asarray(
+            self._encoded(np.zeros((_CROPS_AT_ONCE, size, size, 3), np.uint8), False)
+        )[0]
+
+    def _features(self, windows: Sequence[ClipWindow]) -> Float[np.ndarray, "b n c"]:
+        """Returns features of the windows' frames, and more rows if they are few."""
+        shape = (_WINDOWS_AT_ONCE, self._card.num_frames, len(self._missing))
+        features = np.broadcast_to(self._missing, shape).copy()
+        for row, window in enumerate(windows):
+            if window.crops is not None:
+                features[row] = [_known(crop) for crop in window.crops]
+        return features
+
+
+def _known(crop: Crop) -> np.ndarray:
+    assert crop.features is not None
+    return crop.features
+
+
+@functools.partial(jax.jit, static_argnames=("net", "profile"))
+def _encode(
+    variables: Mapping[str, Any], pixels: Array, present: Array, net: Network, profile: str
+) -> Array:
+    images = StoredFrames(pixels, present, profile, jnp.float32)
+    return net.apply(variables, images, method="encode_images")
+
+
+@functools.partial(jax.jit, static_argnames=("net",))
+def _fuse(
+    variables: Mapping[str, Any], audio: Array, features: Array | None, net: Network
+) -> Array:
+    return net.apply(variables, audio, features, method="fuse_images")

@@ -1,0 +1,109 @@
+"""Draws a prediction's timeline: bands of probability, and what was missing where."""
+
+import itertools
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, PercentFormatter
+
+from avjax.errors import InputError
+from avjax.predictions.prediction import Prediction, Window, clock
+from avjax.runtime.files import atomic_file, explain_unwritable
+
+FORMATS = ("png", "svg", "pdf", "jpg")
+# Okabe and Ito's colours, which colour-blind people can tell apart, light enough for black text.
+COLOURS = (
+    *("#999999", "#56B4E9", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#009E73", "#E69F00"),
+    *("#44AA99", "#AA4499", "#DDCC77", "#882255", "#117733", "#332288", "#88CCEE", "#661100"),
+)
+_MISSING = {"audio": "no sound", "video": "no face"}
+_MISSING_COLOUR = "#444444"
+_DPI = 150
+
+
+def check_format(path: Path) -> None:
+    """Raises InputError unless a plot can be written in the format that the suffix names."""
+    if path.suffix.lower().removeprefix(".") not in FORMATS:
+        raise InputError(
+            f"--plot={path} has no suffix of a picture; choose one of .{', .'.join(FORMATS)}"
+        )
+
+
+def write_plot(path: Path, name: str, prediction: Prediction) -> None:
+    """Writes the timeline's figure in the format of the suffix; see `timeline_figure`.
+
+    Raises:
+      InputError: the file cannot be written, or its suffix names no format.
+    """
+    check_format(path)
+    figure = timeline_figure(name, prediction)
+    FigureCanvasAgg(figure)
+    metadata = {"Date": None} if path.suffix.lower() == ".svg" else None  # the same bytes again
+    with (
+        explain_unwritable(path, "choose another --plot"),
+        atomic_file(path) as file,
+        mpl.rc_context({"svg.hashsalt": "avjax"}),
+    ):
+        figure.savefig(file, format=path.suffix[1:].lower(), dpi=_DPI, metadata=metadata)
+
+
+def timeline_figure(name: str, prediction: Prediction) -> Figure:
+    """Draws each class's probability over time as a band, calibrated if there is a temperature.
+
+    A window's probabilities stand at its middle, and straight lines join them. Below, dark bars
+    mark windows without sound or without a face; where both lack, nothing is judged.
+
+    Args:
+      name: of the file, for the title.
+      prediction: with a timeline.
+    """
+    windows, classes = prediction.timeline, list(prediction.probabilities)
+    width = min(max(9.0, len(windows) / 12), 24.0)
+    figure = Figure(figsize=(width, 4.2), layout="constrained", facecolor="white")
+    bands, strip = figure.subplots(2, 1, sharex=True, height_ratios=(8, 1))
+    edges = _edges(windows)
+    for judged, group in itertools.groupby(range(len(windows)), lambda i: bool(windows[i].label)):
+        numbers = list(group)
+        if not judged:
+            continue
+        middles = [(windows[i].start + windows[i].end) / 2 for i in numbers]
+        times = [edges[numbers[0]], *middles, edges[numbers[-1] + 1]]
+        rows = [numbers[0], *numbers, numbers[-1]]
+        shares = [[_shown(windows[i])[c] for i in rows] for c in classes]
+        colours = [COLOURS[k % len(COLOURS)] for k in range(len(classes))]
+        bands.stackplot(times, shares, colors=colours, edgecolor="white", linewidth=0.6)
+    handles = [
+        mpl.patches.Patch(color=COLOURS[k % len(COLOURS)], label=c) for k, c in enumerate(classes)
+    ]
+    bands.legend(handles=handles[::-1], loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    bands.set(ylim=(0, 1), title=f"{name}: {prediction.label}")
+    bands.set_ylabel("probability" + (", calibrated" if prediction.calibrated else ""))
+    bands.yaxis.set_major_formatter(PercentFormatter(1))
+    for row, (stream, text) in enumerate(_MISSING.items()):
+        lacking = [i for i, window in enumerate(windows) if stream in window.missing]
+        spans = [(edges[i], edges[i + 1] - edges[i]) for i in lacking]
+        strip.broken_barh(spans, (row - 0.4, 0.8), color=_MISSING_COLOUR, label=text)
+    strip.set(ylim=(len(_MISSING) - 0.5, -0.5), xlim=(edges[0], edges[-1]))
+    strip.set_yticks(range(len(_MISSING)), _MISSING.values())
+    strip.xaxis.set_major_formatter(FuncFormatter(lambda second, _: _tick(second)))
+    strip.set_xlabel("minutes and seconds")
+    for axes in (bands, strip):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _edges(windows: tuple[Window, ...]) -> list[float]:
+    """Returns where each window's share of the time axis begins, and the end of the last one's."""
+    middles = [(window.start + window.end) / 2 for window in windows]
+    between = [(a + b) / 2 for a, b in itertools.pairwise(middles)]
+    return [windows[0].start, *between, windows[-1].end]
+
+
+def _tick(second: float) -> str:
+    return clock(second).strip().removesuffix(".0")
+
+
+def _shown(window: Window) -> dict[str, float]:
+    return window.calibrated or window.probabilities
