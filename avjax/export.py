@@ -20,10 +20,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from avjax.errors import InputError
-from avjax.evaluate import EVALUATION_FILE
 from avjax.models.network import Network
 from avjax.models.networks import build_network
 from avjax.models.ops.forms import forms
+from avjax.runs.evaluation_file import EVALUATION_FILE
 from avjax.runs.model_readme import model_readme
 from avjax.runs.saved_model import ModelCard, load_model, save_model
 from avjax.runtime.files import atomic_file, explain_unwritable, write_text
