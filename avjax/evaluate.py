@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from avjax.config import RunConfig, run_config
+from avjax.config import run_config
 from avjax.data.folds import resolve_fold
 from avjax.data.pipeline import Clips, open_dataset
 from avjax.data.records import DatasetMetadata
@@ -263,9 +263,9 @@ def evaluate_run(
         with locked(workdir / _LOCK, busy, wait=_LOCK_SECONDS):
             write_evaluation(workdir / evaluation_name(split), evaluation)
             if split == "test":
-                from avjax.runs.report import write_report
+                from avjax.report import report_run
 
-                write_report(workdir, RunConfig().to_tree())
+                report_run(workdir)
     return evaluation
 
 

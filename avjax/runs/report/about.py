@@ -55,13 +55,11 @@ def summary(config: Mapping[str, Any], lines: Lines, evaluation: Mapping[str, An
 
 def settings_section(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
     """Renders the settings: first those that differ from the defaults, then all by topic."""
-    settings, usual = flatten(config), flatten(defaults)
-    for key in ("format", "digest"):  # of config.json
-        settings.pop(key, None)
+    settings, usual = plain_settings(config), plain_settings(defaults)
     changed = [
-        (key, _plain(value), _plain(usual[key]) if key in usual else "")
+        (key, value, usual.get(key, ""))
         for key, value in settings.items()
-        if usual and (key not in usual or _plain(value) != _plain(usual[key]))
+        if usual and value != usual.get(key)
     ]
     parts = []
     if changed:
@@ -71,7 +69,7 @@ def settings_section(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
         name: [] for name in (*dict.fromkeys(_GROUPS.values()), _OTHERS)
     }
     for key, value in settings.items():
-        groups[_GROUPS.get(key.split(".")[0], _OTHERS)].append((key, _plain(value)))
+        groups[_GROUPS.get(key.split(".")[0], _OTHERS)].append((key, value))
     tables = (
         f"<div><h3>{name}</h3>{table((), rows, 'settings')}</div>"
         for name, rows in groups.items()
@@ -80,9 +78,15 @@ def settings_section(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
     return "".join(parts) + f'<div class="pair">{"".join(tables)}</div>'
 
 
-def _plain(value: Any) -> str:
-    """Formats a setting; strings have no quotes."""
-    return value if isinstance(value, str) else json.dumps(value)
+def plain_settings(config: Mapping[str, Any]) -> dict[str, str]:
+    """Formats a config's values by dotted key; strings have no quotes."""
+    settings = flatten(config)
+    for key in ("format", "digest"):  # of config.json
+        settings.pop(key, None)
+    return {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in settings.items()
+    }
 
 
 def open_prepared(config: Mapping[str, Any]) -> PreparedDataset | None:

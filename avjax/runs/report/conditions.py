@@ -55,7 +55,7 @@ def conditions_section(config: Mapping[str, Any], evaluation: Mapping[str, Any])
     rows = []
     for name, figures in evaluation["conditions"].items():
         row = [name, percent(figures["accuracy"])]
-        row += [_interval(spread.get(name))] if spread else []
+        row += [format_interval(spread.get(name))] if spread else []
         row += [percent(paper[name]) if name in paper else ""] if paper else []
         rows.append([*row, f"{figures['macro_f1']:.3f}", f"{number(figures['loss']):.3f}"])
     caption = f"Accuracy on the {evaluation['split']} split with a modality missing or disturbed"
@@ -73,7 +73,8 @@ def conditions_section(config: Mapping[str, Any], evaluation: Mapping[str, Any])
     return "".join(parts)
 
 
-def _interval(values: tuple[float, float] | None) -> str:
+def format_interval(values: tuple[float, float] | None) -> str:
+    """Formats an interval of accuracies; empty if there is none."""
     return "" if values is None else f"{100 * values[0]:.1f} to {values[1]:.1%}"
 
 

@@ -1,6 +1,7 @@
 """Writes a run's report from the files in its folder."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,22 @@ _REMEDY = "remove it and evaluate the run again"
 _DAMAGE = (KeyError, TypeError, ValueError, AttributeError, StopIteration, IndexError)
 
 
+@contextlib.contextmanager
+def explain_damage(files: str) -> Iterator[None]:
+    """Turns errors over the contents of evaluations, of versions without digests, into one line.
+
+    Raises:
+      InputError: names ``files``.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except _DAMAGE as error:
+        text = f"{files} is damaged ({type(error).__name__}: {error}); {_REMEDY}"
+        raise InputError(text) from error
+
+
 def write_report(
     workdir: Path, defaults: Mapping[str, Any] | None = None, *, figures: bool = False
 ) -> Path:
@@ -56,7 +73,7 @@ def write_report(
     evaluation = read_evaluation(workdir) if (workdir / EVALUATION_FILE).exists() else None
     model = load_model(workdir) if best_card(workdir) else None
     files = [workdir / BEST / MODEL_FILE, workdir / EVALUATION_FILE]
-    try:
+    with explain_damage(f"{workdir / METRICS_FILE} or {workdir / EVALUATION_FILE}"):
         page = render(
             config,
             lines,
@@ -67,12 +84,8 @@ def write_report(
             made=made_section(model, files),
         )
         drawn = _figures(config, lines, evaluation) if figures else {}
-    except _DAMAGE as error:  # of an earlier version, without digests
-        raise InputError(
-            f"{workdir / METRICS_FILE} or {workdir / EVALUATION_FILE} is damaged "
-            f"({type(error).__name__}: {error}); {_REMEDY}"
-        ) from error
-    save_figures(workdir / FIGURES, drawn)
+    if drawn:
+        save_figures(workdir / FIGURES, drawn)
     path = workdir / REPORT_FILE
     write_text(path, page)
     return path
