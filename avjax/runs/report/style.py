@@ -83,10 +83,13 @@ th:first-child, td:first-child { text-align: left; }
   margin-right: .4rem; }
 @media (max-width: 30rem) { body { margin-top: 1rem; } th, td { padding-right: .7rem; }
   dd { font-size: 1.25rem; } }
-@media print { body { font-size: 10.5pt; max-width: none; margin: 0; padding: 0; }
+@media print { html { font-size: 11.5px; }
+  body { font-size: 1rem; max-width: none; margin: 0; padding: 0; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   nav, .tabs > input:not(:checked) + label { display: none; }
-  figure, .clip, tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
-  .wide { overflow: visible; } .timeline { min-width: 0; } }
+  figure, .clip, .panel, tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
+  .wide { overflow: visible; } .timeline { min-width: 0; } table { font-size: .9rem; }
+  th, td { padding-right: .5rem; } .pair { column-gap: 1.25rem; }
+  .confusion td.count { min-width: 1.9rem; height: 1.9rem; } }
 """
 )
