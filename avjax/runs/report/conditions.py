@@ -84,7 +84,7 @@ def conditions_figure(evaluation: Mapping[str, Any]) -> Figure:
     figure, axes = new_figure(5.2, 0.8 + 0.36 * len(conditions))
     axes.grid(axis="y", visible=False)
     names, values = list(conditions), [metrics["accuracy"] for metrics in conditions.values()]
-    axes.barh(names, values, height=0.65, color=VALIDATION, zorder=2)
+    axes.barh(names, values, height=0.65, color=VALIDATION, alpha=0.75, zorder=2)
     for row, (name, value) in enumerate(zip(names, values, strict=True)):
         low, high = spread.get(name, (value, value))
         axes.plot((low, high), (row, row), color=INK, linewidth=1.5, zorder=4)

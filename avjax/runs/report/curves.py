@@ -39,8 +39,8 @@ def curves_section(config: Mapping[str, Any], lines: Lines) -> str:
     if enlarged:
         text += (
             f" Training loss and accuracy are those of the batch that modality dropout "
-            f"({config['mask']}) enlarges: it also asks for clips with one stream masked, so they "
-            "are not comparable with validation, which is undisturbed."
+            f"({config['mask']}) enlarges by copies of each clip with a stream dimmed, missing or "
+            "replaced by noise; validation is undisturbed, so the two are not comparable."
         )
     return pair(*figures) + note(text)
 

@@ -38,14 +38,14 @@ nav a { text-decoration: none; }
 figure { margin: 0; } figcaption { max-width: 46rem; }
 svg { max-width: 100%; height: auto; } .pair svg { width: 100%; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr));
-  gap: 1rem 2.5rem; align-items: start; margin: .75rem 0; } .pair > * { min-width: 0; }
+  gap: 1rem 2rem; align-items: start; margin: .75rem 0; } .pair > * { min-width: 0; }
 dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .75rem; }
 dl div { background: var(--panel); border-radius: .5rem; padding: .6rem .9rem; display: flex;
   flex-direction: column; justify-content: space-between; }
 dt { color: var(--soft); font-size: .9rem; }
 dd { margin: 0; font-size: 1.5rem; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .95rem; }
-th, td { padding: .25rem 1rem .25rem 0; border-bottom: 1px solid var(--grid); text-align: right;
+th, td { padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--grid); text-align: right;
   font-variant-numeric: tabular-nums; }
 th { color: var(--soft); font-weight: normal; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
@@ -81,7 +81,8 @@ th:first-child, td:first-child { text-align: left; }
 .timeline p { margin: .4rem 0 .1rem; } .scale { display: flex; justify-content: space-between; }
 .key { display: inline-block; width: .8rem; height: .8rem; border-radius: 2px;
   margin-right: .4rem; }
-@media (max-width: 30rem) { body { margin-top: 1rem; } th, td { padding-right: .7rem; }
+@media (max-width: 30rem) { body { margin-top: 1rem; } th, td { padding-right: .6rem; }
+  table { font-size: .85rem; }
   dd { font-size: 1.25rem; } }
 @media print { html { font-size: 11.5px; }
   body { font-size: 1rem; max-width: none; margin: 0; padding: 0; }
