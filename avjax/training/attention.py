@@ -10,6 +10,9 @@ from jaxtyping import Array, Float
 from avjax.models.attention import CrossAttention
 from avjax.models.network import Network
 
+# The stream that a fusion's parts attend to, by how their names begin (`Fusion.parts`).
+_ATTENDED = {"av": "video", "va": "audio"}
+
 Attention = dict[str, Float[Array | np.ndarray, "p _"]]  # by stream
 
 
@@ -27,7 +30,8 @@ def fuse(
     Returns:
       The logits; and by `audio` and `video` the other stream's attention to each time step, as a
       mean over heads and queries: 1 is an even share. Of `ia` it is, times a constant, the factor
-      that the time step is multiplied by. Empty for networks without `CrossAttention`.
+      that the time step is multiplied by. Empty for networks without `CrossAttention` in parts
+      whose names begin with ``av`` or ``va``.
     """
 
     def is_attention(module: Any, method: str) -> bool:
@@ -43,7 +47,7 @@ def fuse(
     )
     received: dict[str, list[Array]] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(state.get("intermediates", {}))[0]:
-        if path[-1] == jax.tree_util.SequenceKey(0):  # weights [p h queries keys], then values
-            stream = "video" if path[0].key.startswith("av") else "audio"  # see `Fusion.parts`
+        stream = _ATTENDED.get(path[0].key[:2])
+        if stream and path[-1] == jax.tree_util.SequenceKey(0):  # weights [p h q k], then values
             received.setdefault(stream, []).append(leaf.mean((1, 2)) * leaf.shape[-1])
     return logits, {stream: jnp.mean(jnp.stack(parts), 0) for stream, parts in received.items()}

@@ -16,7 +16,8 @@ from avjax.errors import InputError
 from avjax.runs import report
 from avjax.runs.report.classes import confusion_figure
 from avjax.runs.report.conditions import conditions_figure
-from avjax.runs.report.curves import curve_figure
+from avjax.runs.report.curves import compared_figure, curve_figure
+from avjax.runs.report.style import DARK, INK, PAPER, SERIES
 
 CLASSES = ["calm", "<happy>", "sad"]
 NAME = 'a <b> & "c"'
@@ -179,6 +180,15 @@ def test_curves_show_both_splits_and_the_best_epoch():
     assert loss.lines[0].get_label() == "train loss"
 
 
+def test_compared_curves_are_those_of_validation_by_name():
+    lines = list(metric_lines())
+    figure = compared_figure({"_a$b$": lines, "c": lines[:2]}, "accuracy")
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert [tuple(line.get_ydata()) for line in axes.lines] == [VALIDATION, VALIDATION[:1]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [r" _a\$b\$", "c"]
+
+
 def test_bars_show_accuracies_and_chance():
     (axes,) = conditions_figure(evaluation()).axes
     assert [bar.get_width() for bar in axes.patches] == [0.615, 0.125, 1.0]
@@ -220,6 +230,15 @@ def luminance(rgb):
 def contrast(first, second):
     dark, light = sorted((luminance(first), luminance(second)))
     return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_colours_of_series_have_contrast(dark):
+    shown = DARK if dark else {colour: colour for colour in DARK}
+    for colour in SERIES:
+        assert contrast(to_rgb(shown[colour]), to_rgb(shown[PAPER])) > 3
+    assert contrast(to_rgb(shown[INK]), to_rgb(shown[PAPER])) > 7
+    assert len({shown[colour] for colour in SERIES}) == len(SERIES)
 
 
 @pytest.mark.parametrize("name", ["curves", "conditions", "confusion"])

@@ -11,7 +11,16 @@ from matplotlib.ticker import PercentFormatter
 from avjax.runs.report.about import plain_settings
 from avjax.runs.report.conditions import format_interval, intervals
 from avjax.runs.report.curves import Lines, best_line, compared_figure
-from avjax.runs.report.page import document, inline, new_figure, note, pair, percent, table
+from avjax.runs.report.page import (
+    document,
+    inline,
+    legend_label,
+    new_figure,
+    note,
+    pair,
+    percent,
+    table,
+)
 from avjax.runs.report.style import INK, SERIES
 
 
@@ -88,8 +97,9 @@ def _conditions(runs: Mapping[str, Run]) -> str:
         row = [condition]
         for name, run in runs.items():
             figures = run.evaluation["conditions"].get(condition)
+            cell = percent(figures["accuracy"]) if figures else ""
             limits = format_interval(spread[name].get(condition))
-            row.append(f"{percent(figures['accuracy'])} ({limits})" if figures else "")
+            row.append(f"{cell} ({limits})" if limits else cell)
         rows.append(row)
     caption = "Accuracy, with 95 % intervals bootstrapped over speakers and their clips; the "
     caption += "intervals of two runs may overlap though a paired test tells them apart."
@@ -115,7 +125,7 @@ def compared_conditions_figure(runs: Mapping[str, Run]) -> Figure:
             low, high = spread.get(condition, (value, value))
             axes.plot((low, high), (y, y), color=colour, linewidth=1.5)
             axes.plot(value, y, marker, color=colour, markersize=6)
-        handles.append(Line2D((), (), color=colour, marker=marker, label=name))
+        handles.append(Line2D((), (), color=colour, marker=marker, label=legend_label(name)))
     classes = max(len(run.evaluation["classes"]) for run in runs.values())
     axes.axvline(1 / classes, color=INK, linestyle=":", linewidth=1)
     axes.set_yticks(range(len(names)), names)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from avjax.runs.report.page import inline, new_figure, note, number, pair
+from avjax.runs.report.page import inline, legend_label, new_figure, note, number, pair
 from avjax.runs.report.style import INK, SERIES, TRAIN, VALIDATION
 
 Lines = Sequence[Mapping[str, Any]]  # of metrics.jsonl
@@ -83,7 +83,14 @@ def compared_figure(runs: Mapping[str, Lines], quantity: str) -> Figure:
     for position, (name, lines) in enumerate(runs.items()):
         style = "-" if position < len(SERIES) else "--"
         colour = SERIES[position % len(SERIES)]
-        _plot(axes, of_split(lines, "validation"), quantity, style, color=colour, label=name)
+        _plot(
+            axes,
+            of_split(lines, "validation"),
+            quantity,
+            style,
+            color=colour,
+            label=legend_label(name),
+        )
     _finish(figure, axes, quantity, columns=1)
     return figure
 

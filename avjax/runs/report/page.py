@@ -110,6 +110,12 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
+def legend_label(name: str) -> str:
+    """Returns a name for matplotlib's legends, which read $ as mathematics and hide ``_name``."""
+    shown = name if not name.startswith("_") else f" {name}"
+    return shown.replace("$", r"\$")
+
+
 def inline(figure: Figure, name: str, caption: str) -> str:
     """Renders a figure as inline SVG with the page's colours and unique ids."""
     buffer = io.StringIO()

@@ -7,7 +7,7 @@ VALIDATION, TRAIN = SERIES[:2]
 VARIABLES = {INK: "--ink", GRID: "--grid", PAPER: "--paper"} | {
     colour: f"--series{number}" for number, colour in enumerate(SERIES)
 }
-_DARK = {INK: "#e6e9f0", GRID: "#3a4252", PAPER: "#151922"} | dict(
+DARK = {INK: "#e6e9f0", GRID: "#3a4252", PAPER: "#151922"} | dict(
     zip(SERIES, ("#6ea3f5", "#f0985a", "#5cc8a0", "#c58ae6", "#f0849c", "#cfc05a"), strict=True)
 )
 
@@ -22,7 +22,7 @@ STYLE = (
     f"""
 :root {{ color-scheme: light dark; {_declare("#5b6577", "#f5f7fa", {})} }}
 @media screen and (prefers-color-scheme: dark) {{ :root {{
-  {_declare("#9aa5b8", "#1c2230", _DARK)} }} }}
+  {_declare("#9aa5b8", "#1c2230", DARK)} }} }}
 """
     + """
 * { box-sizing: border-box; }
