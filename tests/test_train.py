@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import re
 
 import jax
 import numpy as np
@@ -159,6 +160,7 @@ def test_report_of_a_run_shows_clips_attention_and_data(finished):
     assert page.count("data:image/jpeg") == page.count("even shares") / 4 > 1  # and their labels
     assert "<td>clips</td><td>10</td><td>10</td><td>10</td>" in page
     assert "<td>parameters</td>" in page
+    assert not re.search(r'(src|href)="(?!#|data:image)|<script|@import', page)
 
 
 def test_network_learns_the_classes(finished):
