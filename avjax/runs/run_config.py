@@ -8,7 +8,7 @@ from avjax.errors import InputError
 from avjax.runtime.files import write_json
 from avjax.runtime.sealed import read_json
 
-CONFIG_FILE = "config.json"
+CONFIG_FILE, REPORT_FILE = "config.json", "report.html"
 
 
 def write_config(workdir: Path, tree: Mapping[str, Any]) -> None:

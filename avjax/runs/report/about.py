@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 
-from avjax import __version__
 from avjax.data.folds import resolve_fold
 from avjax.data.pipeline import Clips, PreparedDataset, open_dataset
 from avjax.errors import InputError
@@ -19,6 +18,7 @@ from avjax.runs.report.page import note, percent, table, tiles
 from avjax.runs.run_config import flatten
 from avjax.runs.saved_model import ModelCard
 from avjax.runtime.progress import duration
+from avjax.runtime.versions import versions
 
 _GROUPS = {  # of settings, by the first part of the key
     "model": "Network",
@@ -161,7 +161,7 @@ def made_section(model: tuple[Mapping[str, Any], ModelCard] | None, paths: Seque
     for path in paths:
         if path.exists():
             rows.append((path.name, _date(path.stat().st_mtime)))
-    rows.append(("this page", f"{_date()}, avjax {__version__}"))
+    rows.append(("this page", f"{_date()}, avjax {versions().get('avjax', 'uninstalled')}"))
     return table((), rows, "settings")
 
 

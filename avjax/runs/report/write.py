@@ -25,15 +25,21 @@ from avjax.runs.report.conditions import conditions_figure, conditions_section, 
 from avjax.runs.report.curves import Lines, curve_figure, curves_section, enlarges
 from avjax.runs.report.page import document, save_figures
 from avjax.runs.report.reliability import reliability_figure, reliability_section
-from avjax.runs.run_config import read_config
+from avjax.runs.run_config import REPORT_FILE, read_config
 from avjax.runs.saved_model import BEST, MODEL_FILE, ModelCard, best_card, load_model
 from avjax.runtime.files import write_text
 from avjax.runtime.sealed import read_json
 
-REPORT_FILE = "report.html"
 FIGURES = "figures"
 _REMEDY = "remove it and evaluate the run again"
-_DAMAGE = (KeyError, TypeError, ValueError, AttributeError, StopIteration, IndexError)
+_SENSELESS = (  # raised by figures that no run has
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    StopIteration,
+)
 
 
 @contextlib.contextmanager
@@ -47,7 +53,7 @@ def explain_damage(files: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except _DAMAGE as error:
+    except _SENSELESS as error:
         text = f"{files} is damaged ({type(error).__name__}: {error}); {_REMEDY}"
         raise InputError(text) from error
 
