@@ -19,6 +19,7 @@ from avjax.data.pipeline import open_dataset
 from avjax.data.records import ClipRecord
 from avjax.errors import InputError
 from avjax.models.networks import build_network
+from avjax.report import report_run
 from avjax.runs.evaluation_file import EVALUATION_FILE
 from avjax.runs.run_config import REPORT_FILE
 from avjax.runs.run_folder import run_lock
@@ -119,9 +120,7 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     check_resumable(config, workdir)
     evaluation = read_json(path, "remove it to evaluate the run again")
     if not (workdir / REPORT_FILE).exists():  # a process was killed before it wrote that
-        from avjax.runs.report import write_report
-
-        write_report(workdir)
+        report_run(workdir)
     return evaluation
 
 

@@ -22,7 +22,7 @@ from avjax.data.pipeline import Clips, open_dataset
 from avjax.data.records import DatasetMetadata
 from avjax.errors import InputError
 from avjax.models.networks import build_network
-from avjax.runs.evaluation_file import evaluation_name, write_evaluation
+from avjax.runs.evaluation_file import evaluation_name, striking_clips, write_evaluation
 from avjax.runs.saved_model import BEST, ModelCard, load_model, save_model
 from avjax.runtime import multihost
 from avjax.runtime.devices import make_parallel
@@ -62,11 +62,13 @@ def evaluate_checkpoint(
       ``{"split", "num_clips", "conditions": {name: {"num_clips", "accuracy", "macro_f1", "loss",
       "confusion", "calibration_error", "calibrated"}}}``, with the class names and the checkpoint's
       epoch and temperatures. For undisturbed clips also the accuracy by actor and each clip's
-      predicted class. ``clips`` holds by clip its ``speaker`` (actor or group), its ``truth``, and
-      its ``probabilities`` in the order of the classes, by condition: undisturbed, and one stream
-      alone. ``calibrated``, of a clip and of a condition, is the same at the card's temperatures;
-      absent without them. Accuracies and calibration errors lie in 0..1, losses are in nats,
-      ``confusion[i][j]`` counts clips of class i predicted as j.
+      predicted class. ``clips`` holds by clip its ``speaker`` (actor or group), its ``truth``, by
+      condition the class ``predicted``, and its ``probabilities`` in the order of the classes, by
+      condition: undisturbed, and one stream alone. ``calibrated``, of a clip and of a condition, is
+      the same at the card's temperatures; absent without them. ``attention`` holds, for the few
+      clips that the report shows, the attention over time that `audio` and `video` receive from
+      each other, see `avjax.training.attention.fuse`. Accuracies and calibration errors lie in
+      0..1, losses are in nats, ``confusion[i][j]`` counts clips of class i predicted as j.
 
     Raises:
       InputError: a dataset that does not suit the checkpoint, see `check_compatible`; an unknown
@@ -89,10 +91,10 @@ def evaluate_checkpoint(
     if evaluator is None:
         devices = make_parallel(parallel, conditions.BATCH_SIZE * jax.device_count())
         evaluator = Evaluator(net, card.profile, devices)
-    scores, logits = evaluator.all_conditions(variables, clips)
+    scores, logits, attention = evaluator.all_conditions(variables, clips)
     results = outcomes(net, logits, _presence(clips), card.temperatures)
     predicted = logits[net.conditions[0]].argmax(1)
-    return {
+    evaluation: dict[str, Any] = {
         "split": split,
         "num_clips": len(clips),
         "classes": list(card.classes),
@@ -106,10 +108,9 @@ def evaluate_checkpoint(
             clip_id: card.classes[label]
             for clip_id, label in zip(clips.clip_ids, predicted, strict=True)
         },
-        "clips": _by_clip(
-            clips, card.classes, {x: results[x] for x in alone_conditions(net) if x in results}
-        ),
+        "clips": _by_clip(clips, card.classes, results, alone_conditions(net)),
     }
+    return evaluation | {"attention": _of_striking(evaluation, attention)}
 
 
 def _presence(clips: Clips) -> dict[str, Bool[np.ndarray, "n"]]:
@@ -121,9 +122,15 @@ def _presence(clips: Clips) -> dict[str, Bool[np.ndarray, "n"]]:
 
 
 def _by_clip(
-    clips: Clips, classes: Sequence[str], results: Mapping[str, Outcome]
+    clips: Clips,
+    classes: Sequence[str],
+    results: Mapping[str, Outcome],
+    alone: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
-    """Returns each clip's speaker, true class and probabilities, to six digits."""
+    """Returns each clip's speaker, true and predicted classes, and probabilities to six digits.
+
+    Probabilities are kept only for the conditions ``alone``, which keeps the file small.
+    """
 
     def rounded(row: Float[np.ndarray, "k"]) -> list[float]:
         return [float(f"{value:.6g}") for value in np.exp(row)]
@@ -132,6 +139,8 @@ def _by_clip(
     for number, record in enumerate(clips.records):
         counted = {name: result for name, result in results.items() if result.counts[number]}
         entry: dict[str, Any] = {"speaker": record.speaker, "truth": classes[record.label]}
+        entry["predicted"] = {name: classes[x.raw[number].argmax()] for name, x in counted.items()}
+        counted = {name: counted[name] for name in alone if name in counted}
         entry["probabilities"] = {name: rounded(x.raw[number]) for name, x in counted.items()}
         calibrated = {
             name: rounded(x.calibrated[number])
@@ -140,6 +149,21 @@ def _by_clip(
         }
         by_clip[record.clip_id] = entry | ({"calibrated": calibrated} if calibrated else {})
     return by_clip
+
+
+def _of_striking(
+    evaluation: Mapping[str, Any], attention: Mapping[str, Float[np.ndarray, "n t"]]
+) -> dict[str, dict[str, list[float]]]:
+    """Returns the attention in the clips that the report shows, to three digits."""
+    positions = {clip_id: number for number, clip_id in enumerate(evaluation["clips"])}
+    return {
+        clip_id: {
+            stream: [float(f"{value:.3g}") for value in rows[positions[clip_id]]]
+            for stream, rows in attention.items()
+        }
+        for clip_id in (name for names in striking_clips(evaluation) for name in names)
+        if attention
+    }
 
 
 def _by_actor(clips: Clips, predicted: Int[np.ndarray, "n"]) -> dict[str, dict[str, float]]:
@@ -197,7 +221,7 @@ def calibrate_run(workdir: Path, clips: Clips, evaluator: Evaluator) -> None:
         return
     if multihost.is_first():
         say(f"calibrating epoch {card.epoch}, the best of {workdir}, on its validation split")
-    _, logits = evaluator.all_conditions(variables, clips)
+    _, logits, _ = evaluator.all_conditions(variables, clips)
     temperatures = fit_temperatures(evaluator.net, logits, _presence(clips), clips.labels)
     card = dataclasses.replace(card, temperatures=temperatures)
     multihost.from_first(lambda: save_model(workdir / BEST, variables, card))
@@ -239,9 +263,9 @@ def evaluate_run(
         with locked(workdir / _LOCK, busy, wait=_LOCK_SECONDS):
             write_evaluation(workdir / evaluation_name(split), evaluation)
             if split == "test":
-                from avjax.runs.report import write_report
+                from avjax.report import report_run
 
-                write_report(workdir)
+                report_run(workdir)
     return evaluation
 
 

@@ -13,11 +13,14 @@ from avjax import commands
 
 # Commands by name, with arguments that start a job.
 ARGUMENTS = {
+    "compare": ["RUN", "OTHER"],
     "crossval": ["--config=configs/audio_only.py", "--folds=five"],
     "download": ["--out=RAVDESS"],
     "evaluate": ["--workdir=RUN"],
+    "export": ["RUN", "OUT"],
     "predict": ["--checkpoint=RUN", "clip.mp4"],
     "prepare": ["--source=RAVDESS", "--out=DATA"],
+    "report": ["RUN"],
     "train": ["--config=configs/audio_only.py"],
 }
 HEAVY = {"jax", "flax", "optax", "orbax", "tensorflow_datasets", "grain", "librosa", "numba", "cv2"}

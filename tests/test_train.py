@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import re
 
 import jax
 import numpy as np
@@ -144,6 +145,22 @@ def test_evaluation_holds_every_clips_probabilities(finished):
         assert (row["truth"], row["speaker"]) == (clip["truth"], "3")
         for kind, key in (("raw", "probabilities"), ("calibrated", "calibrated")):
             assert [float(row[f"{kind} {c}"]) for c in CLASSES] == clip[key][name]
+
+
+def test_report_of_a_run_shows_clips_attention_and_data(finished):
+    evaluation = json.loads((finished / "evaluation.json").read_text())
+    for clip in evaluation["clips"].values():
+        assert list(clip["predicted"]) == list(CONDITIONS)
+    assert 2 <= len(evaluation["attention"]) <= 8
+    for received in evaluation["attention"].values():
+        assert len(received["video"]) == 2
+        for values in received.values():
+            assert np.mean(values) == pytest.approx(1, abs=0.01)
+    page = (finished / "report.html").read_text()
+    assert page.count("data:image/jpeg") == page.count("even shares") / 4 > 1  # and their labels
+    assert "<td>clips</td><td>10</td><td>10</td><td>10</td>" in page
+    assert "<td>parameters</td>" in page
+    assert not re.search(r'(src|href)="(?!#|data:image)|<script|@import', page)
 
 
 def test_network_learns_the_classes(finished):

@@ -139,7 +139,7 @@ def test_evaluation_does_not_depend_on_the_number_of_devices(audio_run, sounds):
         parallel = make_parallel(mode, 8 * devices, jax.local_devices()[:devices])
         evaluator = Evaluator(build_network(card.network), "reference", parallel)
         replicated = parallel.replicate(variables)
-        scores, logits = evaluator.all_conditions(variables, clips)
+        scores, logits, _ = evaluator.all_conditions(variables, clips)
         feed = Feed([clips], "auto", parallel)
         scores["undisturbed"] = evaluator.undisturbed(replicated, clips, feed)
         losses = [figures.pop("loss") for figures in scores.values()]

@@ -16,6 +16,8 @@ NAMES = (
     "train",
     "evaluate",
     "crossval",
+    "report",
+    "compare",
     "predict",
     "export",
 )  # in the order of use

@@ -47,3 +47,47 @@ def clips_csv(evaluation: Mapping[str, Any]) -> str:
                 row += clip.get("calibrated", {}).get(condition, [""] * len(classes))
             writer.writerow(row)
     return text.getvalue()
+
+
+def predicted(evaluation: Mapping[str, Any], name: str, condition: str) -> str | None:
+    """Returns the class that a clip is taken for under a condition.
+
+    None if the clip does not count in it, or if an earlier version did not keep the answer.
+    """
+    clip = evaluation["clips"][name]
+    if condition in clip.get("predicted", {}):
+        return clip["predicted"][condition]
+    raw = clip["probabilities"].get(condition)
+    return raw and evaluation["classes"][max(range(len(raw)), key=raw.__getitem__)]
+
+
+def answered(evaluation: Mapping[str, Any], condition: str) -> dict[str, bool]:
+    """Returns whether each clip is classified correctly under a condition.
+
+    Clips without an answer are left out; of earlier versions' evaluations there are none at all.
+    """
+    hits = {}
+    for name, clip in evaluation.get("clips", {}).items():
+        answer = predicted(evaluation, name, condition)
+        if answer is not None:
+            hits[name] = answer == clip["truth"]
+    return hits
+
+
+def confidence(evaluation: Mapping[str, Any], name: str) -> float:
+    """Returns the probability of a clip's answer when undisturbed, calibrated if possible."""
+    clip, condition = evaluation["clips"][name], next(iter(evaluation["conditions"]))
+    values = clip.get("calibrated", {}).get(condition) or clip["probabilities"][condition]
+    return max(values)
+
+
+def striking_clips(
+    evaluation: Mapping[str, Any], wrong: int = 6, right: int = 2
+) -> tuple[list[str], list[str]]:
+    """Returns the clips that are most confidently wrong, and most confidently right."""
+    hits = answered(evaluation, next(iter(evaluation["conditions"])))
+    ranked = sorted(hits, key=lambda name: -confidence(evaluation, name))
+    return (
+        [name for name in ranked if not hits[name]][:wrong],
+        [name for name in ranked if hits[name]][:right],
+    )

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt32
 
 from avjax.models.network import UNDISTURBED, Network
-from avjax.training import metrics
+from avjax.training import attention, metrics
 from avjax.training.modality_dropout import gaussian_inputs
 from avjax.training.step import Batch, present_streams
 
@@ -34,10 +34,12 @@ class Scored(NamedTuple):
     Attributes:
       sums: metric sums of the clips that count.
       logits: of each row of the batch.
+      attention: of each row, see `attention.fuse`; empty if the clips are disturbed.
     """
 
     sums: metrics.Sums
     logits: Float[Array | np.ndarray, "b k"]
+    attention: attention.Attention
 
 
 def eval_step(
@@ -81,12 +83,13 @@ def eval_conditions_step(
     video_codes = _encode(net, variables, "encode_video", video_versions, {v for _, v in pairs})
     stacked_audio = jnp.concatenate([audio_codes[a] for a, _ in pairs])
     stacked_video = jnp.concatenate([video_codes[v] for _, v in pairs])
-    logits = net.apply(variables, stacked_audio, stacked_video, method="fuse")
+    logits, received = attention.fuse(net, variables, stacked_audio, stacked_video)
+    undisturbed = {stream: rows[: len(weight)] for stream, rows in received.items()}
     scored = {}
     for name, condition_logits in zip(names, jnp.split(logits, len(names)), strict=True):
         counts = weight * counting(name, streams, has)
         sums = metrics.sums(condition_logits, batch["label"], counts)
-        scored[name] = Scored(sums, condition_logits)
+        scored[name] = Scored(sums, condition_logits, undisturbed if name == names[0] else {})
     return scored
 
 

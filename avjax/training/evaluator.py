@@ -75,7 +75,9 @@ class Evaluator:
 
     def all_conditions(
         self, variables: Any, clips: Clips
-    ) -> tuple[dict[str, Any], dict[str, Float[np.ndarray, "n k"]]]:
+    ) -> tuple[
+        dict[str, Any], dict[str, Float[np.ndarray, "n k"]], dict[str, Float[np.ndarray, "n _"]]
+    ]:
         """Scores each of the network's conditions.
 
         Args:
@@ -84,18 +86,22 @@ class Evaluator:
 
         Returns:
           By condition, the number of clips that count, loss, accuracy, macro F1 and confusion
-          matrix; conditions in which no clip counts are left out. And by condition the logits of
-          all clips.
+          matrix; conditions in which no clip counts are left out. By condition the logits of all
+          clips. By stream the attention that it receives in undisturbed clips, see
+          `avjax.training.attention.fuse`.
         """
         names = self.net.conditions
         totals = dict.fromkeys(names, metrics.zeros(self.net.num_classes))
         logits: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        received: dict[str, list[np.ndarray]] = {}
         variables = self._parallel.replicate(variables)
         batches = clips.batches(self.batch_size, **self._parallel.share)
         for scored in _shares(self._all_conditions, variables, map(self._parallel.split, batches)):
             totals = {name: metrics.add(sums, scored[name].sums) for name, sums in totals.items()}
             for name in names:
                 logits[name].append(scored[name].logits)
+            for stream, rows in scored[names[0]].attention.items():
+                received.setdefault(stream, []).append(rows)
         scores = {
             name: {
                 "num_clips": int(sums.count),
@@ -105,7 +111,11 @@ class Evaluator:
             for name, sums in totals.items()
             if sums.count
         }
-        return scores, {name: np.concatenate(logits[name])[: len(clips)] for name in scores}
+        return (
+            scores,
+            {name: np.concatenate(logits[name])[: len(clips)] for name in scores},
+            {stream: np.concatenate(rows)[: len(clips)] for stream, rows in received.items()},
+        )
 
 
 def _shares(step: Callable, variables: Any, batches: Iterable[Any]) -> Iterator[Any]:

@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from avjax.runs import reliability, report
+from avjax.runs import report
+from avjax.runs.report import reliability
 
 RAW = [[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.4, 0.6]]
 CALIBRATED = [[0.7, 0.3], [0.7, 0.3], [0.3, 0.7], [0.45, 0.55]]
@@ -18,6 +19,7 @@ def evaluation(calibrated=True):
     clips = {
         f"clip-{k}": {
             "truth": TRUTH[k],
+            "speaker": "1",
             "probabilities": {"audiovisual": RAW[k]},
             **({"calibrated": {"audiovisual": CALIBRATED[k]}} if calibrated else {}),
         }
@@ -56,7 +58,7 @@ def test_section_compares_raw_and_calibrated(calibrated, cells, caption, lines):
     assert re.findall("<td>(.*?)</td>", section) == ["audiovisual", *cells]
     assert caption in section
     assert len(reliability.reliability_figure(content).axes[0].lines) == lines
-    assert "<h2>Calibration</h2>" in report.render({"name": "run"}, [], content)
+    assert ">Calibration</h2>" in report.render({"name": "run"}, [], content)
 
 
 def test_evaluations_of_earlier_versions_have_no_section():

@@ -14,6 +14,10 @@ from matplotlib.text import Text
 
 from avjax.errors import InputError
 from avjax.runs import report
+from avjax.runs.report.classes import confusion_figure
+from avjax.runs.report.conditions import conditions_figure
+from avjax.runs.report.curves import compared_figure, curve_figure
+from avjax.runs.report.style import DARK, INK, PAPER, SERIES
 
 CLASSES = ["calm", "<happy>", "sad"]
 NAME = 'a <b> & "c"'
@@ -56,7 +60,7 @@ def workdir(tmp_path):
 class Page(HTMLParser):
     """Parses a page's text outside figures, ids and tables; checks that elements nest."""
 
-    VOID = ("meta", "br")
+    VOID = ("meta", "br", "input", "img")
 
     def __init__(self, text):
         super().__init__()
@@ -107,9 +111,9 @@ def test_report_of_a_finished_run(workdir):
 
 def test_report_needs_no_other_file(workdir):
     text = report.write_report(workdir).read_text(encoding="utf-8")
-    assert text.count("<svg") == 3
+    assert text.count("<svg") == 3  # loss, accuracy, conditions
     links = [value for tag, name, value in Page(text).attributes if name in ("href", "src")]
-    assert not re.search(r"<(script|link|img|iframe)|@import", text)
+    assert not re.search(r"<(script|link|iframe)|@import", text)
     assert [value for value in links if not value.startswith("#")] == []
     assert not re.search(r"url\((?!#)", text)
 
@@ -139,7 +143,7 @@ def test_figures_use_the_colours_of_the_page(workdir):
 def test_report_before_the_evaluation(workdir):
     (workdir / "evaluation.json").unlink()
     text = report.write_report(workdir).read_text(encoding="utf-8")
-    assert text.count("<svg") == 1
+    assert text.count("<svg") == 2
     assert "Learning curves" in text
     assert "Confusion" not in text
 
@@ -165,23 +169,35 @@ def test_folder_without_a_run_is_refused(tmp_path):
 
 
 def test_curves_show_both_splits_and_the_best_epoch():
-    loss, accuracy = report.curves_figure(list(metric_lines())).axes
+    (accuracy,) = curve_figure(list(metric_lines()), "accuracy", enlarged=True).axes
+    (loss,) = curve_figure(list(metric_lines()), "loss").axes
     train, validation, best, *_ = accuracy.lines
     assert list(train.get_ydata()) == pytest.approx([0.2, 0.4, 0.6, 0.8])
     assert tuple(validation.get_ydata()) == VALIDATION
     assert list(best.get_xdata()) == [2, 2]
     assert tuple(loss.lines[0].get_ydata()) == (2, 1, 2 / 3, 0.5)
+    assert train.get_label() == "train accuracy (enlarged batch)"
+    assert loss.lines[0].get_label() == "train loss"
+
+
+def test_compared_curves_are_those_of_validation_by_name():
+    lines = list(metric_lines())
+    figure = compared_figure({"_a$b$": lines, "c": lines[:2]}, "accuracy")
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert [tuple(line.get_ydata()) for line in axes.lines] == [VALIDATION, VALIDATION[:1]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [r" _a\$b\$", "c"]
 
 
 def test_bars_show_accuracies_and_chance():
-    (axes,) = report.conditions_figure(evaluation()).axes
+    (axes,) = conditions_figure(evaluation()).axes
     assert [bar.get_width() for bar in axes.patches] == [0.615, 0.125, 1.0]
-    assert list(axes.lines[0].get_xdata()) == [1 / 3, 1 / 3]
+    assert list(axes.lines[-1].get_xdata()) == [1 / 3, 1 / 3]
     assert [text.get_text() for text in axes.texts] == ["61.5%", "12.5%", "100.0%"]
 
 
 def test_confusion_cells_are_shaded_by_their_share_of_the_row():
-    (axes,) = report.confusion_figure(evaluation(((6, 2, 0), (0, 0, 0), (0, 0, 5)))).axes
+    (axes,) = confusion_figure(evaluation(((6, 2, 0), (0, 0, 0), (0, 0, 5)))).axes
     assert [text.get_text() for text in axes.texts] == list("620000005")
     shades = [patch.get_alpha() for patch in axes.patches]
     assert shades == pytest.approx([0.725, 0.275] + 6 * [0.05] + [0.95])
@@ -190,9 +206,9 @@ def test_confusion_cells_are_shaded_by_their_share_of_the_row():
 
 def figures():
     return {
-        "curves": report.curves_figure(list(metric_lines())),
-        "conditions": report.conditions_figure(evaluation()),
-        "confusion": report.confusion_figure(evaluation(((7, 1, 2), (0, 9, 0), (3, 6, 0)))),
+        "curves": curve_figure(list(metric_lines()), "accuracy"),
+        "conditions": conditions_figure(evaluation()),
+        "confusion": confusion_figure(evaluation(((7, 1, 2), (0, 9, 0), (3, 6, 0)))),
     }
 
 
@@ -214,6 +230,15 @@ def luminance(rgb):
 def contrast(first, second):
     dark, light = sorted((luminance(first), luminance(second)))
     return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_colours_of_series_have_contrast(dark):
+    shown = DARK if dark else {colour: colour for colour in DARK}
+    for colour in SERIES:
+        assert contrast(to_rgb(shown[colour]), to_rgb(shown[PAPER])) > 3
+    assert contrast(to_rgb(shown[INK]), to_rgb(shown[PAPER])) > 7
+    assert len({shown[colour] for colour in SERIES}) == len(SERIES)
 
 
 @pytest.mark.parametrize("name", ["curves", "conditions", "confusion"])

@@ -23,7 +23,6 @@ from avjax.data.records import ClipRecord, DatasetMetadata, PreparedClip
 from avjax.download import ZIPS, download
 from avjax.errors import InputError
 from avjax.evaluate import check_compatible
-    from avjax.runs.evaluation_file import EVALUATION_FILE
 from avjax.models.networks import build_network
 from avjax.models.variables import init_variables
 from avjax.predict import Model
@@ -37,6 +36,7 @@ from avjax.preparation.transfer import Patience, RemoteFile
 from avjax.preparation.zenodo import Record
 from avjax.prepare import prepare
 from avjax.runs.checkpoints import RunCheckpoints
+from avjax.runs.evaluation_file import EVALUATION_FILE
 from avjax.runs.metrics_log import METRICS_FILE
 from avjax.runs.pretrained import initial_variables
 from avjax.runs.report import write_report

@@ -7,7 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from avjax.runs.page import INK, PAPER, TRAIN, VALIDATION, inline, number, style_axes, table
+from avjax.runs.report.page import inline, new_figure, number, pair, percent, table
+from avjax.runs.report.style import INK, TRAIN, VALIDATION
 from avjax.training.calibration import reliability
 
 _LARGEST = 160  # area of the marker of all clips, in square points
@@ -29,29 +30,23 @@ def reliability_section(evaluation: Mapping[str, Any]) -> str:
         caption += "The model is not calibrated."
     header = ("condition", "calibration error", "calibrated", "loss", "calibrated")
     figure = inline(reliability_figure(evaluation), "reliability", caption)
-    return f"<h2>Calibration</h2>{figure}{table(header, _rows(evaluation))}"
+    return pair(figure, table(header, _rows(evaluation)))
 
 
 def _rows(evaluation: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """Returns the table's rows: both errors and losses of each condition."""
     rows: list[tuple[str, ...]] = []
     for name, raw in evaluation["conditions"].items():
-        error, loss = _percent(raw["calibration_error"]), f"{number(raw['loss']):.3f}"
+        error, loss = percent(raw["calibration_error"]), f"{number(raw['loss']):.3f}"
         after = raw.get("calibrated")
-        cells = (_percent(after["calibration_error"]), f"{after['loss']:.3f}") if after else "--"
+        cells = (percent(after["calibration_error"]), f"{after['loss']:.3f}") if after else "--"
         rows.append((name, error, cells[0], loss, cells[1]))
     return rows
 
 
-def _percent(share: float) -> str:
-    return f"{share:.1%}"
-
-
 def reliability_figure(evaluation: Mapping[str, Any]) -> Figure:
     """Plots accuracy by confidence of undisturbed clips, raw and calibrated."""
-    figure = Figure(figsize=(5.4, 4.8), layout="constrained", facecolor=PAPER)
-    axes = figure.subplots()
-    style_axes(axes)
+    figure, axes = new_figure(4.6, 4.4)
     name = next(iter(evaluation["conditions"]))
     clips = [clip for clip in evaluation["clips"].values() if name in clip["probabilities"]]
     labels = np.array([evaluation["classes"].index(clip["truth"]) for clip in clips])
