@@ -26,7 +26,6 @@ LOGITS = {
     "runs/crossval/published-seed0": (156, 10),
 }
 SCORED = ("runs/audio_visual", "runs/log_mel", "runs/crossval/published-seed0")
-RUNS = ("audio_visual", "audio", "log_mel")
 CLOCK = ("seconds", "clips_per_second", "input_share")
 TOLERANCE = 1e-5  # ten times the deviation between optimization levels and numbers of devices
 
@@ -122,7 +121,9 @@ def test_run_is_evaluated_equally(expected, workdir):
     assert_same(read_evaluation(workdir), expected["scored"][workdir])
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name", ["audio_visual", "log_mel", pytest.param("audio", marks=pytest.mark.slow)]
+)
 def test_stopped_run_resumes_to_the_same_figures(expected, name):
     run = expected["finished"][name]
     assert run_train(name, run["config"], run["changes"]) == 0

@@ -115,7 +115,7 @@ def test_interrupted_runs_resume_bit_by_bit(joined, sounds, tmp_path, stop_after
     assert_same_runs(tmp_path, joined, tolerance=0)
 
 
-@pytest.mark.parametrize("killed", [3, 7])
+@pytest.mark.parametrize("killed", [3, pytest.param(7, marks=pytest.mark.slow)])
 def test_runs_at_different_epochs_resume_together(joined, sounds, tmp_path, monkeypatch, killed):
     """Killed when the third run's first or last epoch is saved; those ahead wait for the others."""
     count, save = 0, RunCheckpoints.save
@@ -144,7 +144,7 @@ def with_feed(config, cache):
     )
 
 
-@pytest.mark.parametrize("cache", ["device", "none"])
+@pytest.mark.parametrize("cache", ["device", pytest.param("none", marks=pytest.mark.slow)])
 def test_cache_and_steps_per_call_do_not_change_results(joined, sounds, tmp_path, cache):
     """Calls of 1, 2, 2 and 1 steps: the same clips in the same order, the same updates."""
     configs = four_runs(sounds, tmp_path)

@@ -45,16 +45,10 @@ def golden_network(path: Path, fusion, num_heads=1):
 
 
 EVALUATIONS = list(itertools.product(FUSIONS, (1, 4), (156, 40, 300)))
-DEFAULT_EVALUATIONS = {("lt", 4, 300)}
 
 
-@pytest.mark.parametrize(
-    ("fusion", "num_heads", "steps"),
-    [
-        pytest.param(*case, marks=[] if case in DEFAULT_EVALUATIONS else pytest.mark.slow)
-        for case in EVALUATIONS
-    ],
-)
+@pytest.mark.slow  # other figures of the same are checked in test_golden_figures.py
+@pytest.mark.parametrize(("fusion", "num_heads", "steps"), EVALUATIONS)
 def test_logits_equal_the_reference(shared_dir, fusion, num_heads, steps):
     figures = np.load(shared_dir / "golden/logits.npz")
     net, variables = golden_network(shared_dir / f"golden/{fusion}.pth", fusion, num_heads)

@@ -15,6 +15,8 @@ from avjax.training.step import TrainState, loss_gradients
 from tests.models import plain
 
 SMALL = {"num_classes": 5, "num_heads": 4, "stage_repeats": (1, 2, 1)}
+# Masks are drawn before a fusion sees its inputs, and `lt` has the blocks of `it`.
+DEFAULT_STEPS = {("ia", "softhard"), ("it", "nodropout")}
 CLIPS = {"softhard": 3, "noise": 4, "nodropout": 10}  # ten pairs each: plain compiles once a fusion
 
 plain_gradients = jax.jit(
@@ -126,11 +128,7 @@ def test_logits_equal_the_plain_network(fusion):
 @pytest.mark.parametrize(
     ("fusion", "mask"),
     [
-        # Masks are drawn before a fusion sees its inputs: the first one with each mask will do, and
-        # `it`, whose blocks `lt` has too, with one.
-        pytest.param(
-            *case, marks=[] if case[0] == "ia" or case == ("it", "nodropout") else pytest.mark.slow
-        )
+        pytest.param(*case, marks=[] if case in DEFAULT_STEPS else pytest.mark.slow)
         for case in itertools.product(FUSIONS, MASKS)
     ],
 )

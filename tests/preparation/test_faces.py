@@ -248,6 +248,7 @@ def test_noise_has_no_face(weights):
     assert FaceDetector().largest_boxes(frames_of_noise(1, 90, 120)) == [None]
 
 
+@pytest.mark.slow  # by default, the crops are compared, which follow from boxes
 @pytest.mark.ravdess
 def test_boxes_equal_facenet(shared_dir, weights):
     """Compares the full and the coarse pyramid on one frame of four clips."""

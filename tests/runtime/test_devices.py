@@ -87,7 +87,7 @@ def test_devices_in_both_modes_train_alike(root_dir, tmp_path, network, mask, ca
 @pytest.mark.parametrize(
     ("network", "cases"),
     [
-        ("audio", ["jit:1", "pmap:2"]),
+        pytest.param("audio", ["jit:1", "pmap:2"], marks=pytest.mark.slow),
         pytest.param("audio_visual", ALL, marks=pytest.mark.slow),
     ],
 )
@@ -101,7 +101,8 @@ def test_devices_train_equally_in_float32(root_dir, tmp_path, network, cases):
     check_equal(content, cases, 1e-5, 1e-5)
 
 
-@pytest.mark.parametrize("network", ["audio", pytest.param("audio_visual", marks=pytest.mark.slow)])
+@pytest.mark.slow  # by default, two processes train in test_multihost.py
+@pytest.mark.parametrize("network", ["audio", "audio_visual"])
 def test_two_processes_train_like_one(root_dir, tmp_path, network):
     """In both modes; each process has two devices and its shard of the clips."""
     one, two = tmp_path / "one.npz", tmp_path / "two.npz"
@@ -140,6 +141,7 @@ def batch_of_four():
     }
 
 
+@pytest.mark.slow  # padding on one device: test_plain.py
 def test_padded_batch_on_two_devices_equals_the_smaller_one_on_one_device():
     if jax.local_device_count() < 2:
         pytest.skip("needs two devices: XLA_FLAGS=--xla_force_host_platform_device_count=2")
@@ -196,7 +198,9 @@ def test_cpus_take_several_steps_per_call():
     assert make_parallel("pmap", 4, jax.local_devices()[:1]).steps_per_call == 1
 
 
-@pytest.mark.parametrize(("platform", "devices"), [("cuda", 2), ("tpu", 1)])
+@pytest.mark.parametrize(
+    ("platform", "devices"), [("cuda", 2), pytest.param("tpu", 1, marks=pytest.mark.slow)]
+)
 def test_step_lowers_for_accelerators(platform, devices):
     variables, optimizer, step = prepared_step(BOTH)
     parallel = Parallel(4, jax.local_devices()[:devices])

@@ -214,6 +214,7 @@ def test_table_shows_medians_and_ratios():
     assert lines[3].split(maxsplit=1) == ["other", "does not fit"]
 
 
+@pytest.mark.slow
 def test_operations_and_weights_of_the_backbone():
     """Compares operations with XLA's count and weights with the published number."""
     weights = sum(layer.weights for layer in limits.image_layers(224))

@@ -45,6 +45,7 @@ def run_step(config, devices=1):
     return variables, jax.device_get((state.params, state.batch_stats, sums))
 
 
+@pytest.mark.slow  # by default, devices are compared in test_devices.py
 def test_two_devices_equal_one_device():
     if jax.local_device_count() < 2:
         pytest.skip("needs two devices: XLA_FLAGS=--xla_force_host_platform_device_count=2")
