@@ -15,8 +15,6 @@ from avjax.training.step import TrainState, loss_gradients
 from tests.models import plain
 
 SMALL = {"num_classes": 5, "num_heads": 4, "stage_repeats": (1, 2, 1)}
-# Masks are drawn before a fusion sees its inputs, and `lt` has the blocks of `it`.
-DEFAULT_STEPS = {("ia", "softhard"), ("it", "nodropout")}
 CLIPS = {"softhard": 3, "noise": 4, "nodropout": 10}  # ten pairs each: plain compiles once a fusion
 
 plain_gradients = jax.jit(
@@ -128,7 +126,7 @@ def test_logits_equal_the_plain_network(fusion):
 @pytest.mark.parametrize(
     ("fusion", "mask"),
     [
-        pytest.param(*case, marks=[] if case in DEFAULT_STEPS else pytest.mark.slow)
+        pytest.param(*case, marks=[] if case == ("ia", "softhard") else pytest.mark.slow)
         for case in itertools.product(FUSIONS, MASKS)
     ],
 )

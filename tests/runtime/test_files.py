@@ -124,8 +124,8 @@ def test_full_disk_is_explained(tmp_path, error):
     ],
 )
 def test_disk_that_cannot_be_written_is_explained(error):
-    expected = rf"/disk/file cannot be written \({error.strerror}\); choose another"
-    with pytest.raises(InputError, match=expected), files.explain_disk("/disk", "choose another"):
+    expected = rf"/disk/file cannot be written \({error.strerror}\); make it writable"
+    with pytest.raises(InputError, match=expected), files.explain_disk("/disk", "free space"):
         raise error
 
 

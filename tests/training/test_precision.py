@@ -55,9 +55,8 @@ def test_every_layer_computes_in_the_dtype_of_its_inputs(fusion, dtype):
     assert {name for name, leaf in maps.items() if leaf.dtype != dtype} == set()
 
 
-@pytest.mark.parametrize(
-    "fusion", ["ia", *(pytest.param(x, marks=pytest.mark.slow) for x in FUSIONS if x != "ia")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fusion", FUSIONS)
 def test_bfloat16_step_is_close_to_the_float32_step(fusion):
     net = AudioVisualNet(3, fusion, 1, (1, 1, 1))
     state = create_state(init_variables(net, jax.random.key(0)), LAST_GRADIENT)

@@ -152,7 +152,11 @@ def compare(setting, devices, losses, first_step):
 
 @pytest.mark.parametrize(
     ("kind", "devices"),
-    [("audio", 2), ("log_mel", 1), pytest.param("audio_visual", 2, marks=pytest.mark.slow)],
+    [
+        pytest.param("audio", 2, marks=pytest.mark.slow),
+        ("log_mel", 1),
+        pytest.param("audio_visual", 2, marks=pytest.mark.slow),
+    ],
 )
 def test_training_together_equals_separate_training_in_float64(kind, devices):
     """Losses of 3 steps to 1e-8; after the first step gradients and statistics to 1e-9."""

@@ -10,11 +10,12 @@ import pytest
 
 import avjax
 from avjax.errors import InputError
+from avjax.models import variables
 from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.efficientface import STAGE_REPEATS
-from avjax.models.variables import variable_shapes
 from avjax.runs.pretrained import initial_variables
 from avjax.runs.saved_model import read_model
+from avjax.weights import conversion
 from avjax.weights.conversion import convert
 from avjax.weights.key_maps import audio_visual_layers, backbone_layers, network_layers
 from avjax.weights.rules import COUNTER, to_torch
@@ -28,6 +29,14 @@ def state_dict(layers, shapes, seed=0):
     names = {name: x.shape for name, x in to_torch(empty, layers).items()}
     arrays = golden.weights(names, seed)
     return {n: x if n.endswith(COUNTER) else np.float32(x) for n, x in arrays.items()}
+
+
+variable_shapes = functools.cache(variables.variable_shapes)  # a trace takes a second
+
+
+@pytest.fixture(autouse=True)
+def _shapes_are_found_once(monkeypatch):
+    monkeypatch.setattr(conversion, "variable_shapes", variable_shapes)
 
 
 @functools.cache
