@@ -78,8 +78,6 @@ def cross_validate(
             folder = workdir / _folder(fold, seed)
             evaluation = _run(config.with_fold(specs[fold], seed), folder)
             figures = _run_summary(evaluation, folder)
-            if not (folder / REPORT_FILE).exists():  # a process was killed before it wrote that
-                report_run(folder)
             runs.append({"fold": fold, "seed": seed, "folder": folder.name, **figures})
             summary = {"config": config.name, "folds": folds, "planned_runs": len(planned)}
             summary |= summarise(runs)
@@ -120,7 +118,10 @@ def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     if not path.exists():
         return train(config, workdir)
     check_resumable(config, workdir)
-    return read_json(path, "remove it to evaluate the run again")
+    evaluation = read_json(path, "remove it to evaluate the run again")
+    if not (workdir / REPORT_FILE).exists():  # a process was killed before it wrote that
+        report_run(workdir)
+    return evaluation
 
 
 _SCORE: Any = tuple[int, float]  # number of clips and accuracy

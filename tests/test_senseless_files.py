@@ -19,7 +19,7 @@ from avjax.runs.checkpoints import RunCheckpoints
 from avjax.runs.evaluation_file import EVALUATION_FILE
 from avjax.runs.pretrained import initial_variables
 from avjax.runs.report import write_report
-from avjax.runs.run_config import write_config
+from avjax.runs.run_config import REPORT_FILE, write_config
 from avjax.runs.saved_model import ModelCard, load_model, read_model, save_model
 from avjax.runtime.files import write_json
 from avjax.runtime.sealed import seal
@@ -152,6 +152,7 @@ def test_a_senseless_evaluation_is_refused(tmp_path, changes):
     config = RunConfig.from_tree(audio_config(tmp_path / "data"))
     folder = tmp_path / "runs" / "published-seed1"
     write_config(folder, config.with_fold("published", 1).to_tree())
+    (folder / REPORT_FILE).touch()
     valid = {
         "epoch": 1,
         "num_clips": 6,
