@@ -9,6 +9,7 @@ if __name__ == "__main__":  # before the slow imports
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +23,7 @@ from avjax.errors import InputError
 from avjax.models.network import Network
 from avjax.models.networks import build_network
 from avjax.predictions.inputs import checked_batch
-from avjax.predictions.judge import Judge
+from avjax.predictions.judge import WINDOWS_AT_ONCE, Judge
 from avjax.predictions.many import in_order, media_files
 from avjax.predictions.prediction import (
     Prediction,
@@ -36,11 +37,13 @@ from avjax.predictions.show import show
 from avjax.preparation.clip import explained, prepare_clip
 from avjax.preparation.face_detector import default_detector
 from avjax.preparation.faces import Detector, Face
-from avjax.preparation.windows import Plan, check_hop, plan_windows, read_windows
+from avjax.preparation.windows import ClipWindow, Plan, check_hop, plan_windows, read_windows
 from avjax.runs.saved_model import ModelCard, load_model
 from avjax.training.step import Batch, present_streams
 
 __all__ = ["Model", "Prediction", "Window", "main"]
+
+WHOLE = "whole"  # all streams, in `Model.predict_apart`
 
 
 class Model:
@@ -146,7 +149,27 @@ class Model:
           InputError: an unreadable file, no stream that the network reads, a bad ``hop``, or
             missing weights of the face detector.
         """
-        path = Path(path)
+        return self._predict(Path(path), hop, apart=False)[WHOLE]
+
+    def predict_apart(self, path: str | Path, *, hop: float | None = None) -> dict[str, Prediction]:
+        """Predicts as `predict`, and once more from each stream, with the other one left out.
+
+        The file is decoded, searched and encoded once.
+
+        Args:
+          path: as in `predict`.
+          hop: as in `predict`.
+
+        Returns:
+          By ``"whole"`` the result of `predict`; by ``"audio"`` and ``"video"`` what that stream
+          alone says, if the network reads both and the file has both.
+
+        Raises:
+          InputError: as `predict`.
+        """
+        return self._predict(Path(path), hop, apart=True)
+
+    def _predict(self, path: Path, hop: float | None, apart: bool) -> dict[str, Prediction]:
         if not path.is_file():
             raise InputError(f"there is no clip {path}; name a video file")
         card = self.card
@@ -159,10 +182,17 @@ class Model:
                 hop=hop,
             )
         if plan.total > 1:
-            return self._predict_windows(plan)
+            return self._predict_windows(plan, apart)
         clip, faces = self._prepare(plan)
         end = min(plan.first + plan.seconds, plan.end)
-        return self._predict_clip(clip, str(path), plan.first, end, faces)
+        clips = {WHOLE: clip}
+        if apart and len(self._net.inputs.streams) > 1 and clip.has_audio and clip.has_video:
+            clips["audio"] = clip._replace(has_video=False)
+            clips["video"] = clip._replace(has_audio=False)
+        return {
+            name: self._predict_clip(part, str(path), plan.first, end, faces)
+            for name, part in clips.items()
+        }
 
     def predict_many(
         self, paths: Iterable[str | Path], *, hop: float | None = None
@@ -207,7 +237,7 @@ class Model:
         scored = Scored(start, end, logits[0], missing)
         return self._summary([scored], clip.notes, faces)
 
-    def _predict_windows(self, plan: Plan) -> Prediction:
+    def _predict_windows(self, plan: Plan, apart: bool) -> dict[str, Prediction]:
         """Predicts the emotion in each of several windows of a file, and in the whole."""
         inputs, card = self._net.inputs, self.card
         told: dict[str, None] = {}
@@ -219,18 +249,32 @@ class Model:
             detector=None if plan.video is None else self._find_faces,
             told=told,
         )
-        scored: list[Scored] = []
+        streams = inputs.streams
+        names = (WHOLE, *streams) if apart and len(streams) > 1 else (WHOLE,)
+        scored: dict[str, list[Scored]] = {name: [] for name in names}
         faces: list[Face] = []
         with explained(plan.path), contextlib.closing(windows):
-            for window, logits in self._judge.logits(windows):
-                present = {"audio": window.sound is not None, "video": window.crops is not None}
-                missing = tuple(stream for stream in inputs.streams if not present[stream])
-                end = min(window.start + plan.seconds, plan.end)
-                scored.append(Scored(window.start, end, logits, missing))
-                faces += window.faces
-        if all(window.logits is None for window in scored):
-            raise InputError(nothing_there(str(plan.path), inputs.streams))
-        return self._summary(scored, (*told, *missing_notes(scored)), faces)
+            while batch := list(itertools.islice(windows, WINDOWS_AT_ONCE)):
+                faces += [face for window in batch for face in window.faces]
+                for name in names:
+                    parts = [_only(name, window) for window in batch]
+                    scored[name] += self._scored(plan, parts)
+        judged = [n for n in names if any(window.logits is not None for window in scored[n])]
+        if WHOLE not in judged:
+            raise InputError(nothing_there(str(plan.path), streams))
+        kept = judged if len(judged) == len(names) else [WHOLE]
+        return {
+            name: self._summary(scored[name], (*told, *missing_notes(scored[name])), faces)
+            for name in kept
+        }
+
+    def _scored(self, plan: Plan, windows: list[ClipWindow]) -> Iterator[Scored]:
+        """Judges a few windows; see `Judge`."""
+        for window, logits in self._judge.logits(windows):
+            present = {"audio": window.sound is not None, "video": window.crops is not None}
+            missing = tuple(stream for stream in self._net.inputs.streams if not present[stream])
+            end = min(window.start + plan.seconds, plan.end)
+            yield Scored(window.start, end, logits, missing)
 
     def _summary(
         self, scored: list[Scored], told: tuple[str, ...], faces: list[Face]
@@ -269,6 +313,13 @@ class Model:
     @functools.cached_property
     def _judge(self) -> Judge:
         return Judge(self._net, self.variables, self.card)
+
+
+def _only(stream: str, window: ClipWindow) -> ClipWindow:
+    """Leaves the other stream out of a window; `WHOLE` leaves out none."""
+    if stream == WHOLE:
+        return window
+    return window._replace(**{"sound": None} if stream == "video" else {"crops": None})
 
 
 @functools.partial(jax.jit, static_argnames=("net", "profile"))

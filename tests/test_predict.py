@@ -283,3 +283,16 @@ def test_predict_outside_the_main_thread(model, checkpoint, clip, monkeypatch, c
         assert pool.submit(model.predict, clip).result() == model.predict(clip)
         assert pool.submit(predict.main, arguments).result() == 0
     assert json.loads(capsys.readouterr().out)["clip"] == str(clip)
+
+
+def test_each_stream_alone_is_judged_beside_the_whole(model, variables, clip, tmp_path):
+    apart = model.predict_apart(clip)
+    assert list(apart) == ["whole", "audio", "video"]
+    assert apart["whole"] == model.predict(clip)
+    assert apart["audio"].missing == ("video",)
+    assert apart["video"].missing == ("audio",)
+    faceless = predict.Model(variables, CARD, NO_FACE)
+    assert faceless.predict(clip).probabilities == apart["audio"].probabilities
+    assert list(faceless.predict_apart(clip)) == ["whole"]
+    mute = write_video(tmp_path / "mute.mp4", 110)
+    assert model.predict(mute).probabilities == apart["video"].probabilities

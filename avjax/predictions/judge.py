@@ -15,7 +15,7 @@ from avjax.models.ops.frames import StoredFrames
 from avjax.preparation.windows import ClipWindow, Crop
 from avjax.runs.saved_model import ModelCard
 
-_WINDOWS_AT_ONCE = 8
+WINDOWS_AT_ONCE = 8
 _CROPS_AT_ONCE = 12  # two parts of `ops.inference.IMAGES_AT_ONCE`
 
 
@@ -31,7 +31,7 @@ class Judge:
     ) -> Iterator[tuple[ClipWindow, Float[np.ndarray, "k"] | None]]:
         """Yields each window with its float32 logits, or None if it has no stream to judge."""
         rest = iter(windows)
-        while batch := list(itertools.islice(rest, _WINDOWS_AT_ONCE)):
+        while batch := list(itertools.islice(rest, WINDOWS_AT_ONCE)):
             judged = [w for w in batch if w.sound is not None or w.crops is not None]
             rows = iter(self._judged(judged)) if judged else iter(())
             for window in batch:
@@ -41,7 +41,7 @@ class Judge:
     def _judged(self, windows: Sequence[ClipWindow]) -> Float[np.ndarray, "b k"]:
         """Returns logits of windows with a stream, and more rows if they are few."""
         inputs, card = self._net.inputs, self._card
-        audio = np.zeros((_WINDOWS_AT_ONCE, card.audio_steps, inputs.audio_width), np.float32)
+        audio = np.zeros((WINDOWS_AT_ONCE, card.audio_steps, inputs.audio_width), np.float32)
         for row, window in enumerate(windows):
             if window.sound is not None:
                 sound = window.sound
@@ -80,7 +80,7 @@ class Judge:
 
     def _features(self, windows: Sequence[ClipWindow]) -> Float[np.ndarray, "b n c"]:
         """Returns features of the windows' frames, and more rows if they are few."""
-        shape = (_WINDOWS_AT_ONCE, self._card.num_frames, len(self._missing))
+        shape = (WINDOWS_AT_ONCE, self._card.num_frames, len(self._missing))
         features = np.broadcast_to(self._missing, shape).copy()
         for row, window in enumerate(windows):
             if window.crops is not None:
