@@ -317,9 +317,9 @@ class Model:
 
 def _only(stream: str, window: ClipWindow) -> ClipWindow:
     """Leaves the other stream out of a window; `WHOLE` leaves out none."""
-    if stream == WHOLE:
-        return window
-    return window._replace(**{"sound": None} if stream == "video" else {"crops": None})
+    if stream == "audio":
+        return window._replace(crops=None)
+    return window._replace(sound=None) if stream == "video" else window
 
 
 @functools.partial(jax.jit, static_argnames=("net", "profile"))

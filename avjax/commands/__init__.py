@@ -17,6 +17,7 @@ NAMES = (
     "evaluate",
     "crossval",
     "predict",
+    "serve",
     "export",
 )  # in the order of use
 

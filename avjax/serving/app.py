@@ -1,0 +1,109 @@
+"""The server: endpoint and page in one process, behind one door."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from avjax.errors import InputError
+from avjax.serving.judging import Judging
+from avjax.serving.limits import Limits
+
+_INSTALL = "avjax serve needs Gradio 6; install it: pip install 'gradio>=6'"
+_LEAST_TOKEN = 16  # characters
+
+# Nothing is told to anybody; read when Gradio and huggingface_hub are imported.
+_QUIET = {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "DO_NOT_TRACK": "1",
+}
+
+
+def check_token(host: str, token: str | None) -> None:
+    """Raises InputError unless a host may be served with this token."""
+    from avjax.serving.guard import is_loopback
+
+    if token is None and not is_loopback(host):
+        raise InputError(
+            f"--host={host} can be reached from other machines, so it needs a --token or "
+            "AVJAX_TOKEN; make one: python -c 'import secrets; print(secrets.token_urlsafe())'"
+        )
+    if token is not None and len(token) < _LEAST_TOKEN:
+        raise InputError(
+            f"the token has {len(token)} characters; choose one of {_LEAST_TOKEN} or more"
+        )
+
+
+def import_gradio() -> None:
+    """Imports Gradio, quietly.
+
+    Raises:
+      InputError: it is not installed, or too old.
+    """
+    os.environ.update(_QUIET)
+    try:
+        import gradio
+    except ImportError as error:
+        raise InputError(_INSTALL) from error
+    if int(gradio.__version__.partition(".")[0]) < 6:
+        raise InputError(f"{_INSTALL} (this is {gradio.__version__})")
+
+
+class Server:
+    """A worker, and the app that hands clips to it.
+
+    Attributes:
+      app: an ASGI app.
+      facts: of the model.
+      worker: judges.
+    """
+
+    def __init__(
+        self, load: Callable[[], Judging], folder: Path, limits: Limits, token: str | None = None
+    ) -> None:
+        """Starts a worker and waits until its model is compiled.
+
+        Args:
+          load: see `avjax.serving.worker.Worker`.
+          folder: an empty folder of its own, for uploads.
+          limits: see `Limits`.
+          token: what clients must show; None answers to loopback names alone.
+
+        Raises:
+          InputError: Gradio is missing, or the model cannot be loaded.
+        """
+        import_gradio()
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)  # read when the page is mounted
+        import gradio
+
+        from avjax.serving.api import create_api
+        from avjax.serving.guard import Guard
+        from avjax.serving.page import STYLE, THEME, create_page
+        from avjax.serving.worker import Worker
+
+        self.worker = Worker(load, limits)
+        try:
+            self.facts = self.worker.start()
+            api = create_api(self.worker, self.facts, limits, folder)
+            page = create_page(self.worker, self.facts, limits, folder)
+            app = gradio.mount_gradio_app(
+                api,
+                page,
+                "/",
+                footer_links=[],
+                run_history=False,
+                ssr_mode=False,
+                mcp_server=False,
+                enable_monitoring=False,
+                pwa=False,
+                allowed_paths=[],
+                max_file_size=limits.upload_bytes,
+                show_error=False,
+                theme=THEME,
+                css=STYLE,
+            )
+        except BaseException:
+            self.worker.close()
+            raise
+        self.app = Guard(app, limits, folder, token)
