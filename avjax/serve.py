@@ -16,6 +16,7 @@ from pathlib import Path
 
 from avjax.errors import InputError
 from avjax.predict import Model
+from avjax.runtime.signals import terminable
 from avjax.serving.app import Server, check_token, import_gradio
 from avjax.serving.judging import Judging
 from avjax.serving.limits import Limits
@@ -56,6 +57,7 @@ def serve_model(
     import uvicorn
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(terminable())  # SIGTERM must not leave the folder behind
         listening = stack.enter_context(_listen(host, port))
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="avjax-serve-"))
         print("loading and compiling the model", file=sys.stderr)

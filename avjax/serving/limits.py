@@ -41,14 +41,6 @@ class Limits:
     memory_bytes: int = 2_000_000_000
     waiting: int = 8
 
-    def __str__(self) -> str:
-        return (
-            f"Up to {self.upload_bytes / 1e6:.0f} MB, {self.clip_seconds:.0f} s, "
-            f"{self.frames} frames and blocks of sound, "
-            f"{self.pixels / 1e6:.1f} million pixels a frame, "
-            f"and {self.answer_seconds:.0f} s of work."
-        )
-
 
 def check_media(path: Path, limits: Limits) -> None:
     """Reads a file's header and packets, decodes nothing, and refuses what is too much.

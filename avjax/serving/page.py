@@ -1,5 +1,7 @@
 """The page: a clip in, bars, faces and timeline out; on Gradio."""
 
+import base64
+import contextlib
 import html
 from functools import partial
 from pathlib import Path
@@ -21,6 +23,12 @@ CLIPS = {  # by file, what a button says
 }
 # Fonts of the machine: Gradio's own come from elsewhere.
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+_JUDGE = "Judge the clip"
+_PLAYABLE = {
+    **{".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm", ".mp3": "audio/mpeg"},
+    **{".wav": "audio/wav", ".ogg": "audio/ogg", ".flac": "audio/flac", ".m4a": "audio/mp4"},
+}
+_MOST_TO_PLAY = 6_000_000  # bytes
 _EMPTY = '<div class="av-answer"><p class="av-key">The answer appears here.</p></div>'
 STYLE = (
     CSS
@@ -29,7 +37,9 @@ STYLE = (
 .av-head h1{font-size:1.5rem;margin:0;font-weight:700}
 .av-head p{margin:.2rem 0 0;color:var(--body-text-color-subdued)}
 .av-model{font-size:.85rem;white-space:pre-line}
-.av-examples button{min-width:0}
+.av-examples{display:grid!important;grid-template-columns:1fr 1fr}
+.av-player{max-width:100%;max-height:280px;margin-top:1rem;border-radius:6px}
+#av-video video{max-height:300px}
 """
 )
 _UNKNOWN = (
@@ -48,20 +58,19 @@ def create_page(worker: Worker, facts: Facts, limits: Limits, uploads: Path) -> 
       uploads: Gradio's folder of uploads, where clips lie until they are answered.
     """
 
-    def judge(video: Any, sound: Any) -> tuple[str, None, None]:
-        chosen = video or sound
-        if chosen is None:
-            return _refused("There is no clip yet: upload or record one."), None, None
-        path = Path(chosen["path"]).resolve()
-        name = chosen.get("orig_name") or path.name
+    def judge(clip: Any) -> tuple[str, None]:
+        if clip is None:
+            return _refused("There is no clip yet: upload or record one."), None
+        path = Path(clip["path"]).resolve()
+        name = clip.get("orig_name") or path.name
         if not (path.is_relative_to(uploads.resolve()) and path.is_file()):
-            return _refused("The clip is gone; upload it again."), None, None
+            return _refused("The clip is gone; upload it again."), None
         try:
-            return _answer(worker, path, name), None, None
+            return _answer(worker, path, name), None
         finally:
-            for part in (video, sound):
-                if part is not None:
-                    _remove(Path(part["path"]), uploads)
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another clip of the same content
+                path.parent.rmdir()
 
     def example(name: str) -> str:
         return _answer(worker, EXAMPLES / name, name)
@@ -71,25 +80,27 @@ def create_page(worker: Worker, facts: Facts, limits: Limits, uploads: Path) -> 
         gr.HTML(_head(facts), elem_classes="av-head")
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
-                video = gr.Video(
-                    label="Video: upload or record",
-                    sources=["upload", "webcam"],
-                    include_audio=True,
-                    webcam_options=gr.WebcamOptions(mirror=False),
-                    height=280,
-                    elem_id="av-video",
-                )
-                sound = gr.Audio(
-                    label="Or sound alone",
-                    sources=["upload", "microphone"],
-                    type="filepath",
-                    editable=False,
-                    visible=hears,
-                    elem_id="av-sound",
-                )
-                button = gr.Button("Judge the clip", variant="primary", elem_id="av-judge")
+                inputs = []
+                with gr.Tab("Video"):
+                    video = gr.Video(
+                        label="Upload or record",
+                        sources=["upload", "webcam"],
+                        include_audio=True,
+                        webcam_options=gr.WebcamOptions(mirror=False),
+                        elem_id="av-video",
+                    )
+                    inputs.append((video, gr.Button(_JUDGE, variant="primary")))
+                with gr.Tab("Sound", visible=hears):
+                    sound = gr.Audio(
+                        label="Upload or record",
+                        sources=["upload", "microphone"],
+                        type="filepath",
+                        editable=False,
+                        elem_id="av-sound",
+                    )
+                    inputs.append((sound, gr.Button(_JUDGE, variant="primary")))
                 gr.HTML(f'<p class="av-key">{html.escape(_rules(limits))}</p>')
-                gr.HTML('<h3 class="av-key">Or a generated clip:</h3>')
+                gr.HTML('<p class="av-key">Or a generated clip:</p>')
                 with gr.Row(elem_classes="av-examples"):
                     clips = [
                         (name, gr.Button(text, size="sm", min_width=120))
@@ -105,18 +116,19 @@ def create_page(worker: Worker, facts: Facts, limits: Limits, uploads: Path) -> 
             "api_visibility": "private",
             "show_progress_on": result,
         }
-        outputs = [result, video, sound]
-        # Unprocessed: the components would call FFmpeg's program in this process.
-        button.click(judge, [video, sound], outputs, preprocess=False, api_name="judge", **shared)
+        for component, button in inputs:
+            # Unprocessed: the components would call FFmpeg's program in this process.
+            button.click(judge, component, [result, component], preprocess=False, **shared)
         for name, clip in clips:
-            clip.click(partial(example, name), None, result, api_name=name, **shared)
+            clip.click(partial(example, name), None, result, **shared)
     return page.queue(max_size=limits.waiting, api_open=False)
 
 
 def _answer(worker: Worker, path: Path, name: str) -> str:
+    """Returns an answer, or why there is none, in HTML; small clips can be played in it."""
     try:
         with worker.place():
-            return worker.answer("page", path, name)
+            return worker.answer("page", path, name) + _player(path)
     except BusyError:
         return _refused("As many clips wait as may; try again in a moment.")
     except InputError as error:
@@ -125,10 +137,14 @@ def _answer(worker: Worker, path: Path, name: str) -> str:
         return _refused("The model failed on this clip, which is a bug; the log has more.")
 
 
-def _remove(path: Path, uploads: Path) -> None:
-    """Removes an upload and its folder."""
-    if path.resolve().is_relative_to(uploads.resolve()):
-        path.unlink(missing_ok=True)
+def _player(path: Path) -> str:
+    """Renders a player that holds the clip itself, as the server does not keep it."""
+    kind = _PLAYABLE.get(path.suffix.lower())
+    if kind is None or path.stat().st_size > _MOST_TO_PLAY:
+        return ""
+    data = base64.b64encode(path.read_bytes()).decode()
+    tag = kind.partition("/")[0]
+    return f'<{tag} class="av-player" controls src="data:{kind};base64,{data}"></{tag}>'
 
 
 def _refused(reason: str) -> str:
@@ -137,8 +153,8 @@ def _refused(reason: str) -> str:
 
 def _rules(limits: Limits) -> str:
     return (
-        f"{limits} The clip is deleted from the server once it is answered; nothing leaves the "
-        "server."
+        f"Up to {limits.upload_bytes / 1e6:.0f} MB and {limits.clip_seconds:.0f} s. The clip is "
+        "deleted once it is answered, and goes nowhere else."
     )
 
 

@@ -133,18 +133,19 @@ CSS = """
 .av-answer h2 small{font-size:.9rem;font-weight:400;color:var(--body-text-color-subdued);
   overflow-wrap:anywhere}
 .av-answer h3{font-size:.95rem;margin:1.1rem 0 .4rem;font-weight:600}
-.av-cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,230px),1fr));gap:.8rem}
+.av-cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,200px),1fr));gap:.8rem}
 .av-card{border:1px solid var(--border-color-primary);border-radius:8px;padding:.7rem .8rem;
   background:var(--background-fill-primary);min-width:0}
 .av-card h3{margin:0;font-weight:500;font-size:.85rem;color:var(--body-text-color-subdued)}
 .av-card p{margin:.1rem 0 .4rem;font-size:1.1rem;font-weight:600}
 .av-answer .av-card table{width:100%;border-collapse:collapse;font-size:.82rem;margin:0}
-.av-answer .av-card th,.av-answer .av-card td{border:0;padding:.12rem .2rem;text-align:right;
-  font-variant-numeric:tabular-nums;background:none;font-weight:400;color:var(--body-text-color)}
+.av-answer .av-card table,.av-answer .av-card tr,.av-answer .av-card thead{border:0!important}
+.av-answer .av-card th,.av-answer .av-card td{border:0!important;padding:.12rem .2rem;
+  text-align:right;font-variant-numeric:tabular-nums;background:none;font-weight:400;color:var(--body-text-color)}
 .av-answer .av-card tbody th{text-align:left;padding-left:0}
 .av-answer .av-card thead th{font-size:.7rem;color:var(--body-text-color-subdued)}
 .av-answer .av-card tr.av-best th,.av-answer .av-card tr.av-best td{font-weight:700}
-.av-answer .av-card td.av-bar{width:50%}
+.av-answer .av-card td.av-bar{width:46%}
 .av-bar span{display:block;position:relative;height:.8rem;border-radius:3px;
   background:var(--background-fill-secondary)}
 .av-bar i{position:absolute;inset:0 auto 0 0;border-radius:3px;min-width:1px}
@@ -157,7 +158,7 @@ CSS = """
 .av-strip figure{margin:0;text-align:center;font-size:.75rem}
 .av-strip img{border-radius:6px;width:84px;height:84px;display:block}
 .av-strip figcaption{color:var(--body-text-color-subdued)}
-.av-wide{overflow-x:auto}
+.av-wide{overflow-x:auto;max-width:calc(100vw - 4rem)}
 .av-wide img{width:100%;min-width:560px;border-radius:6px;display:block}
 .av-refused{border-left:4px solid #c62828;padding:.6rem .9rem;border-radius:4px;
   background:var(--background-fill-secondary)}
