@@ -1,12 +1,19 @@
 """The server: endpoint and page in one process, behind one door."""
 
+import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from avjax.errors import InputError
-from avjax.serving.judging import Judging
+from avjax.serving.judging import Facts, Judging
 from avjax.serving.limits import Limits
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from avjax.serving.worker import Worker
 
 _INSTALL = "avjax serve needs Gradio 6; install it: pip install 'gradio>=6'"
 _LEAST_TOKEN = 16  # characters
@@ -74,36 +81,40 @@ class Server:
           InputError: Gradio is missing, or the model cannot be loaded.
         """
         import_gradio()
-        os.environ["GRADIO_TEMP_DIR"] = str(folder)  # read when the page is mounted
-        import gradio
-
-        from avjax.serving.api import create_api
         from avjax.serving.guard import Guard
-        from avjax.serving.page import STYLE, THEME, create_page
         from avjax.serving.worker import Worker
 
         self.worker = Worker(load, limits)
         try:
             self.facts = self.worker.start()
-            api = create_api(self.worker, self.facts, limits, folder)
-            page = create_page(self.worker, self.facts, limits, folder)
-            app = gradio.mount_gradio_app(
-                api,
-                page,
-                "/",
-                footer_links=[],
-                run_history=False,
-                ssr_mode=False,
-                mcp_server=False,
-                enable_monitoring=False,
-                pwa=False,
-                allowed_paths=[],
-                max_file_size=limits.upload_bytes,
-                show_error=False,
-                theme=THEME,
-                css=STYLE,
-            )
+            app = asyncio.run(_app(self.worker, self.facts, limits, folder))
         except BaseException:
             self.worker.close()
             raise
         self.app = Guard(app, limits, folder, token)
+
+
+async def _app(worker: "Worker", facts: Facts, limits: Limits, folder: Path) -> "ASGIApp":
+    """Joins endpoint and page; in a loop, as Gradio otherwise opens several and closes none."""
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)  # read when the page is mounted
+    import gradio
+
+    from avjax.serving.api import create_api
+    from avjax.serving.page import STYLE, THEME, create_page
+
+    return gradio.mount_gradio_app(
+        create_api(worker, facts, limits, folder),
+        create_page(worker, facts, limits, folder),
+        "/",
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        pwa=False,
+        allowed_paths=[],
+        max_file_size=limits.upload_bytes,
+        show_error=False,
+        theme=THEME,
+        css=STYLE,
+    )

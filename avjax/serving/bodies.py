@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Any
+from collections.abc import Callable
 
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
@@ -19,18 +19,24 @@ def replay(content: bytes, receive: Receive) -> Receive:
 
 
 class Body:
-    """A request's body, cut off where it is too large or too slow."""
+    """A request's body, cut off where it is too large or too slow.
 
-    def __init__(self, receive: Receive, limit: int, seconds: float) -> None:
+    Attributes:
+      is_complete: whether it was received to its end.
+      ended: called once that is so, or it is given up.
+    """
+
+    def __init__(self, receive: Receive, limit: int, seconds: float, has_body: bool) -> None:
         """Takes the channel, the most bytes and the most seconds."""
         self._receive, self._limit = receive, limit
         self._deadline = time.monotonic() + seconds
-        self._size, self._complete = 0, False
-        self.ended: Any = None  # called once
+        self._size = 0
+        self.is_complete = not has_body
+        self.ended: Callable[[], None] | None = None
 
     async def receive(self) -> Message:
         """Returns the next message."""
-        if self._complete:  # waits for the client to leave
+        if self.is_complete:  # an empty body, or waits for the client to leave
             return await self._receive()
         try:
             async with asyncio.timeout(self._deadline - time.monotonic()):
@@ -39,17 +45,17 @@ class Body:
             raise HTTPException(408, "the upload takes too long; send a smaller file") from error
         self._size += len(message.get("body", b""))
         if self._size > self._limit:
-            reason = f"the file is larger than {self._limit / 1e6:.3g} MB; send a smaller one"
+            reason = f"the file is larger than {self._limit / 1e6:.2g} MB; send a smaller one"
             raise HTTPException(413, reason)
         if not message.get("more_body"):
-            self._complete = True
+            self.is_complete = True
             self.finish()
         return message
 
     async def read(self) -> bytes:
         """Returns the whole body."""
         parts = []
-        while not self._complete:
+        while not self.is_complete:
             parts.append((await self.receive()).get("body", b""))
         return b"".join(parts)
 

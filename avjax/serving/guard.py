@@ -86,12 +86,16 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            await self._http(Request(scope, receive), _with_headers(send))
+            request = Request(scope)
+            limit = self._limit(request.url.path)
+            has_body = not {"content-length", "transfer-encoding"}.isdisjoint(request.headers)
+            body = Body(receive, limit, self._limits.upload_seconds, has_body)
+            await self._http(request, body, _with_headers(send, body))
         else:
             await send({"type": "websocket.close"})
 
-    async def _http(self, request: Request, send: Send) -> None:
-        scope, receive = request.scope, request.receive
+    async def _http(self, request: Request, body: Body, send: Send) -> None:
+        scope, receive = request.scope, body.receive
         is_post = request.method == "POST"
         response = self._refusal(request)
         if response is None and is_post and self._receiving >= _AT_ONCE:
@@ -99,18 +103,16 @@ class Guard:
         if response is not None:
             await response(scope, receive, send)
             return
-        body = Body(receive, self._limit(request.url.path), self._limits.upload_seconds)
         self._receiving += is_post
         body.ended = self._one_less if is_post else None
-        handed_on: Receive = body.receive
         try:
             response = await self._logged_in(request, body)
             if response is None and request.url.path == JOIN:
                 content = await body.read()
-                handed_on = replay(content, receive)
+                receive = replay(content, receive)
                 if not self._names_uploads_only(content):
                     response = refused(400, "this names a file that was not uploaded")
-            await (response or self._app)(scope, handed_on, send)
+            await (response or self._app)(scope, receive, send)
         except HTTPException as error:  # from a body that is read here
             await refused(error.status_code, error.detail)(scope, receive, send)
         finally:
@@ -176,9 +178,7 @@ class Guard:
         if self._token is None or request.url.path == "/health":
             return None
         if request.url.path == "/login":
-            form = parse_qs(
-                (await Body(request.receive, 4096, 10.0).read()).decode("utf-8", "replace")
-            )
+            form = parse_qs((await body.read()).decode("utf-8", "replace"))
             if not self._is_token(form.get("token", [""])[0]):
                 return HTMLResponse(_LOGIN % "This is not the token.", 401)
             response = RedirectResponse("/", 303)
@@ -206,13 +206,18 @@ class Guard:
         return hashlib.sha256(b"avjax cookie " + (self._token or b"")).hexdigest()
 
 
-def _with_headers(send: Send) -> Send:
-    """Returns a channel that adds the headers above to a response."""
+def _with_headers(send: Send, body: Body) -> Send:
+    """Returns a channel that adds the headers above to a response.
+
+    An answer before the end of a body ends the connection, or the server would read on, and discard
+    what comes, as long as the client sends.
+    """
     extra = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
 
     async def with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message["headers"], *extra]}
+            end = [] if body.is_complete else [(b"connection", b"close")]
+            message = {**message, "headers": [*message["headers"], *extra, *end]}
         await send(message)
 
     return with_headers

@@ -35,7 +35,7 @@ STYLE = (
     + """
 .gradio-container{max-width:1180px!important;margin:0 auto!important}
 .av-head h1{font-size:1.5rem;margin:0;font-weight:700}
-.av-head p{margin:.2rem 0 0;color:var(--body-text-color-subdued)}
+.av-head p{margin:.2rem 0 0;color:var(--av-grey)}
 .av-model{font-size:.85rem;white-space:pre-line}
 .av-examples{display:grid!important;grid-template-columns:1fr 1fr}
 .av-player{max-width:100%;max-height:280px;margin-top:1rem;border-radius:6px}
@@ -144,7 +144,9 @@ def _player(path: Path) -> str:
         return ""
     data = base64.b64encode(path.read_bytes()).decode()
     tag = kind.partition("/")[0]
-    return f'<{tag} class="av-player" controls src="data:{kind};base64,{data}"></{tag}>'
+    return (
+        f'<{tag} class="av-player" controls preload="auto" src="data:{kind};base64,{data}"></{tag}>'
+    )
 
 
 def _refused(reason: str) -> str:

@@ -129,21 +129,23 @@ def _timeline(name: str, prediction: Prediction) -> str:
 
 
 CSS = """
+:root{--av-grey:#565d69}
+.dark{--av-grey:#b4bac4}
 .av-answer h2.av-label{font-size:1.6rem;margin:0 0 .5rem;line-height:1.2}
-.av-answer h2 small{font-size:.9rem;font-weight:400;color:var(--body-text-color-subdued);
+.av-answer h2 small{font-size:.9rem;font-weight:400;color:var(--av-grey);
   overflow-wrap:anywhere}
 .av-answer h3{font-size:.95rem;margin:1.1rem 0 .4rem;font-weight:600}
 .av-cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,200px),1fr));gap:.8rem}
 .av-card{border:1px solid var(--border-color-primary);border-radius:8px;padding:.7rem .8rem;
   background:var(--background-fill-primary);min-width:0}
-.av-card h3{margin:0;font-weight:500;font-size:.85rem;color:var(--body-text-color-subdued)}
+.av-card h3{margin:0;font-weight:500;font-size:.85rem;color:var(--av-grey)}
 .av-card p{margin:.1rem 0 .4rem;font-size:1.1rem;font-weight:600}
 .av-answer .av-card table{width:100%;border-collapse:collapse;font-size:.82rem;margin:0}
 .av-answer .av-card table,.av-answer .av-card tr,.av-answer .av-card thead{border:0!important}
 .av-answer .av-card th,.av-answer .av-card td{border:0!important;padding:.12rem .2rem;
   text-align:right;font-variant-numeric:tabular-nums;background:none;font-weight:400;color:var(--body-text-color)}
 .av-answer .av-card tbody th{text-align:left;padding-left:0}
-.av-answer .av-card thead th{font-size:.7rem;color:var(--body-text-color-subdued)}
+.av-answer .av-card thead th{font-size:.7rem;color:var(--av-grey)}
 .av-answer .av-card tr.av-best th,.av-answer .av-card tr.av-best td{font-weight:700}
 .av-answer .av-card td.av-bar{width:46%}
 .av-bar span{display:block;position:relative;height:.8rem;border-radius:3px;
@@ -151,14 +153,14 @@ CSS = """
 .av-bar i{position:absolute;inset:0 auto 0 0;border-radius:3px;min-width:1px}
 .av-bar b{position:absolute;top:-2px;bottom:-2px;width:2px;margin-left:-1px;
   background:var(--body-text-color)}
-.av-key{font-size:.8rem;color:var(--body-text-color-subdued);margin:.5rem 0 0}
+.av-key{font-size:.8rem;color:var(--av-grey);margin:.5rem 0 0}
 .av-notes{margin:0 0 .8rem;padding:.5rem .8rem .5rem 1.8rem;border-left:4px solid #d98200;
   background:var(--background-fill-secondary);border-radius:4px;font-size:.88rem;list-style:disc}
-.av-strip{display:flex;flex-wrap:wrap;gap:.5rem}
+.av-strip{display:grid;grid-template-columns:repeat(auto-fill,minmax(68px,1fr));gap:.5rem}
 .av-strip figure{margin:0;text-align:center;font-size:.75rem}
-.av-strip img{border-radius:6px;width:84px;height:84px;display:block}
-.av-strip figcaption{color:var(--body-text-color-subdued)}
-.av-wide{overflow-x:auto;max-width:calc(100vw - 4rem)}
+.av-strip img{border-radius:6px;width:100%;height:auto;display:block}
+.av-strip figcaption{color:var(--av-grey)}
+.av-wide{overflow-x:auto;max-width:calc(100vw - 6rem)}
 .av-wide img{width:100%;min-width:560px;border-radius:6px;display:block}
 .av-refused{border-left:4px solid #c62828;padding:.6rem .9rem;border-radius:4px;
   background:var(--background-fill-secondary)}
