@@ -62,7 +62,7 @@ class Scripted:
             os.kill(os.getpid(), signal.SIGSEGV)
         elif words == "eat":
             while True:
-                self._eaten.append(np.ones(10_000_000, np.uint8))
+                self._eaten.append(np.ones(40_000_000, np.uint8))
                 time.sleep(0.02)
         elif words == "bug":
             raise ZeroDivisionError("a bug")

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,7 +88,9 @@ class Server:
         self.worker = Worker(load, limits)
         try:
             self.facts = self.worker.start()
-            app = asyncio.run(_app(self.worker, self.facts, limits, folder))
+            with ThreadPoolExecutor(1) as pool:  # this thread may run a loop already
+                made = _app(self.worker, self.facts, limits, folder)
+                app = pool.submit(asyncio.run, made).result()
         except BaseException:
             self.worker.close()
             raise

@@ -155,7 +155,7 @@ def _refused(reason: str) -> str:
 
 def _rules(limits: Limits) -> str:
     return (
-        f"Up to {limits.upload_bytes / 1e6:.0f} MB and {limits.clip_seconds:.0f} s. The clip is "
+        f"Up to {limits.upload_bytes / 1e6:g} MB and {limits.clip_seconds:.0f} s. The clip is "
         "deleted once it is answered, and goes nowhere else."
     )
 

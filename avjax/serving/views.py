@@ -147,7 +147,7 @@ CSS = """
 .av-answer .av-card tbody th{text-align:left;padding-left:0}
 .av-answer .av-card thead th{font-size:.7rem;color:var(--av-grey)}
 .av-answer .av-card tr.av-best th,.av-answer .av-card tr.av-best td{font-weight:700}
-.av-answer .av-card td.av-bar{width:46%}
+.av-answer .av-card td.av-bar{width:100%}
 .av-bar span{display:block;position:relative;height:.8rem;border-radius:3px;
   background:var(--background-fill-secondary)}
 .av-bar i{position:absolute;inset:0 auto 0 0;border-radius:3px;min-width:1px}

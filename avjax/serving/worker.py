@@ -168,7 +168,7 @@ class Worker:
                 )
             if self._process is not None and _resident(self._process.pid) > most:
                 return self._replaced(
-                    f"{name} takes more than {limits.memory_bytes / 1e9:.1f} GB of memory to "
+                    f"{name} takes more than {limits.memory_bytes / 1e9:g} GB of memory to "
                     "judge; send a shorter or smaller clip"
                 )
         try:
