@@ -18,6 +18,7 @@ ARGUMENTS = {
     "evaluate": ["--workdir=RUN"],
     "predict": ["--checkpoint=RUN", "clip.mp4"],
     "prepare": ["--source=RAVDESS", "--out=DATA"],
+    "serve": ["--checkpoint=RUN"],
     "train": ["--config=configs/audio_only.py"],
 }
 HEAVY = {"jax", "flax", "optax", "orbax", "tensorflow_datasets", "grain", "librosa", "numba", "cv2"}

@@ -23,6 +23,7 @@ CLIPS = {  # by file, what a button says
 }
 # Fonts of the machine: Gradio's own come from elsewhere.
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+KEPT = (60, 600)  # seconds: how often, and for how long, uploads without an answer are kept
 _JUDGE = "Judge the clip"
 _PLAYABLE = {
     **{".mp4": "video/mp4", ".m4v": "video/mp4", ".webm": "video/webm", ".mp3": "audio/mpeg"},
@@ -76,7 +77,7 @@ def create_page(worker: Worker, facts: Facts, limits: Limits, uploads: Path) -> 
         return _answer(worker, EXAMPLES / name, name)
 
     hears, sees = "audio" in facts.streams, "video" in facts.streams
-    with gr.Blocks(title="avjax", analytics_enabled=False, delete_cache=(60, 600)) as page:
+    with gr.Blocks(title="avjax", analytics_enabled=False, delete_cache=KEPT) as page:
         gr.HTML(_head(facts), elem_classes="av-head")
         with gr.Row():
             with gr.Column(scale=4, min_width=300):

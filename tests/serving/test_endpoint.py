@@ -3,7 +3,9 @@
 import contextlib
 import io
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,3 +173,17 @@ def test_a_clip_that_hangs_crashes_or_swells_harms_no_other(address, clip, words
     assert response.status_code == 422
     assert text in response.json()["error"]
     assert post(address, clip.read_bytes()).status_code == 200
+
+
+@pytest.mark.slow
+def test_an_upload_that_is_never_judged_is_removed(start, clip, monkeypatch):
+    monkeypatch.setattr("avjax.serving.page.KEPT", (1, 1))
+    address, folder = start(Scripted, LIMITS)
+    files = {"files": ("clip.mp4", clip.read_bytes())}
+    (path,) = requests.post(f"{address}/gradio_api/upload", files=files, timeout=10).json()
+    assert Path(path).is_relative_to(folder) and Path(path).is_file()
+    assert requests.get(f"{address}/gradio_api/file={path}", timeout=10).status_code == 200
+    deadline = time.monotonic() + 20
+    while Path(path).exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not Path(path).exists()
