@@ -11,7 +11,6 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from avjax import __version__
 from avjax.errors import InputError
 from avjax.serving.guard import PREDICT, refused
 from avjax.serving.judging import Facts
@@ -50,7 +49,7 @@ def create_api(worker: Worker, facts: Facts, limits: Limits, folder: Path) -> Fa
 
     @api.get("/version")
     def version() -> dict[str, object]:
-        return {"version": __version__, **facts._asdict()}
+        return {"version": facts.versions.get("avjax"), **facts._asdict()}
 
     @api.post(PREDICT)
     async def predict(request: Request) -> Response:

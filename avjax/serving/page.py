@@ -34,7 +34,7 @@ _EMPTY = '<div class="av-answer"><p class="av-key">The answer appears here.</p><
 STYLE = (
     CSS
     + """
-.gradio-container{max-width:1180px!important;margin:0 auto!important}
+.gradio-container{max-width:1320px!important;margin:0 auto!important}
 .av-head h1{font-size:1.5rem;margin:0;font-weight:700}
 .av-head p{margin:.2rem 0 0;color:var(--av-grey)}
 .av-model{font-size:.85rem;white-space:pre-line}
@@ -77,10 +77,12 @@ def create_page(worker: Worker, facts: Facts, limits: Limits, uploads: Path) -> 
         return _answer(worker, EXAMPLES / name, name)
 
     hears, sees = "audio" in facts.streams, "video" in facts.streams
-    with gr.Blocks(title="avjax", analytics_enabled=False, delete_cache=KEPT) as page:
+    with gr.Blocks(
+        title="avjax", analytics_enabled=False, fill_width=True, delete_cache=KEPT
+    ) as page:
         gr.HTML(_head(facts), elem_classes="av-head")
         with gr.Row():
-            with gr.Column(scale=4, min_width=300):
+            with gr.Column(scale=3, min_width=290):
                 inputs = []
                 with gr.Tab("Video"):
                     video = gr.Video(
@@ -108,7 +110,7 @@ def create_page(worker: Worker, facts: Facts, limits: Limits, uploads: Path) -> 
                         for name, text in CLIPS.items()
                         if (sees or "no-sound" not in name) and (hears or "no-face" not in name)
                     ]
-            with gr.Column(scale=7, min_width=300):
+            with gr.Column(scale=8, min_width=300):
                 result = gr.HTML(_EMPTY, elem_id="av-result")
                 gr.HTML(_model(facts))
         shared: dict[str, Any] = {

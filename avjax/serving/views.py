@@ -67,7 +67,7 @@ def _card(title: str, prediction: Prediction) -> str:
             f'width:{100 * share:.1f}%;background:{colour}"></i>{mark}</span></td>{figures}</tr>'
         )
     has_calibrated = prediction.calibrated is not None
-    head = "<th></th><th></th><th>raw</th>" + ("<th>calibrated</th>" if has_calibrated else "")
+    head = "<th></th><th></th><th>raw</th>" + ("<th>cal.</th>" if has_calibrated else "")
     return (
         f'<section class="av-card"><h3>{_text(title)}</h3><p>{_text(prediction.label)}</p>'
         f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></section>"
@@ -77,7 +77,7 @@ def _card(title: str, prediction: Prediction) -> str:
 def _key(prediction: Prediction) -> str:
     if prediction.calibrated is None:
         return '<p class="av-key">This model is not calibrated: its probabilities are raw.</p>'
-    return '<p class="av-key">Bars are raw probabilities, marks calibrated ones.</p>'
+    return '<p class="av-key">Bars: raw probabilities. Marks, and cal.: calibrated ones.</p>'
 
 
 def _notes(prediction: Prediction) -> str:
@@ -135,7 +135,7 @@ CSS = """
 .av-answer h2 small{font-size:.9rem;font-weight:400;color:var(--av-grey);
   overflow-wrap:anywhere}
 .av-answer h3{font-size:.95rem;margin:1.1rem 0 .4rem;font-weight:600}
-.av-cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,200px),1fr));gap:.8rem}
+.av-cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,190px),1fr));gap:.8rem}
 .av-card{border:1px solid var(--border-color-primary);border-radius:8px;padding:.7rem .8rem;
   background:var(--background-fill-primary);min-width:0}
 .av-card h3{margin:0;font-weight:500;font-size:.85rem;color:var(--av-grey)}
@@ -148,7 +148,7 @@ CSS = """
 .av-answer .av-card thead th{font-size:.7rem;color:var(--av-grey)}
 .av-answer .av-card tr.av-best th,.av-answer .av-card tr.av-best td{font-weight:700}
 .av-answer .av-card td.av-bar{width:100%}
-.av-bar span{display:block;position:relative;height:.8rem;border-radius:3px;
+.av-bar span{display:block;min-width:3.5rem;position:relative;height:.8rem;border-radius:3px;
   background:var(--background-fill-secondary)}
 .av-bar i{position:absolute;inset:0 auto 0 0;border-radius:3px;min-width:1px}
 .av-bar b{position:absolute;top:-2px;bottom:-2px;width:2px;margin-left:-1px;
@@ -156,7 +156,7 @@ CSS = """
 .av-key{font-size:.8rem;color:var(--av-grey);margin:.5rem 0 0}
 .av-notes{margin:0 0 .8rem;padding:.5rem .8rem .5rem 1.8rem;border-left:4px solid #d98200;
   background:var(--background-fill-secondary);border-radius:4px;font-size:.88rem;list-style:disc}
-.av-strip{display:grid;grid-template-columns:repeat(auto-fill,minmax(68px,1fr));gap:.5rem}
+.av-strip{display:grid;grid-template-columns:repeat(auto-fill,minmax(58px,1fr));gap:.5rem}
 .av-strip figure{margin:0;text-align:center;font-size:.75rem}
 .av-strip img{border-radius:6px;width:100%;height:auto;display:block}
 .av-strip figcaption{color:var(--av-grey)}

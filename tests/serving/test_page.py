@@ -75,6 +75,8 @@ def shoot(page, name):
         page.wait_for_timeout(300)
         scroll = page.evaluate("document.documentElement.scrollWidth")
         assert scroll <= x, f"{width}: {scroll} pixels wide"
+        spans = page.locator(".av-bar span").all()
+        assert all(span.bounding_box()["width"] > 50 for span in spans), width
         if folder:
             page.screenshot(path=f"{folder}/{name}-{width}.png", full_page=True)
 
@@ -86,7 +88,8 @@ def test_an_uploaded_clip(page):
     titles = page.locator(".av-card h3").all_inner_texts()
     assert titles == ["Sound and picture", "Picture off: sound alone", "Sound off: picture alone"]
     assert page.locator(".av-card").first.locator("tbody tr").count() == 3
-    assert "calibrated" in page.inner_text(".av-card")
+    assert "cal." in page.inner_text(".av-card")
+    assert page.locator(".av-bar b").count() == 9
     assert "no sound in" in page.inner_text(".av-notes")
     assert page.locator(".av-strip img").count() == 8
     width = "document.querySelector('.av-wide img').naturalWidth"
