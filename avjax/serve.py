@@ -17,7 +17,8 @@ from pathlib import Path
 from avjax.errors import InputError
 from avjax.predict import Model
 from avjax.runtime.signals import terminable
-from avjax.serving.app import Server, check_token, import_gradio
+from avjax.serving.access import check_token
+from avjax.serving.app import Server, import_gradio
 from avjax.serving.judging import Judging
 from avjax.serving.limits import Limits
 from avjax.serving.worker import BrokenError

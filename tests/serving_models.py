@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -78,8 +77,3 @@ class Scripted:
 
     def predict_apart(self, path):
         return {"whole": self.predict(path)}
-
-
-def broken_model() -> predict.Model:
-    """Fails to load."""
-    return predict.Model.load(Path("absent"))

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from avjax.serving.worker import Worker
 
 _INSTALL = "avjax serve needs Gradio 6; install it: pip install 'gradio>=6'"
-_LEAST_TOKEN = 16  # characters
 
 # Nothing is told to anybody; read when Gradio and huggingface_hub are imported.
 _QUIET = {
@@ -26,21 +25,6 @@ _QUIET = {
     "HF_HUB_OFFLINE": "1",
     "DO_NOT_TRACK": "1",
 }
-
-
-def check_token(host: str, token: str | None) -> None:
-    """Raises InputError unless a host may be served with this token."""
-    from avjax.serving.guard import is_loopback
-
-    if token is None and not is_loopback(host):
-        raise InputError(
-            f"--host={host} can be reached from other machines, so it needs a --token or "
-            "AVJAX_TOKEN; make one: python -c 'import secrets; print(secrets.token_urlsafe())'"
-        )
-    if token is not None and len(token) < _LEAST_TOKEN:
-        raise InputError(
-            f"the token has {len(token)} characters; choose one of {_LEAST_TOKEN} or more"
-        )
 
 
 def import_gradio() -> None:

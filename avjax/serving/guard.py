@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import ipaddress
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from avjax.serving.access import is_loopback
 from avjax.serving.bodies import Body, replay
 from avjax.serving.limits import Limits
 
@@ -50,14 +50,6 @@ _LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><title>avjax</t
 max-width:22rem;margin:20vh auto;padding:0 1rem}input,button{font:inherit;padding:.4rem .6rem}
 </style><form method="post" action="/login"><p><label>The server's token<br>
 <input type="password" name="token" autofocus></label> <button>Enter</button></p><p>%s</p></form>"""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host can be reached from this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class Guard:

@@ -6,7 +6,11 @@ import time
 
 import pytest
 
-pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'gradio>=6'")
+
+@pytest.fixture(scope="session", autouse=True)
+def _gradio():
+    """Skips every test in this folder without Gradio."""
+    pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'gradio>=6'")
 
 
 @contextlib.contextmanager

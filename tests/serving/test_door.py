@@ -4,26 +4,30 @@ import json
 
 import pytest
 import requests
-from starlette.applications import Starlette
-from starlette.responses import PlainTextResponse
-from starlette.routing import Route
 
 from avjax import serve as serving
 from avjax.errors import InputError
-from avjax.serving.app import check_token, import_gradio
-from avjax.serving.guard import Guard
+from avjax.serving.access import check_token
+from avjax.serving.app import import_gradio
 from avjax.serving.limits import Limits
 
 TOKEN = "a token of some length"
 HIDDEN = "the file's content"
 
 
-async def echo(request):
-    """Says who asked what, as a server behind the door."""
-    return PlainTextResponse(f"{request.url.path} {len(await request.body())}")
+def guarded(*arguments):
+    """Returns a server behind the door, which says who asked what."""
+    from starlette.applications import Starlette
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
 
+    from avjax.serving.guard import Guard
 
-APP = Starlette(routes=[Route("/{path:path}", echo, methods=["GET", "POST"])])
+    async def echo(request):
+        return PlainTextResponse(f"{request.url.path} {len(await request.body())}")
+
+    route = Route("/{path:path}", echo, methods=["GET", "POST"])
+    return Guard(Starlette(routes=[route]), *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +41,13 @@ def uploads(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(serve, uploads):
-    with serve(Guard(APP, Limits(upload_bytes=1000), uploads, None)) as address:
+    with serve(guarded(Limits(upload_bytes=1000), uploads, None)) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
 def locked(serve, uploads):
-    with serve(Guard(APP, Limits(), uploads, TOKEN)) as address:
+    with serve(guarded(Limits(), uploads, TOKEN)) as address:
         yield address
 
 
@@ -75,6 +79,11 @@ def test_a_missing_gradio_is_one_line(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "gradio", None)
     with pytest.raises(InputError, match="pip install 'gradio>=6'"):
         import_gradio()
+
+
+def test_a_missing_model_is_one_line(tmp_path, capsys):
+    assert serving.main(["serve", "--port=0", f"--checkpoint={tmp_path}/absent"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: there is no checkpoint at")
 
 
 def test_a_taken_port_is_one_line(address, capsys):
