@@ -9,6 +9,7 @@ if __name__ == "__main__":  # before the slow imports
 
 import contextlib
 import functools
+import logging
 import socket
 import tempfile
 from collections.abc import Callable
@@ -57,6 +58,13 @@ def serve_model(
     import_gradio()
     import uvicorn
 
+    class Quiet(uvicorn.Server):
+        """Ends without complaint about pages that are still open."""
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+            await super().shutdown(sockets)
+
     with contextlib.ExitStack() as stack:
         stack.enter_context(terminable())  # SIGTERM must not leave the folder behind
         listening = stack.enter_context(_listen(host, port))
@@ -80,7 +88,7 @@ def serve_model(
             timeout_keep_alive=5,
             h11_max_incomplete_event_size=32_000,
         )
-        uvicorn.Server(config).run(sockets=[listening])
+        Quiet(config).run(sockets=[listening])
 
 
 def _listen(host: str, port: int) -> socket.socket:

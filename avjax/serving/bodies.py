@@ -45,7 +45,7 @@ class Body:
             raise HTTPException(408, "the upload takes too long; send a smaller file") from error
         self._size += len(message.get("body", b""))
         if self._size > self._limit:
-            reason = f"the file is larger than {self._limit / 1e6:.2g} MB; send a smaller one"
+            reason = f"the file is larger than {self._limit / 1e6:.3g} MB; send a smaller one"
             raise HTTPException(413, reason)
         if not message.get("more_body"):
             self.is_complete = True

@@ -102,7 +102,7 @@ class Guard:
             if response is None and request.url.path == JOIN:
                 content = await body.read()
                 receive = replay(content, receive)
-                if not self._names_uploads_only(content):
+                if not self._names_uploads_only(content, request.headers.get("host", "")):
                     response = refused(400, "this names a file that was not uploaded")
             await (response or self._app)(scope, receive, send)
         except HTTPException as error:  # from a body that is read here
@@ -156,10 +156,10 @@ class Guard:
         except (OSError, ValueError):
             return False
 
-    def _names_uploads_only(self, content: bytes) -> bool:
+    def _names_uploads_only(self, content: bytes, host: str) -> bool:
         """Whether every file that a page's request names is an upload."""
         try:
-            return all(self._is_within(name) for name in _file_names(json.loads(content)))
+            return all(self._is_within(name) for name in _file_names(json.loads(content), host))
         except (ValueError, RecursionError):
             return False
 
@@ -220,17 +220,21 @@ def refused(status: int, reason: str, headers: dict[str, str] | None = None) -> 
     return JSONResponse({"error": reason}, status, headers)
 
 
-def _file_names(value: Any) -> Iterator[str]:
-    """Yields the paths and URLs in a JSON value that Gradio could take for files."""
+def _file_names(value: Any, host: str) -> Iterator[str]:
+    """Yields the paths and URLs in a JSON value that Gradio could take for files.
+
+    Of a URL at which this server shows an upload, it yields the upload's path.
+    """
     if isinstance(value, dict):
         for key, item in value.items():
             if key == "path" and isinstance(item, str):
                 yield item
             elif key == "url" and isinstance(item, str):
-                # The page repeats where the upload is shown.
-                yield unquote(urlsplit(item).path.rpartition(FILE)[2]) or item
+                url = urlsplit(item)
+                shown = url.path.rpartition(FILE)[2] if url.netloc in ("", host) else ""
+                yield unquote(shown) or item
             else:
-                yield from _file_names(item)
+                yield from _file_names(item, host)
     elif isinstance(value, list):
         for item in value:
-            yield from _file_names(item)
+            yield from _file_names(item, host)

@@ -169,7 +169,8 @@ def _head(facts: Facts) -> str:
     classes = ", ".join(facts.classes)
     return (
         "<h1>Which emotion does this clip express?</h1>"
-        f"<p>Model {html.escape(facts.model)} reads {what}, and knows: {html.escape(classes)}.</p>"
+        f"<p>The model, {html.escape(facts.model)}, reads {what}, and knows: "
+        f"{html.escape(classes)}.</p>"
     )
 
 

@@ -158,6 +158,8 @@ def test_a_page_may_name_uploads_only(address, uploads):
     assert (answer.status_code, answer.text.split()[0]) == (200, "/gradio_api/queue/join")
     shown = f"{address}/gradio_api/file={uploads}/a/clip.mp4"
     assert join(address, {**good, "url": shown}).status_code == 200
+    elsewhere = shown.replace(address, "https://example.org")
+    assert join(address, {**good, "url": elsewhere}).status_code == 400
     for name in ("/etc/hostname", "https://example.org/a.mp4", f"{uploads}/../hidden.txt", "a"):
         for value in ({**good, "path": name}, {**good, "url": name}, [{"x": {"path": name}}]):
             assert join(address, value).status_code == 400, value

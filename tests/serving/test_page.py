@@ -127,3 +127,22 @@ def test_a_recorded_clip(page):
     page.click(JUDGE)
     page.wait_for_selector(".av-cards")
     assert page.locator(".av-card").count() >= 1
+
+
+def test_a_recorded_sound(page):
+    page.get_by_role("tab", name="Sound").click()
+    page.locator("#av-sound").get_by_label("Record audio").click()
+    page.locator("#av-sound").get_by_text("Record", exact=True).first.click()
+    page.wait_for_timeout(2500)
+    page.locator("#av-sound").get_by_text("Stop", exact=True).first.click()
+    page.wait_for_timeout(2000)  # uploads itself
+    page.click(JUDGE)
+    page.wait_for_selector(".av-cards")
+    assert "no face: judged without" in page.inner_text(".av-notes")
+
+
+def test_a_large_upload_is_refused(page, tmp_path):
+    (tmp_path / "large.mp4").write_bytes(bytes(500_000))
+    page.set_input_files("#av-video input[type=file]", tmp_path / "large.mp4")
+    page.wait_for_selector(".toast-body")
+    assert "exceed the maximum allowed size" in page.inner_text(".toast-body")
