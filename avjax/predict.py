@@ -23,7 +23,7 @@ from avjax.errors import InputError
 from avjax.models.network import Network
 from avjax.models.networks import build_network
 from avjax.predictions.inputs import checked_batch
-from avjax.predictions.judge import WINDOWS_AT_ONCE, Judge
+from avjax.predictions.judge import WHOLE, WINDOWS_AT_ONCE, Judge, only
 from avjax.predictions.many import in_order, media_files
 from avjax.predictions.prediction import (
     Prediction,
@@ -37,13 +37,11 @@ from avjax.predictions.show import show
 from avjax.preparation.clip import explained, prepare_clip
 from avjax.preparation.face_detector import default_detector
 from avjax.preparation.faces import Detector, Face
-from avjax.preparation.windows import ClipWindow, Plan, check_hop, plan_windows, read_windows
+from avjax.preparation.windows import Plan, check_hop, plan_windows, read_windows
 from avjax.runs.saved_model import ModelCard, load_model
 from avjax.training.step import Batch, present_streams
 
 __all__ = ["Model", "Prediction", "Window", "main"]
-
-WHOLE = "whole"  # all streams, in `Model.predict_apart`
 
 
 class Model:
@@ -257,8 +255,7 @@ class Model:
             while batch := list(itertools.islice(windows, WINDOWS_AT_ONCE)):
                 faces += [face for window in batch for face in window.faces]
                 for name in names:
-                    parts = [_only(name, window) for window in batch]
-                    scored[name] += self._scored(plan, parts)
+                    scored[name] += self._judge.scored(plan, [only(name, w) for w in batch])
         judged = [n for n in names if any(window.logits is not None for window in scored[n])]
         if WHOLE not in judged:
             raise InputError(nothing_there(str(plan.path), streams))
@@ -267,14 +264,6 @@ class Model:
             name: self._summary(scored[name], (*told, *missing_notes(scored[name])), faces)
             for name in kept
         }
-
-    def _scored(self, plan: Plan, windows: list[ClipWindow]) -> Iterator[Scored]:
-        """Judges a few windows; see `Judge`."""
-        for window, logits in self._judge.logits(windows):
-            present = {"audio": window.sound is not None, "video": window.crops is not None}
-            missing = tuple(stream for stream in self._net.inputs.streams if not present[stream])
-            end = min(window.start + plan.seconds, plan.end)
-            yield Scored(window.start, end, logits, missing)
 
     def _summary(
         self, scored: list[Scored], told: tuple[str, ...], faces: list[Face]
@@ -313,13 +302,6 @@ class Model:
     @functools.cached_property
     def _judge(self) -> Judge:
         return Judge(self._net, self.variables, self.card)
-
-
-def _only(stream: str, window: ClipWindow) -> ClipWindow:
-    """Leaves the other stream out of a window; `WHOLE` leaves out none."""
-    if stream == "audio":
-        return window._replace(crops=None)
-    return window._replace(sound=None) if stream == "video" else window
 
 
 @functools.partial(jax.jit, static_argnames=("net", "profile"))

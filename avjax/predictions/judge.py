@@ -12,9 +12,11 @@ from jaxtyping import Array, Float
 
 from avjax.models.network import Network
 from avjax.models.ops.frames import StoredFrames
-from avjax.preparation.windows import ClipWindow, Crop
+from avjax.predictions.prediction import Scored
+from avjax.preparation.windows import ClipWindow, Crop, Plan
 from avjax.runs.saved_model import ModelCard
 
+WHOLE = "whole"  # all streams, beside the names of single ones
 WINDOWS_AT_ONCE = 8
 _CROPS_AT_ONCE = 12  # two parts of `ops.inference.IMAGES_AT_ONCE`
 
@@ -37,6 +39,14 @@ class Judge:
             for window in batch:
                 there = window.sound is not None or window.crops is not None
                 yield window, next(rows) if there else None
+
+    def scored(self, plan: Plan, windows: Iterable[ClipWindow]) -> Iterator[Scored]:
+        """Yields each window of a plan with its logits and what it lacks."""
+        for window, logits in self.logits(windows):
+            present = {"audio": window.sound is not None, "video": window.crops is not None}
+            missing = tuple(s for s in self._net.inputs.streams if not present[s])
+            end = min(window.start + plan.seconds, plan.end)
+            yield Scored(window.start, end, logits, missing)
 
     def _judged(self, windows: Sequence[ClipWindow]) -> Float[np.ndarray, "b k"]:
         """Returns logits of windows with a stream, and more rows if they are few."""
@@ -86,6 +96,13 @@ class Judge:
             if window.crops is not None:
                 features[row] = [_known(crop) for crop in window.crops]
         return features
+
+
+def only(stream: str, window: ClipWindow) -> ClipWindow:
+    """Leaves the other stream out of a window; `WHOLE` leaves out none."""
+    if stream == "audio":
+        return window._replace(crops=None)
+    return window._replace(sound=None) if stream == "video" else window
 
 
 def _known(crop: Crop) -> np.ndarray:
