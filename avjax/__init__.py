@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from avjax.runtime.cache_folder import ensure_cache_folder
 
 if TYPE_CHECKING:
-    from avjax import crossval, download, evaluate, predict, prepare, train
+    from avjax import crossval, download, evaluate, predict, prepare, serve, train
     from avjax.config import RunConfig
     from avjax.data.folds import resolve_fold
     from avjax.data.pipeline import open_dataset
@@ -33,6 +33,7 @@ __all__ = [
     "predict",
     "prepare",
     "resolve_fold",
+    "serve",
     "train",
 ]
 
@@ -48,7 +49,7 @@ _MODULES = {
 }
 # Commands stay modules: a function `avjax.train` would be overwritten by the module of that name on
 # import. `avjax.train.train` is the function behind ``avjax train``.
-_COMMANDS = ("crossval", "download", "evaluate", "predict", "prepare", "train")
+_COMMANDS = ("crossval", "download", "evaluate", "predict", "prepare", "serve", "train")
 
 
 def load(path: str | Path) -> "Model":

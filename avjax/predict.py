@@ -9,6 +9,7 @@ if __name__ == "__main__":  # before the slow imports
 
 import contextlib
 import functools
+import itertools
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
@@ -24,7 +25,7 @@ from avjax.errors import InputError
 from avjax.models.network import Network
 from avjax.models.networks import build_network
 from avjax.predictions.inputs import checked_batch
-from avjax.predictions.judge import Judge
+from avjax.predictions.judge import WHOLE, WINDOWS_AT_ONCE, Judge, only
 from avjax.predictions.many import in_order, media_files
 from avjax.predictions.prediction import (
     Prediction,
@@ -175,12 +176,35 @@ class Model:
           InputError: an unreadable file, no stream that the network reads, a bad ``hop``, or
             missing weights of the face detector.
         """
-        return self._predict(path, hop, progress, threading.Event())
+        return self._predict(path, hop, progress, threading.Event())[WHOLE]
+
+    def predict_apart(self, path: str | Path, *, hop: float | None = None) -> dict[str, Prediction]:
+        """Predicts as `predict`, and once more from each stream, with the other one left out.
+
+        The file is decoded, searched and encoded once.
+
+        Args:
+          path: as in `predict`.
+          hop: as in `predict`.
+
+        Returns:
+          By ``"whole"`` the result of `predict`; by ``"audio"`` and ``"video"`` what that stream
+          alone says, if the network reads both and the file has both.
+
+        Raises:
+          InputError: as `predict`.
+        """
+        return self._predict(path, hop, False, threading.Event(), apart=True)
 
     def _predict(
-        self, path: str | Path, hop: float | None, progress: bool, stop: threading.Event
-    ) -> Prediction:
-        """As `predict`; gives up once asked to stop."""
+        self,
+        path: str | Path,
+        hop: float | None,
+        progress: bool,
+        stop: threading.Event,
+        apart: bool = False,
+    ) -> dict[str, Prediction]:
+        """As `predict_apart`, or the whole alone; gives up once asked to stop."""
         path = Path(path)
         if not path.is_file():
             raise InputError(f"there is no clip {path}; name a video file")
@@ -194,10 +218,17 @@ class Model:
                 hop=hop,
             )
         if plan.total > 1:
-            return self._predict_windows(plan, progress, stop)
+            return self._predict_windows(plan, progress, stop, apart)
         clip, faces = self._prepare(plan)
         end = min(plan.first + plan.seconds, plan.end or plan.seconds)
-        return self._predict_clip(clip, str(path), plan.first, end, faces)
+        clips = {WHOLE: clip}
+        if apart and len(self._net.inputs.streams) > 1 and clip.has_audio and clip.has_video:
+            clips["audio"] = clip._replace(has_video=False)
+            clips["video"] = clip._replace(has_audio=False)
+        return {
+            name: self._predict_clip(part, str(path), plan.first, end, faces)
+            for name, part in clips.items()
+        }
 
     def predict_many(
         self, paths: Iterable[str | Path], *, hop: float | None = None, progress: bool = False
@@ -213,7 +244,9 @@ class Model:
           In order, each path with its prediction, or with the error that `predict` raised.
         """
         stop, bars = threading.Event(), iter([progress])
-        return in_order(lambda path: self._predict(path, hop, next(bars, False), stop), paths, stop)
+        return in_order(
+            lambda path: self._predict(path, hop, next(bars, False), stop)[WHOLE], paths, stop
+        )
 
     def predict_prepared(self, clip: PreparedClip, name: str = "clip") -> Prediction:
         """Predicts the emotion in a result of `prepare_clip`; error messages contain ``name``.
@@ -244,7 +277,9 @@ class Model:
         scored = Scored(start, end, logits[0], missing)
         return self._summary([scored], clip.notes, faces)
 
-    def _predict_windows(self, plan: Plan, progress: bool, stop: threading.Event) -> Prediction:
+    def _predict_windows(
+        self, plan: Plan, progress: bool, stop: threading.Event, apart: bool
+    ) -> dict[str, Prediction]:
         """Predicts the emotion in each of several windows of a file, and in the whole."""
         inputs, card = self._net.inputs, self.card
         told: dict[str, None] = {}
@@ -256,23 +291,28 @@ class Model:
             detector=None if plan.video is None else self._find_faces,
             told=told,
         )
-        windows = ahead(prepared, _WINDOWS_AHEAD)  # prepared while others are judged
-        scored: list[Scored] = []
+        streams = inputs.streams
+        names = (WHOLE, *streams) if apart and len(streams) > 1 else (WHOLE,)
+        scored: dict[str, list[Scored]] = {name: [] for name in names}
         faces: list[Face] = []
+        windows = ahead(prepared, _WINDOWS_AHEAD)  # prepared while others are judged
         bar = progress_bar(total=plan.total, unit="window", leave=False, disable=not progress)
         with explained(plan.path), contextlib.closing(windows), bar:
-            for window, logits in self._judge.logits(windows):
+            while batch := list(itertools.islice(windows, WINDOWS_AT_ONCE)):
+                faces += [face for window in batch for face in window.faces]
                 if stop.is_set():
                     raise CancelledError
-                bar.update()
-                present = {"audio": window.sound is not None, "video": window.crops is not None}
-                missing = tuple(stream for stream in inputs.streams if not present[stream])
-                end = min(window.start + plan.seconds, plan.end)
-                scored.append(Scored(window.start, end, logits, missing))
-                faces += window.faces
-        if all(window.logits is None for window in scored):
-            raise InputError(nothing_there(str(plan.path), inputs.streams))
-        return self._summary(scored, (*told, *missing_notes(scored)), faces)
+                for name in names:
+                    scored[name] += self._judge.scored(plan, [only(name, w) for w in batch])
+                bar.update(len(batch))
+        judged = [n for n in names if any(window.logits is not None for window in scored[n])]
+        if WHOLE not in judged:
+            raise InputError(nothing_there(str(plan.path), streams))
+        kept = judged if len(judged) == len(names) else [WHOLE]
+        return {
+            name: self._summary(scored[name], (*told, *missing_notes(scored[name])), faces)
+            for name in kept
+        }
 
     def _summary(
         self, scored: list[Scored], told: tuple[str, ...], faces: list[Face]

@@ -21,6 +21,7 @@ ARGUMENTS = {
     "predict": ["--checkpoint=RUN", "clip.mp4"],
     "prepare": ["--source=RAVDESS", "--out=DATA"],
     "report": ["RUN"],
+    "serve": ["--checkpoint=RUN"],
     "train": ["--config=configs/audio_only.py"],
 }
 HEAVY = {"jax", "flax", "optax", "orbax", "tensorflow_datasets", "grain", "librosa", "numba", "cv2"}

@@ -282,3 +282,20 @@ def test_predict_outside_the_main_thread(model, checkpoint, clip, monkeypatch, c
         assert pool.submit(model.predict, clip).result() == model.predict(clip)
         assert pool.submit(predict.main, arguments).result() == 0
     assert json.loads(capsys.readouterr().out)["clip"] == str(clip)
+
+
+def test_each_stream_alone_is_judged_beside_the_whole(model, variables, clip, tmp_path):
+    apart = model.predict_apart(clip)
+    assert list(apart) == ["whole", "audio", "video"]
+    assert apart["whole"] == model.predict(clip)
+    assert apart["audio"].missing == ("video",)
+    assert apart["video"].missing == ("audio",)
+    faceless = predict.Model(variables, CARD, NO_FACE)
+    assert faceless.predict(clip).probabilities == apart["audio"].probabilities
+    assert list(faceless.predict_apart(clip)) == ["whole"]
+    shape = {"profile": "fixed", "num_frames": 2, "image_size": 64}
+    prepared = prepare_clip(clip, clip, **shape, seconds=CARD.seconds, detector=FACE)
+    mute = model.predict_prepared(prepared._replace(has_audio=False))
+    assert mute.probabilities == apart["video"].probabilities
+    silent = write_video(tmp_path / "silent.mp4", 110)
+    assert list(model.predict_apart(silent)) == ["whole"]

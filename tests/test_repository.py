@@ -15,7 +15,7 @@ from avjax.runs.run_config import flatten
 # Files import only from their own room and the rooms before it.
 ROOMS = (
     *("ground", "models", "weights", "data", "preparation", "training", "runs", "predictions"),
-    "commands",
+    *("serving", "commands"),
 )
 FOLDERS = {"runtime": "ground", "errors": "ground", "cli": "ground"}
 FOREIGN = {  # rooms that may import a library with files, flags or a framework
@@ -25,10 +25,14 @@ FOREIGN = {  # rooms that may import a library with files, flags or a framework
     "absl": ("commands",),
     "ml_collections": ("commands",),
     "orbax": ("runs",),
-    "matplotlib": ("runs", "predictions"),
+    "matplotlib": ("runs", "predictions", "serving"),
     "tensorboardX": ("runs",),
-    "av": ("preparation", "predictions"),
-    "cv2": ("preparation", "predictions"),
+    "av": ("preparation", "predictions", "serving"),
+    "cv2": ("preparation", "predictions", "serving"),
+    "gradio": ("serving",),
+    "fastapi": ("serving",),
+    "starlette": ("serving",),
+    "uvicorn": ("commands",),
     "librosa": ("preparation",),
     "soundfile": ("preparation",),
     "requests": ("preparation",),

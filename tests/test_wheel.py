@@ -39,6 +39,10 @@ def test_wheel_adds_one_package_and_one_command(site):
     assert [path.name for path in (site / "bin").iterdir()] == ["avjax"]
 
 
+def test_wheel_carries_the_clips_of_the_page(site):
+    assert len(list((site / "avjax" / "serving" / "examples").glob("*.mp4"))) == 4
+
+
 def test_jobs_and_configs_are_listed(run, site):
     assert "\n  train     Trains a model\n" in run("--help").stdout
     text = run("train", "--config", "ia_softhard", "--help").stdout

@@ -19,6 +19,7 @@ NAMES = (
     "report",
     "compare",
     "predict",
+    "serve",
     "export",
 )  # in the order of use
 

@@ -12,10 +12,12 @@ from jaxtyping import Array, Float
 
 from avjax.models.network import Network
 from avjax.models.ops.frames import StoredFrames
-from avjax.preparation.windows import ClipWindow, Crop
+from avjax.predictions.prediction import Scored
+from avjax.preparation.windows import ClipWindow, Crop, Plan
 from avjax.runs.saved_model import ModelCard
 
-_WINDOWS_AT_ONCE = 8
+WHOLE = "whole"  # all streams, beside the names of single ones
+WINDOWS_AT_ONCE = 8
 _CROPS_AT_ONCE = 12  # two parts of `ops.inference.IMAGES_AT_ONCE`
 
 
@@ -31,17 +33,25 @@ class Judge:
     ) -> Iterator[tuple[ClipWindow, Float[np.ndarray, "k"] | None]]:
         """Yields each window with its float32 logits, or None if it has no stream to judge."""
         rest = iter(windows)
-        while batch := list(itertools.islice(rest, _WINDOWS_AT_ONCE)):
+        while batch := list(itertools.islice(rest, WINDOWS_AT_ONCE)):
             judged = [w for w in batch if w.sound is not None or w.crops is not None]
             rows = iter(self._judged(judged)) if judged else iter(())
             for window in batch:
                 there = window.sound is not None or window.crops is not None
                 yield window, next(rows) if there else None
 
+    def scored(self, plan: Plan, windows: Iterable[ClipWindow]) -> Iterator[Scored]:
+        """Yields each window of a plan with its logits and what it lacks."""
+        for window, logits in self.logits(windows):
+            present = {"audio": window.sound is not None, "video": window.crops is not None}
+            missing = tuple(s for s in self._net.inputs.streams if not present[s])
+            end = min(window.start + plan.seconds, plan.end)
+            yield Scored(window.start, end, logits, missing)
+
     def _judged(self, windows: Sequence[ClipWindow]) -> Float[np.ndarray, "b k"]:
         """Returns logits of windows with a stream, and more rows if they are few."""
         inputs, card = self._net.inputs, self._card
-        audio = np.zeros((_WINDOWS_AT_ONCE, card.audio_steps, inputs.audio_width), np.float32)
+        audio = np.zeros((WINDOWS_AT_ONCE, card.audio_steps, inputs.audio_width), np.float32)
         for row, window in enumerate(windows):
             if window.sound is not None:
                 sound = window.sound
@@ -80,12 +90,19 @@ class Judge:
 
     def _features(self, windows: Sequence[ClipWindow]) -> Float[np.ndarray, "b n c"]:
         """Returns features of the windows' frames, and more rows if they are few."""
-        shape = (_WINDOWS_AT_ONCE, self._card.num_frames, len(self._missing))
+        shape = (WINDOWS_AT_ONCE, self._card.num_frames, len(self._missing))
         features = np.broadcast_to(self._missing, shape).copy()
         for row, window in enumerate(windows):
             if window.crops is not None:
                 features[row] = [_known(crop) for crop in window.crops]
         return features
+
+
+def only(stream: str, window: ClipWindow) -> ClipWindow:
+    """Leaves the other stream out of a window; `WHOLE` leaves out none."""
+    if stream == "audio":
+        return window._replace(crops=None)
+    return window._replace(sound=None) if stream == "video" else window
 
 
 def _known(crop: Crop) -> np.ndarray:

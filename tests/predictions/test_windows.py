@@ -265,3 +265,14 @@ def test_a_good_hop_is_a_multiple_of_a_frames_share():
     assert check_hop(None, 3.6, 0) == pytest.approx(1.8)
     for number in range(1, 16):
         assert check_hop(round(number * 0.24, 2), 3.6, 15) == pytest.approx(number * 0.24)
+
+
+def test_each_stream_alone_is_judged_window_by_window(variables, tmp_path):
+    long = write_video(tmp_path / "long.mp4", 100, sound=tone(3.3))
+    model = predict.Model(variables, CARD, BrightFaces())
+    apart = model.predict_apart(long)
+    assert list(apart) == ["whole", "audio", "video"]
+    assert apart["whole"] == model.predict(long)
+    faceless = predict.Model(variables, CARD, BrightFaces(least=999)).predict(long)
+    assert apart["audio"].timeline == faceless.timeline
+    assert {window.missing for window in apart["video"].timeline} == {("audio",)}

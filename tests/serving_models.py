@@ -1,0 +1,79 @@
+"""Models for tests of the server, which load in its worker's process."""
+
+import os
+import signal
+import time
+
+import jax
+import numpy as np
+
+from avjax import predict
+from avjax.models.audio_visual import AudioVisualNet
+from avjax.predictions.prediction import Scored, summarise
+from avjax.runs.saved_model import ModelCard
+from tests.clips import WholeFrame
+
+CLASSES = ["calm", "angry", "happy"]
+NET = AudioVisualNet(num_classes=3, stage_repeats=(1, 1, 1))
+CARD = ModelCard(
+    network={"kind": "audio_visual", "fusion": "ia", "num_heads": 1, "num_classes": 3},
+    classes=CLASSES,
+    profile="fixed",
+    num_frames=4,
+    image_size=32,
+    audio_steps=44,
+    seconds=1.0,
+    temperatures={"both": 2.0, "audio": 1.5, "video": 3.0},
+    about={"name": "small", "limits": "it knows nothing"},
+)
+
+
+def small_model() -> predict.Model:
+    """Returns a small model with random weights that sees every frame as a face."""
+    rng = np.random.default_rng(3)
+
+    def draw(path, leaf):
+        values = rng.normal(0, 0.1, leaf.shape).astype(np.float32)
+        return values + 1 if path[-1].key in ("var", "scale") else values
+
+    inputs = np.zeros((1, 44, 10), np.float32), np.zeros((1, 4, 32, 32, 3), np.float32)
+    shapes = jax.eval_shape(NET.init, jax.random.key(0), *inputs)
+    variables = jax.tree_util.tree_map_with_path(draw, shapes)
+    variables["params"]["classifier_1"]["kernel"] /= 30
+    predict.build_network = lambda network: NET
+    return predict.Model(variables, CARD, WholeFrame())
+
+
+class Scripted:
+    """Answers at once, and does what a clip says in words: sleeps, dies, eats memory."""
+
+    def __init__(self) -> None:
+        self.card, self.net = CARD, NET
+        self._eaten = []
+
+    def predict(self, path):
+        words = path.read_bytes()[-64:].partition(b"do:")[2].split(b"\0")[0].decode()
+        if words == "sleep":
+            time.sleep(60)
+        elif words == "nap":
+            time.sleep(0.3)
+        elif words == "die":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        elif words == "eat":
+            while True:
+                self._eaten.append(np.ones(40_000_000, np.uint8))
+                time.sleep(0.02)
+        elif words == "bug":
+            raise ZeroDivisionError("a bug")
+        scored = [Scored(0.0, 1.0, np.array([0.0, 1.0, 3.0], np.float32), ())]
+        return summarise(
+            scored,
+            [],
+            [],
+            classes=CLASSES,
+            streams=("audio", "video"),
+            temperatures=CARD.temperatures,
+        )
+
+    def predict_apart(self, path):
+        return {"whole": self.predict(path)}
