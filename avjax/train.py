@@ -95,14 +95,14 @@ def _train(setup: "Setup", workdir: Path, evaluator: Evaluator) -> None:
         )
         run.open_log(first_epoch, display)
         progress = loop.place(progress)
-        stop_alone = stop if jax.process_count() == 1 else None
         for epoch in range(first_epoch, config.loop.num_epochs + 1):
             rows = setup.rows_left(feed, epoch, steps_done)
             progress, speed = loop.train_epoch(progress, rows, run, stop)
             variables = progress.state.variables
-            scores = evaluator.undisturbed(variables, validation_clips, feed, stop_alone)
+            scores = evaluator.undisturbed(variables, validation_clips, feed, stop)
             if scores is None:
-                run.save(Progress(setup.parallel.single(progress.state), progress.sums))
+                state = setup.parallel.single(progress.state)
+                multihost.from_first(functools.partial(run.save, Progress(state, progress.sums)))
                 raise KeyboardInterrupt
             progress = setup.end_epoch(run, epoch, progress, speed, scores)
             display.end_epoch()

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from avjax.data.feed import Feed
 from avjax.data.pipeline import Clips
 from avjax.models.network import Network
+from avjax.runtime import multihost
 from avjax.runtime.devices import Parallel
 from avjax.runtime.signals import StopRequest
 from avjax.training import conditions, metrics
@@ -62,13 +63,14 @@ class Evaluator:
           variables: replicated.
           clips: the clips to score.
           feed: the feed that holds them.
-          stop: checked between batches; None with several processes, which must stop together.
+          stop: checked between batches; several processes agree, as in the training loop.
         """
         total = metrics.zeros(self.net.num_classes)
         rows = self._parallel.local_rows(feed.rows(clips, self.batch_size))
         with feed.batches(list(rows), self._parallel.split) as batches:
-            for sums in _shares(self._undisturbed, variables, batches):
-                if stop is not None and stop.requested:
+            scored = _shares(self._undisturbed, variables, batches)
+            for number, sums in enumerate(scored, start=1):
+                if stop is not None and any(multihost.agree(number, stop.requested)):
                     return None
                 total = metrics.add(total, sums)
         return metrics.summarise(total)
@@ -89,19 +91,27 @@ class Evaluator:
           matrix; conditions in which no clip counts are left out. By condition the logits of all
           clips. By stream the attention that it receives in undisturbed clips, see
           `avjax.training.attention.fuse`.
+
+        Raises:
+          KeyboardInterrupt: stopped by a signal to any process, between batches.
         """
         names = self.net.conditions
         totals = dict.fromkeys(names, metrics.zeros(self.net.num_classes))
         logits: dict[str, list[np.ndarray]] = {name: [] for name in names}
         received: dict[str, list[np.ndarray]] = {}
-        variables = self._parallel.replicate(variables)
-        batches = clips.batches(self.batch_size, **self._parallel.share)
-        for scored in _shares(self._all_conditions, variables, map(self._parallel.split, batches)):
-            totals = {name: metrics.add(sums, scored[name].sums) for name, sums in totals.items()}
-            for name in names:
-                logits[name].append(scored[name].logits)
-            for stream, rows in scored[names[0]].attention.items():
-                received.setdefault(stream, []).append(rows)
+        with StopRequest() as stop:
+            variables = self._parallel.replicate(variables)
+            batches = clips.batches(self.batch_size, **self._parallel.share)
+            shares = _shares(self._all_conditions, variables, map(self._parallel.split, batches))
+            for number, scored in enumerate(shares, start=1):
+                totals = {name: metrics.add(x, scored[name].sums) for name, x in totals.items()}
+                for name in names:
+                    logits[name].append(scored[name].logits)
+                for stream, rows in scored[names[0]].attention.items():
+                    received.setdefault(stream, []).append(rows)
+                if any(multihost.agree(number, stop.requested)):
+                    raise KeyboardInterrupt
+            multihost.stop_if_any(stop.requested)
         scores = {
             name: {
                 "num_clips": int(sums.count),

@@ -95,6 +95,7 @@ def test_float32_logits_are_close_to_the_reference(figures, fusion):
     check(f"float32 logits {fusion}", logits, figures[f"eval/{fusion}/1/156/logits"], 1e-4)
 
 
+@pytest.mark.slow  # by default, the logits, which follow from them
 def test_features_equal_the_reference(figures):
     net, variables = network("ia")
     mfcc, frames = golden.to_network(golden.inputs(40, 1, 40))

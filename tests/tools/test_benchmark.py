@@ -80,6 +80,7 @@ def test_wrong_arguments_are_refused(capsys, arguments, status, message):
     assert message in captured.out + captured.err
 
 
+@pytest.mark.slow  # by default, a forward pass is measured below
 def test_measures_steps_and_forward_passes(capsys):
     """Steps are timed by call."""
     setting = {"size": 64, "frames": 2, "batch": 2, "steps": 6, "mask": "nodropout"}

@@ -34,7 +34,7 @@ def batch_of_four(rng):
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [pytest.param(jnp.float32, marks=pytest.mark.slow), jnp.bfloat16])
 def test_every_layer_computes_in_the_dtype_of_its_inputs(fusion, dtype):
     """Except the norms before attention, which return at least float32."""
     net = AudioVisualNet(3, fusion, 1, (1, 1, 1))
