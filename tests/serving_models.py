@@ -4,7 +4,6 @@ import os
 import signal
 import time
 
-import jax
 import numpy as np
 
 from avjax import predict
@@ -12,6 +11,7 @@ from avjax.models.audio_visual import AudioVisualNet
 from avjax.predictions.prediction import Scored, summarise
 from avjax.runs.saved_model import ModelCard
 from tests.clips import WholeFrame
+from tests.small_networks import random_variables
 
 CLASSES = ["calm", "angry", "happy"]
 NET = AudioVisualNet(num_classes=3, stage_repeats=(1, 1, 1))
@@ -30,16 +30,8 @@ CARD = ModelCard(
 
 def small_model() -> predict.Model:
     """Returns a small model with random weights that sees every frame as a face."""
-    rng = np.random.default_rng(3)
-
-    def draw(path, leaf):
-        values = rng.normal(0, 0.1, leaf.shape).astype(np.float32)
-        return values + 1 if path[-1].key in ("var", "scale") else values
-
     inputs = np.zeros((1, 44, 10), np.float32), np.zeros((1, 4, 32, 32, 3), np.float32)
-    shapes = jax.eval_shape(NET.init, jax.random.key(0), *inputs)
-    variables = jax.tree_util.tree_map_with_path(draw, shapes)
-    variables["params"]["classifier_1"]["kernel"] /= 30
+    variables = random_variables(NET, *inputs, divisor=30)
     predict.build_network = lambda network: NET
     return predict.Model(variables, CARD, WholeFrame())
 

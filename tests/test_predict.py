@@ -16,6 +16,7 @@ from avjax.models.ops.frames import normalise
 from avjax.preparation.clip import prepare_clip
 from avjax.runs.saved_model import ModelCard, save_model
 from tests.clips import tone, write_video
+from tests.small_networks import random_variables
 
 CLASSES = ["calm", "angry", "happy"]
 NET = AudioVisualNet(num_classes=3, stage_repeats=(1, 1, 1))
@@ -54,16 +55,7 @@ def _small_network():
 @pytest.fixture(scope="module")
 def variables():
     """Random variables with positive variances and small logits."""
-    rng = np.random.default_rng(3)
-
-    def draw(path, leaf):
-        values = rng.normal(0, 0.1, leaf.shape).astype(np.float32)
-        return values + 1 if path[-1].key in ("var", "scale") else values
-
-    shapes = jax.eval_shape(NET.init, jax.random.key(0), *(np.float32(x) for x in inputs(1)))
-    drawn = jax.tree_util.tree_map_with_path(draw, shapes)
-    drawn["params"]["classifier_1"]["kernel"] /= 10
-    return drawn
+    return random_variables(NET, *(np.float32(x) for x in inputs(1)), divisor=10)
 
 
 @pytest.fixture(scope="module")

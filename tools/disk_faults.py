@@ -65,17 +65,14 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags."""
     flags.DEFINE_integer("tries", 20, "Calls that fail in each job.", 1, flag_values=values)
     flags.DEFINE_integer("seed", 0, "Seed of the choice.", 0, flag_values=values)
-    flags.DEFINE_list("jobs", None, "Only these jobs, such as train,prepare.", flag_values=values)
+    fault_jobs.define_flag(values)
     flags.DEFINE_bool("full_disks", True, "Also fill small disks.", flag_values=values)
 
 
 def job(values: flags.FlagValues, positional: list[str]) -> int:
     """Prints the table; returns 1 if a fault was not handled."""
     cli.no_arguments(positional)
-    names = [name for name in fault_jobs.NAMES if name != "train on 4 devices"]
-    names = names if values.jobs is None else values.jobs
-    if unknown := set(names) - set(fault_jobs.NAMES):
-        raise InputError(f"there is no job {min(unknown)!r}; choose of {', '.join(names)}")
+    names = fault_jobs.chosen(values, [x for x in fault_jobs.NAMES if x != "train on 4 devices"])
     has_disks = values.full_disks and _enter_namespace()
     if values.full_disks and not has_disks:
         print("note: the system lets users mount nothing; no disk is filled", file=sys.stderr)

@@ -17,19 +17,20 @@ import threading
 import time
 import traceback
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import flags
+from archive_server import served
 from demo import corpus
 
 from avjax import commands, crossval, download, prepare, train
 from avjax.data.ravdess import AUDIO_ONLY, AUDIO_VIDEO, VIDEO_ONLY, speech_clips
 from avjax.data.ravdess_dataset_builder import write_dataset
 from avjax.data.records import ClipRecord, DatasetMetadata, PreparedClip
-from avjax.preparation.transfer import RemoteFile
+from avjax.errors import InputError
 from avjax.preparation.zenodo import Record
 
 FOLD = "train: actor=1; validation: actor=2; test: actor=3"
@@ -72,13 +73,30 @@ def made(names: list[str], folder: Path) -> Iterator[dict[str, Job]]:
         jobs = {}
         for name in names:
             if name == "download":
-                jobs[name] = _download_job(stack.enter_context(_served(_archives())))
+                jobs[name] = _download_job(stack.enter_context(served(_archives(), _ACTORS)))
             else:
                 jobs[name] = makers[name](folder)
         yield jobs
 
 
 NAMES = ("train", "train on 4 devices", "prepare", "download", "crossval", "crossval together")
+
+
+def define_flag(values: flags.FlagValues) -> None:
+    """Defines the flag that `chosen` reads."""
+    flags.DEFINE_list("jobs", None, "Only these jobs, such as train,prepare.", flag_values=values)
+
+
+def chosen(values: flags.FlagValues, default: Sequence[str] = NAMES) -> list[str]:
+    """Returns the jobs that the flag names, by default those given.
+
+    Raises:
+      InputError: there is no such job.
+    """
+    names = list(default) if values.jobs is None else values.jobs
+    if unknown := set(names) - set(NAMES):
+        raise InputError(f"there is no job {min(unknown)!r}; choose of {', '.join(NAMES)}")
+    return names
 
 
 def _write_input(folder: Path) -> int:
@@ -356,43 +374,3 @@ def _download_job(record: Record) -> Job:
         return {str(p.relative_to(out)): p.is_file() and _digest(p) for p in out.rglob("*")}
 
     return Job(run, result)
-
-
-@contextlib.contextmanager
-def _served(contents: Mapping[str, bytes]) -> Iterator[Record]:
-    """Serves files slowly, by a child, since a process with threads should not fork."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            content = contents[self.path[1:]]
-            start = int(self.headers.get("Range", "bytes=0-")[6:-1])
-            self.send_response(206 if start else 200)
-            if start:
-                self.send_header(
-                    "Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}"
-                )
-            self.send_header("Content-Length", str(len(content) - start))
-            self.end_headers()
-            with contextlib.suppress(ConnectionError):
-                for first in range(start, len(content), 1 << 16):
-                    self.wfile.write(content[first : first + (1 << 16)])
-                    time.sleep(0.002)
-
-        def log_message(self, *_: Any) -> None:
-            """Logs nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    process = os.fork()
-    if not process:
-        server.serve_forever()
-
-    def remote(name: str) -> RemoteFile:
-        url = f"http://127.0.0.1:{server.server_port}/{name}"
-        return RemoteFile(name, url, len(contents[name]), hashlib.md5(contents[name]).hexdigest())
-
-    try:
-        yield Record(remote("audio.zip"), 1000, {a: remote(f"{a}.zip") for a in _ACTORS})
-    finally:
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
-        server.server_close()

@@ -44,17 +44,13 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags."""
     flags.DEFINE_integer("kills", 25, "Kills of each job.", 1, flag_values=values)
     flags.DEFINE_integer("seed", 0, "Seed of the moments.", 0, flag_values=values)
-    flags.DEFINE_list("jobs", None, "Only these jobs, such as train,prepare.", flag_values=values)
+    fault_jobs.define_flag(values)
 
 
 def job(values: flags.FlagValues, positional: list[str]) -> int:
     """Prints the table; returns 1 if a result differs."""
     cli.no_arguments(positional)
-    names = list(fault_jobs.NAMES) if values.jobs is None else values.jobs
-    if unknown := set(names) - set(fault_jobs.NAMES):
-        raise InputError(
-            f"there is no job {min(unknown)!r}; choose of {', '.join(fault_jobs.NAMES)}"
-        )
+    names = fault_jobs.chosen(values)
     print(f"| job | {' | '.join(COLUMNS)} |\n|{' --- |' * (len(COLUMNS) + 1)}", flush=True)
     faults = 0
     with tempfile.TemporaryDirectory(prefix="avjax-kills-") as text:
