@@ -160,8 +160,12 @@ def best_card(workdir: Path) -> ModelCard | None:
     Raises:
       InputError: the model is damaged.
     """
-    has_model = _find_model(workdir / BEST) is not None
-    return read_model(workdir / BEST)[1] if has_model else None
+    return read_model(workdir / BEST)[1] if has_model(workdir) else None
+
+
+def has_model(workdir: Path) -> bool:
+    """Whether a run has a best model, damaged or not."""
+    return _find_model(workdir / BEST) is not None
 
 
 def _find_model(directory: Path) -> Path | None:

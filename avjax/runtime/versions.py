@@ -2,7 +2,17 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-_PACKAGES = ("avjax", "jax", "flax", "numpy", "scipy", "resampy", "av", "opencv-python-headless")
+_PACKAGES = (
+    "avjax",
+    "jax",
+    "flax",
+    "numpy",
+    "scipy",
+    "librosa",
+    "resampy",
+    "av",
+    "opencv-python-headless",
+)
 
 
 def versions() -> dict[str, str]:

@@ -26,7 +26,7 @@ from avjax.runs.report.curves import Lines, curve_figure, curves_section, enlarg
 from avjax.runs.report.page import document, save_figures
 from avjax.runs.report.reliability import reliability_figure, reliability_section
 from avjax.runs.run_config import REPORT_FILE, read_config
-from avjax.runs.saved_model import BEST, MODEL_FILE, ModelCard, best_card, load_model
+from avjax.runs.saved_model import BEST, MODEL_FILE, ModelCard, has_model, load_model
 from avjax.runtime.files import write_text
 from avjax.runtime.sealed import read_json
 
@@ -77,7 +77,7 @@ def write_report(
     workdir = Path(workdir)
     config, lines = read_run(workdir)
     evaluation = read_evaluation(workdir) if (workdir / EVALUATION_FILE).exists() else None
-    model = load_model(workdir) if best_card(workdir) else None
+    model = load_model(workdir) if has_model(workdir) else None
     files = [workdir / BEST / MODEL_FILE, workdir / EVALUATION_FILE]
     with explain_damage(f"{workdir / METRICS_FILE} or {workdir / EVALUATION_FILE}"):
         page = render(
