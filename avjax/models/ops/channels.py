@@ -37,7 +37,7 @@ class Channels:
         return self.parts[0].rows
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[Any, ...]:  # symbols in exported programs
         """Of the map that the channels make up."""
         return (*self.parts[0].shape[:-1], len(self.order))
 
