@@ -27,6 +27,7 @@ from avjax.train import Setup, build
 from avjax.training import metrics
 from avjax.training.evaluator import Evaluator
 from avjax.training.loop import Progress, TrainingLoop
+from avjax.training.step import Sums
 from avjax.training.vmapped import Runs, stack, unstack, vmapped_step
 
 
@@ -100,7 +101,7 @@ class _Folders:
     def __init__(self, runs: Sequence[_Run], display: Display) -> None:
         self._runs, self._display = runs, display
 
-    def step(self, clips: int, sums: metrics.Sums) -> None:
+    def step(self, clips: int, sums: Sums) -> None:
         """Shows the clips and sums of all runs."""
         self._display.step(clips, jax.tree.map(lambda x: x.sum(0), sums))
 
@@ -201,7 +202,7 @@ def _rows(runs: Sequence[_Run], feed: Feed, epoch: int) -> Int[np.ndarray, "step
     )
 
 
-def _next_sums(runs: Sequence[_Run], epoch: int) -> metrics.Sums:
+def _next_sums(runs: Sequence[_Run], epoch: int) -> Sums:
     """Returns the sums to start the next epoch with: zeros, except for runs that are ahead."""
     zeros = metrics.zeros(runs[0].setup.net.num_classes)
     return _stacked([run.progress.sums if run.first_epoch > epoch else zeros for run in runs])
@@ -213,6 +214,6 @@ def _part(progress: Progress, number: int) -> Progress:
     return Progress(unstack(progress.state, number), sums)
 
 
-def _stacked(sums: Sequence[metrics.Sums]) -> metrics.Sums:
+def _stacked(sums: Sequence[Sums]) -> Sums:
     """Stacks the sums of all runs, on the host in float64."""
     return jax.tree.map(lambda *x: np.stack([np.asarray(a, np.float64) for a in x]), *sums)

@@ -16,8 +16,8 @@ from avjax.errors import InputError
 from avjax.runs.checkpoints import RunCheckpoints
 from avjax.runs.saved_model import load_model
 from avjax.train_vmapped import train_vmapped
-from avjax.training import metrics
 from avjax.training.loop import FiniteCheck
+from avjax.training.step import StepSums
 from tests.sound_dataset import audio_config, write_sounds
 from tests.training_runs import lines, train_run
 
@@ -104,7 +104,7 @@ def test_check_finds_the_step_and_the_model():
     rows = np.array([[[0, -1], [1, -1]], [[2, 3], [3, 2]]], np.int32)
     loss = np.array([[1.0, 0.0], [1.0, np.inf], [0.0, 0.0]])
     ones = np.ones((3, 2))
-    sums = metrics.StepSums(loss, ones, np.ones((3, 2, 2, 2)), 2 * ones)
+    sums = StepSums(loss, ones, np.ones((3, 2, 2, 2)), 2 * ones)
     check = FiniteCheck(["a", "b", "c", "d"], np.array([10, 20], np.int32))
     with pytest.raises(InputError, match=r"step 21: the mean loss is inf .* 2 .* clips d, c;"):
         check(rows, sums)

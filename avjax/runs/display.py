@@ -12,6 +12,7 @@ from avjax.runtime import multihost
 from avjax.runtime.devices import Parallel
 from avjax.runtime.progress import duration, is_live, progress_bar, say
 from avjax.training import metrics
+from avjax.training.step import Sums
 
 Figures = Mapping[str, Any]  # a line of metrics.jsonl
 _LONGEST_FOLD = 60  # characters
@@ -47,7 +48,7 @@ class Display:
         if self._is_shown:
             say(text)
 
-    def step(self, clips: int, sums: metrics.Sums) -> None:
+    def step(self, clips: int, sums: Sums) -> None:
         """Advances the bar by ``clips``; ``sums`` are the epoch's so far."""
         if self._start is None:  # the first call has compiled
             self._start = time.monotonic()

@@ -13,8 +13,8 @@ from avjax.runs.metrics_log import MetricsLog, best_epoch
 from avjax.runs.saved_model import BEST, ModelCard, best_card, save_model
 from avjax.runtime import multihost
 from avjax.runtime.files import explain_unwritable, locked
-from avjax.training import metrics
 from avjax.training.loop import Progress
+from avjax.training.step import Sums
 
 _ANOTHER_WORKDIR = "train again in another --workdir"
 LOCK_SECONDS = 60.0  # that a job waits for its predecessor, which may be saving
@@ -105,7 +105,7 @@ class RunFolder:
             log = MetricsLog(self._workdir, first_epoch, lines=self._checkpoints.lines)
             self._log = self._exit_stack.enter_context(log)
 
-    def step(self, clips: int, sums: metrics.Sums) -> None:
+    def step(self, clips: int, sums: Sums) -> None:
         """Shows a call's clips and the epoch's sums so far."""
         if self._display is not None:
             self._display.step(clips, sums)

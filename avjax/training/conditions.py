@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt32
 
 from avjax.models.network import UNDISTURBED, Network
-from avjax.training import attention, metrics
+from avjax.training import attention
 from avjax.training.modality_dropout import gaussian_inputs
-from avjax.training.step import Batch, present_streams
+from avjax.training.step import Batch, Sums, present_streams, sum_metrics
 
 BATCH_SIZE = 8  # part of the metric: "addnoise" takes its statistics over a batch
 
@@ -37,7 +37,7 @@ class Scored(NamedTuple):
       attention: of each row, see `attention.fuse`; empty if the clips are disturbed.
     """
 
-    sums: metrics.Sums
+    sums: Sums
     logits: Float[Array | np.ndarray, "b k"]
     attention: attention.Attention
 
@@ -48,10 +48,10 @@ def eval_step(
     *,
     net: Network,
     profile: str,
-) -> metrics.Sums:
+) -> Sums:
     """Returns the metric sums of undisturbed clips."""
     logits = net.apply(variables, *present_streams(batch, profile))
-    return metrics.sums(logits, batch["label"], batch["weight"])
+    return sum_metrics(logits, batch["label"], batch["weight"])
 
 
 def eval_conditions_step(
@@ -88,7 +88,7 @@ def eval_conditions_step(
     scored = {}
     for name, condition_logits in zip(names, jnp.split(logits, len(names)), strict=True):
         counts = weight * counting(name, streams, has)
-        sums = metrics.sums(condition_logits, batch["label"], counts)
+        sums = sum_metrics(condition_logits, batch["label"], counts)
         scored[name] = Scored(sums, condition_logits, undisturbed if name == names[0] else {})
     return scored
 

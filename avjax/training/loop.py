@@ -18,7 +18,7 @@ from avjax.runtime import multihost
 from avjax.runtime.devices import Parallel
 from avjax.runtime.signals import StopRequest
 from avjax.training import metrics
-from avjax.training.step import TrainState
+from avjax.training.step import StepSums, Sums, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,14 +59,14 @@ class Progress:
     """Content of a checkpoint: the train state and the current epoch's metric sums so far."""
 
     state: TrainState
-    sums: metrics.Sums
+    sums: Sums
 
 
 @runtime_checkable  # the tests check argument types
 class Observer(Protocol):
     """Callbacks of a training epoch."""
 
-    def step(self, clips: int, sums: metrics.Sums) -> None:
+    def step(self, clips: int, sums: Sums) -> None:
         """Receives each call's number of clips, and the epoch's sums so far."""
 
     def save(self, progress: Progress) -> None:
@@ -192,7 +192,7 @@ class TrainingLoop:
         padded = [_pad_steps(share, self._steps_per_call) for share in shares]
         return self._feed.batches(padded, self._parallel.split_steps, gather=False)
 
-    def _add(self, check: "FiniteCheck", sums: metrics.Sums, pending: Any) -> metrics.Sums:
+    def _add(self, check: "FiniteCheck", sums: Sums, pending: Any) -> Sums:
         """Adds a call's sums, which are on the devices, to the epoch's, and checks them."""
         if pending is None:
             return sums
@@ -210,7 +210,7 @@ class FiniteCheck:
         self._clip_ids, self._steps = clip_ids, np.atleast_1d(steps)
         self._largest: Any = np.full(len(self._steps), np.nan)
 
-    def __call__(self, rows: Int[np.ndarray, "n b *models"], sums: metrics.StepSums) -> None:
+    def __call__(self, rows: Int[np.ndarray, "n b *models"], sums: StepSums) -> None:
         """Checks the next steps, given their clips and sums, ``[n or more, ...]``.
 
         Raises:

@@ -1,44 +1,15 @@
-"""Metrics as sums over clips: independent of batching, divided once at the end."""
-
-from typing import NamedTuple
+"""Metrics from the steps' sums over clips: independent of batching, divided once at the end."""
 
 import jax
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
 
-from avjax.models.network import cross_entropy
-
-
-class Sums(NamedTuple):
-    """Sums over clips; `confusion[i, j]` counts clips of class i predicted as j."""
-
-    loss: Float[Array | np.ndarray, ""]
-    count: Float[Array | np.ndarray, ""]  # type: ignore[assignment]  # hides tuple.count
-    confusion: Float[Array | np.ndarray, "k k"]
-
-
-class StepSums(NamedTuple):
-    """A training step's `Sums`, and its largest absolute gradient, NaN if one is NaN."""
-
-    loss: Float[Array | np.ndarray, "*steps"]
-    count: Float[Array | np.ndarray, "*steps"]  # type: ignore[assignment]  # hides tuple.count
-    confusion: Float[Array | np.ndarray, "*steps k k"]
-    largest_gradient: Float[Array | np.ndarray, "*steps"]
+from avjax.training.step import StepSums, Sums
 
 
 def zeros(num_classes: int) -> Sums:
     """Returns the sums of no clips."""
     return Sums(np.zeros(()), np.zeros(()), np.zeros((num_classes, num_classes)))
-
-
-def sums(logits: Float[Array, "b k"], labels: Int[Array, "b"], weight: Float[Array, "b"]) -> Sums:
-    """Sums cross entropy, clips and confusions; each row counts ``weight`` times."""
-    loss = cross_entropy(logits, labels)
-    classes = logits.shape[-1]
-    true = jax.nn.one_hot(labels, classes) * weight[:, None]
-    predicted = jax.nn.one_hot(logits.argmax(-1), classes)
-    return Sums((loss * weight).sum(), weight.sum(), true.T @ predicted)
 
 
 def add(first: Sums, second: Sums | StepSums, *, steps: bool = False) -> Sums:

@@ -2,20 +2,20 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
 from avjax.errors import InputError
-from avjax.models.network import Network
+from avjax.models.network import Network, cross_entropy
 from avjax.models.ops import total
 from avjax.models.ops.frames import StoredFrames
 from avjax.runtime.compilation import quick_compilation
-from avjax.training import metrics
 from avjax.training.augment import SoundAugmentation, augment, augment_sound, augmentation_names
 from avjax.training.modality_dropout import Enlarged, check_mask, enlarge
 
@@ -78,6 +78,23 @@ class TrainState:
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
+class Sums(NamedTuple):
+    """Sums over clips; `confusion[i, j]` counts clips of class i predicted as j."""
+
+    loss: Float[Array | np.ndarray, ""]
+    count: Float[Array | np.ndarray, ""]  # type: ignore[assignment]  # hides tuple.count
+    confusion: Float[Array | np.ndarray, "k k"]
+
+
+class StepSums(NamedTuple):
+    """A training step's `Sums`, and its largest absolute gradient, NaN if one is NaN."""
+
+    loss: Float[Array | np.ndarray, "*steps"]
+    count: Float[Array | np.ndarray, "*steps"]  # type: ignore[assignment]  # hides tuple.count
+    confusion: Float[Array | np.ndarray, "*steps k k"]
+    largest_gradient: Float[Array | np.ndarray, "*steps"]
+
+
 def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
     """Returns the state before the first step."""
     params = variables["params"]
@@ -96,7 +113,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     config: StepConfig,
     profile: str,
-) -> tuple[TrainState, metrics.StepSums]:
+) -> tuple[TrainState, StepSums]:
     """Trains on one batch.
 
     Args:
@@ -135,7 +152,7 @@ def train_step(
     )
     leaves = [jnp.abs(gradient).max() for gradient in jax.tree.leaves(gradients)]
     largest = functools.reduce(jnp.maximum, leaves)  # which NaN passes
-    return update(state, gradients, batch_stats, optimizer), metrics.StepSums(*sums, largest)
+    return update(state, gradients, batch_stats, optimizer), StepSums(*sums, largest)
 
 
 def step_keys(key: Array, step: Int[Array, ""]) -> tuple[Array, Array]:
@@ -171,7 +188,7 @@ def loss_gradients(
     axis_name: str | None = None,
     *,
     net: Network,
-) -> tuple[Any, Any, metrics.Sums]:
+) -> tuple[Any, Any, Sums]:
     """Returns gradients of the enlarged batch's mean loss, new running statistics, metric sums.
 
     Args:
@@ -184,7 +201,7 @@ def loss_gradients(
     labels = jnp.tile(label, enlarged.copies)
     weight = enlarged.pairing.pair_weight
 
-    def mean_loss(params: Any) -> tuple[Array, tuple[metrics.Sums, Any]]:
+    def mean_loss(params: Any) -> tuple[Array, tuple[Sums, Any]]:
         outputs, updated = net.apply(
             {"params": params, "batch_stats": state.batch_stats},
             enlarged.audio,
@@ -195,13 +212,24 @@ def loss_gradients(
             mutable="batch_stats",
         )
         outputs = outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
-        sums = metrics.sums(net.logits(outputs), labels, weight)
+        sums = sum_metrics(net.logits(outputs), labels, weight)
         loss = (net.losses(outputs, labels) * weight).sum()
         return loss / total(sums.count, axis_name), (sums, updated["batch_stats"])
 
     gradients, (sums, batch_stats) = jax.grad(mean_loss, has_aux=True)(state.params)
     gradients, sums = total((gradients, sums), axis_name)
     return gradients, batch_stats, sums
+
+
+def sum_metrics(
+    logits: Float[Array, "b k"], labels: Int[Array, "b"], weight: Float[Array, "b"]
+) -> Sums:
+    """Sums cross entropy, clips and confusions; each row counts ``weight`` times."""
+    loss = cross_entropy(logits, labels)
+    classes = logits.shape[-1]
+    true = jax.nn.one_hot(labels, classes) * weight[:, None]
+    predicted = jax.nn.one_hot(logits.argmax(-1), classes)
+    return Sums((loss * weight).sum(), weight.sum(), true.T @ predicted)
 
 
 def update(

@@ -14,8 +14,7 @@ from jaxtyping import Array, Int, Key
 
 from avjax.models.network import Network
 from avjax.models.ops import total
-from avjax.training import metrics
-from avjax.training.step import Batch, StepConfig, TrainState, train_step
+from avjax.training.step import Batch, StepConfig, StepSums, TrainState, train_step
 
 
 class Runs(NamedTuple):
@@ -52,7 +51,7 @@ def vmapped_step(
     schedules: Sequence[optax.Schedule],
     config: StepConfig,
     profile: str,
-) -> tuple[TrainState, metrics.StepSums]:
+) -> tuple[TrainState, StepSums]:
     """Trains every run on its own batch; see `avjax.training.step.train_step`.
 
     A run whose rows are all padding idles: its state, counters included, does not change, and its
@@ -73,7 +72,7 @@ def vmapped_step(
       The stacked states and metric sums.
     """
 
-    def single(state: TrainState, rows: Batch, run: Runs) -> tuple[TrainState, metrics.StepSums]:
+    def single(state: TrainState, rows: Batch, run: Runs) -> tuple[TrainState, StepSums]:
         new, sums = train_step(
             state,
             rows,

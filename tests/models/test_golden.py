@@ -10,10 +10,9 @@ import pytest
 
 from avjax.models.audio_visual import FUSIONS, AudioVisualNet
 from avjax.models.variables import variable_shapes
-from avjax.training import metrics
 from avjax.training.modality_dropout import enlarge_from_draws
 from avjax.training.optimizer import sgd
-from avjax.training.step import create_state, loss_gradients, update
+from avjax.training.step import create_state, loss_gradients, sum_metrics, update
 from avjax.weights.key_maps import audio_visual_layers
 from avjax.weights.rules import to_flax, to_torch
 from avjax.weights.torch_file import load_torch_file
@@ -80,7 +79,7 @@ def test_training_loss_and_gradients_equal_the_reference(shared_dir, fusion):
         def loss(params):
             state = {"params": params, "batch_stats": variables["batch_stats"]}
             logits, updated = net.apply(state, mfcc, frames, True, mutable="batch_stats")
-            sums = metrics.sums(logits, jnp.asarray(labels), jnp.ones(3))
+            sums = sum_metrics(logits, jnp.asarray(labels), jnp.ones(3))
             return sums.loss / 3, (logits, updated["batch_stats"])
 
         return jax.value_and_grad(loss, has_aux=True)(params)

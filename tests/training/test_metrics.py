@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from avjax.training import metrics
+from avjax.training.step import sum_metrics
 
 LOGITS = jnp.log(jnp.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]))
 LABELS = jnp.array([0, 1, 1, 0])
@@ -11,7 +12,7 @@ WEIGHT = jnp.array([1.0, 1.0, 1.0, 0.0])  # the last row is padding
 
 
 def test_summary_of_three_clips():
-    summary = metrics.summarise(metrics.sums(LOGITS, LABELS, WEIGHT))
+    summary = metrics.summarise(sum_metrics(LOGITS, LABELS, WEIGHT))
     np.testing.assert_allclose(summary["loss"], -np.log([0.7, 0.8, 0.3]).mean(), rtol=1e-6)
     np.testing.assert_allclose(summary["accuracy"], 2 / 3, rtol=1e-6)
     # Classes 0 and 1 have F1 2/3 each; class 2 is neither a label nor predicted.
@@ -19,15 +20,15 @@ def test_summary_of_three_clips():
 
 
 def test_confusion_has_true_classes_in_rows():
-    confusion = metrics.sums(LOGITS, LABELS, WEIGHT).confusion
+    confusion = sum_metrics(LOGITS, LABELS, WEIGHT).confusion
     np.testing.assert_array_equal(confusion, [[1, 0, 0], [1, 1, 0], [0, 0, 0]])
 
 
 def test_sums_do_not_depend_on_batching():
-    expected = metrics.sums(LOGITS, LABELS, WEIGHT)
+    expected = sum_metrics(LOGITS, LABELS, WEIGHT)
     actual = metrics.zeros(3)
     for rows in (slice(0, 1), slice(1, 4)):
-        actual = metrics.add(actual, metrics.sums(LOGITS[rows], LABELS[rows], WEIGHT[rows]))
+        actual = metrics.add(actual, sum_metrics(LOGITS[rows], LABELS[rows], WEIGHT[rows]))
     for a, b in zip(actual, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 

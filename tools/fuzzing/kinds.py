@@ -45,8 +45,7 @@ from avjax.runs.run_folder import RunFolder
 from avjax.runs.saved_model import ModelCard, load_model, save_model
 from avjax.runtime.files import append_json_line, write_json
 from avjax.training.loop import Progress
-from avjax.training.metrics import Sums
-from avjax.training.step import TrainState
+from avjax.training.step import Sums, TrainState
 from avjax.weights.conversion import convert
 from avjax.weights.torch_file import read_torch_file
 
