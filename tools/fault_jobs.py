@@ -111,7 +111,7 @@ def _write_input(folder: Path) -> int:
 
 def _import_all() -> None:
     """Imports what commands import on use, for all children."""
-    import librosa  # noqa: F401
+    import librosa.core.convert  # noqa: F401
     import matplotlib.figure  # noqa: F401
     import resampy  # noqa: F401
     import soundfile  # noqa: F401

@@ -5,11 +5,12 @@ libsndfile reads what it reads exactly, FFmpeg everything else; each stands in f
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
+import numba
 import numpy as np
 import resampy
 import soundfile
@@ -134,9 +135,8 @@ def resample(
     times = np.concatenate([[0.0], np.cumsum(np.full(int(len(samples) * ratio) - 1, 1 / ratio))])
     resampled = np.zeros(len(times), samples.dtype)
     slopes = np.diff(window, append=window[-1])
-    resampy.interpn.resample_f_s(
-        samples, times, window, slopes, table_size, min(1.0, ratio), resampled
-    )
+    samples = np.ascontiguousarray(samples)
+    _interpolate()(samples, times, window, slopes, table_size, min(1.0, ratio), resampled)
     size = math.ceil(len(samples) * ratio)
     return np.pad(resampled, (0, max(0, size - len(resampled))))[:size]
 
@@ -149,6 +149,21 @@ def _filter() -> tuple[Float[np.ndarray, "w"], int]:
         num_zeros=_ZERO_CROSSINGS, window=kaiser, rolloff=_ROLLOFF
     )
     return window, table_size
+
+
+@functools.cache
+def _interpolate() -> Callable[..., None]:
+    """Returns resampy's loop over output samples, from Numba's cache if possible.
+
+    resampy itself compiles it in every process, which takes most of a second.
+    """
+    sound, table = "float32[::1]", "float64[::1]"
+    signature = f"({sound}, {table}, {table}, {table}, int64, float64, {sound})"
+    loop, options = resampy.interpn._resample_loop, {"nopython": True, "nogil": True}
+    try:
+        return numba.jit(signature, cache=True, **options)(loop)
+    except Exception:  # a cache that is damaged, or cannot be written
+        return numba.jit(signature, **options)(loop)
 
 
 def _check_rate(path: Path, rate: int) -> None:

@@ -2,14 +2,16 @@
 
 import av
 import librosa
+import numba
 import numpy as np
 import pytest
+import resampy
 from hypothesis import given
 from hypothesis import strategies as st
 
 from avjax.data import records
 from avjax.errors import InputError
-from avjax.preparation import media
+from avjax.preparation import media, sound
 from tests.clips import frame, tone, write_sound, write_video
 
 # MFCCs of 48 kHz noise, by number of samples and time step, from librosa 0.8.1 with resampy 0.2.2
@@ -300,3 +302,30 @@ def test_any_bytes_are_refused_by_name(tmp_path_factory, magic, content):
     for read in (media.read_audio, media.frame_times):
         with pytest.raises(InputError, match=str(path)):
             read(path)
+
+
+# ------------------------------------------------------------------------------------- resampling
+
+
+@pytest.mark.parametrize("rate", [8000, 44100, 48000])
+def test_resampling_equals_resampys_own_loop(monkeypatch, rate):
+    samples = noise(3 * rate + 17).astype(np.float32) / 32768
+    resampled = sound.resample(samples, rate, records.SAMPLE_RATE)
+    monkeypatch.setattr(sound, "_interpolate", lambda: resampy.interpn.resample_f_s)
+    np.testing.assert_array_equal(resampled, sound.resample(samples, rate, records.SAMPLE_RATE))
+
+
+@pytest.mark.parametrize("damage", [b"", b"no pickle"])
+def test_a_damaged_cache_of_the_resampling_loop_is_not_used(tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    loop = sound._interpolate.__wrapped__
+    samples = noise(4000).astype(np.float32)
+    expected = sound.resample(samples, 44100, records.SAMPLE_RATE)
+    loop()
+    monkeypatch.setattr(sound, "_interpolate", loop)
+    code, index = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert (code.suffix, index.suffix) == (".nbc", ".nbi")
+    for path in (code, index):  # the code is read only by a sound index
+        path.write_bytes(damage)
+        actual = sound.resample(samples, 44100, records.SAMPLE_RATE)
+        np.testing.assert_array_equal(actual, expected)

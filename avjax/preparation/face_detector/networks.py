@@ -60,7 +60,7 @@ class GroupedConv(nn.Module):
         """Maps ``[b h w i]`` to ``[b h-k+1 w-k+1 features]``."""
         size, group = self.kernel_size, self.group
         shape = (size, size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        kernel = self.param("kernel", nn.initializers.zeros, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         width = x.shape[2] - size + 1
         groups = -(-width // group)

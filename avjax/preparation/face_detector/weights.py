@@ -61,7 +61,8 @@ def installed_weights() -> Path:
 
 def _load(path: Path, network: nn.Module, size: int, layers: list[Layer]) -> dict[str, Any]:
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), image)
+    key = jax.eval_shape(jax.random.key, 0)
+    shapes = jax.eval_shape(network.init, key, image)
     return rules.to_flax(load_torch_file(path), layers, shapes, str(path))
 
 
