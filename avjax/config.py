@@ -12,8 +12,7 @@ from typing import Any, Self, TypeVar, get_args
 from avjax.data.config import DataConfig
 from avjax.errors import InputError
 from avjax.models.networks import ModelConfig, build_network
-from avjax.runs.checkpoints import CHECKPOINTS
-from avjax.runs.run_config import CONFIG_FILE, flatten, read_config, write_config
+from avjax.runs.run_config import CHECKPOINTS, CONFIG_FILE, flatten, read_config, write_config
 from avjax.runs.saved_model import BEST
 from avjax.runtime.devices import check_mode
 from avjax.runtime.files import is_occupied

@@ -14,23 +14,21 @@ from typing import Any, Self, TypeAlias, TypeVar
 import jax
 import orbax.checkpoint as ocp
 
-from avjax.errors import InputError
+from avjax.errors import InputError, short
 from avjax.runs.metrics_log import check_line
-from avjax.runtime.files import check_space, explain_disk
+from avjax.runs.run_config import CHECKPOINTS, NO_SPACE
+from avjax.runtime.files import checked_write
 from avjax.runtime.sealed import digest_arrays, read_json, refuse_bad_numbers, seal, tell_unverified
 
 State = TypeVar("State")
 Manager: TypeAlias = ocp.CheckpointManager
 
-CHECKPOINTS = "checkpoints"
 CARD = "card"
 _STATE = "default"  # the name that Orbax gave states without a card
-_HEADROOM = 1 << 20  # bytes for metadata
 _LOWER_RATE = (
     "what was saved before is kept: train in another --workdir with a lower "
     "config.optimizer.learning_rate"
 )
-_REMEDY = "free space or choose another --workdir (the last complete checkpoint is kept)"
 
 
 class RunCheckpoints:
@@ -73,7 +71,8 @@ class RunCheckpoints:
         """
         check_finite(state)
         card = seal({"arrays": digest_arrays(named_arrays(state)), "metrics": lines})
-        with checked_save(self._directory, state):
+        nbytes = sum(getattr(leaf, "nbytes", 8) for leaf in jax.tree.leaves(state))
+        with checked_write(self._directory, nbytes, NO_SPACE), _quiet():
             while self._damaged:
                 self._manager.delete(self._damaged.pop())
             args = {_STATE: ocp.args.StandardSave(state), CARD: ocp.args.JsonSave(card)}
@@ -168,13 +167,6 @@ def named_arrays(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def short(error: Exception) -> str:
-    """Returns an error's message, or the start of a library's, which may be pages long."""
-    if isinstance(error, InputError):
-        return str(error)
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-
-
 def next_step(manager: Manager, at_least: int = 0) -> int:
     """Returns a number greater than all existing ones, so that the newest is the highest."""
     latest = manager.latest_step()
@@ -208,15 +200,12 @@ def open_manager(directory: Path, handlers: Any, *, keep: int = 1, write: bool =
 
 
 @contextmanager
-def checked_save(directory: Path, tree: Any) -> Iterator[None]:
-    """Checks for free space before a save, and reports a disk that fails during it."""
-    needed = sum(getattr(leaf, "nbytes", 8) for leaf in jax.tree.leaves(tree)) + _HEADROOM
-    check_space(directory, needed, _REMEDY)
-    logger = logging.getLogger("absl")  # Orbax logs its errors' tracebacks, and raises them too
+def _quiet() -> Iterator[None]:
+    """Silences Orbax's log, where it repeats the errors that it raises, with tracebacks."""
+    logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        with explain_disk(directory, _REMEDY):
-            yield
+        yield
     finally:
         logger.setLevel(level)

@@ -9,6 +9,8 @@ from avjax.runtime.files import write_json
 from avjax.runtime.sealed import read_json
 
 CONFIG_FILE, REPORT_FILE = "config.json", "report.html"
+CHECKPOINTS = "checkpoints"  # folder of the training states
+NO_SPACE = "free space or choose another --workdir (the last complete checkpoint is kept)"
 
 
 def write_config(workdir: Path, tree: Mapping[str, Any]) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from avjax.errors import InputError
-from avjax.runs.checkpoints import CHECKPOINTS, RunCheckpoints, check_finite
+from avjax.runs.checkpoints import RunCheckpoints, check_finite
 from avjax.runs.display import Display
 from avjax.runs.metrics_log import MetricsLog, best_epoch
+from avjax.runs.run_config import CHECKPOINTS
 from avjax.runs.saved_model import BEST, ModelCard, best_card, save_model
 from avjax.runtime import multihost
 from avjax.runtime.files import explain_unwritable, locked

@@ -18,6 +18,7 @@ from avjax.errors import DISK_ERRORS, InputError
 from avjax.runtime.sealed import finite, seal
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_METADATA_BYTES = 1 << 20
 _UNFINISHED = ".unfinished"  # ends the name of a folder that is being filled
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -127,15 +128,27 @@ def is_occupied(path: Path) -> bool:
     return any(path.iterdir()) and not (path / _UNFINISHED).exists()
 
 
-def check_space(directory: Path, nbytes: int, remedy: str) -> None:
-    """Raises InputError if the disk has too little space; ``directory`` need not exist yet."""
+@contextlib.contextmanager
+def checked_write(directory: Path, nbytes: int, remedy: str) -> Iterator[None]:
+    """Checks for space before ``nbytes`` and metadata are written, and explains a disk's errors.
+
+    Args:
+      directory: need not exist yet.
+      nbytes: size of what is written in the block, without metadata.
+      remedy: for a full disk.
+
+    Raises:
+      InputError: the disk has too little space, or cannot be written, see `explain_disk`.
+    """
     existing = next(path for path in (directory, *directory.parents) if path.exists())
     free = shutil.disk_usage(existing).free
-    if free < nbytes:
+    if free < nbytes + _METADATA_BYTES:
         raise InputError(
             f"no space left for {nbytes / 1e6:.0f} MB in {directory} ({free / 1e6:.0f} MB free); "
             f"{remedy}"
         )
+    with explain_disk(directory, remedy):
+        yield
 
 
 @contextlib.contextmanager

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from avjax.errors import InputError
@@ -182,5 +181,7 @@ def from_first(find: Callable[[], T]) -> T:
 
 def _barrier() -> None:
     """Waits for all processes on the host, since collectives on devices time out early."""
-    wait = ocp.multihost.get_barrier_sync_fn()
+    from orbax.checkpoint import multihost  # slow to import, and only several processes wait
+
+    wait = multihost.get_barrier_sync_fn()
     wait(key=f"avjax {next(_barriers)}", timeout_ms=_BARRIER_HOURS * 3600 * 1000)

@@ -5,9 +5,10 @@ python tools/benchmark.py predict [--checkpoint RUN] [--clip CLIP] [--minutes 10
 
 By default the network has random weights and its full size, and the clip is a synthetic actor of
 4 s at 1280x720; the talk repeats the clip. The first answer is timed from the start of `avjax
-predict`, with a warm compilation cache; then clips follow in one process; then the talk, with the
-process's peak memory. With a clone of the reference's repository, its script for faces runs on the
-same clip, warm, without sound and network (PYTHON needs torch, facenet-pytorch, OpenCV and tqdm).
+predict`, with a warm compilation cache (medians of five); then clips follow in one process; then
+the talk, with the process's peak memory. With a clone of the reference's repository, its script for
+faces runs on the same clip, warm, without sound and network (PYTHON needs torch, facenet-pytorch,
+OpenCV and tqdm).
 """
 
 import json
@@ -18,6 +19,7 @@ import tempfile
 import time
 from fractions import Fraction
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import av
@@ -39,7 +41,7 @@ from avjax.runtime import compilation
 RATE, SOUND_RATE, BLOCK = 30, 48000, 1024
 WIDTH, HEIGHT = 1280, 720
 CLIP_SECONDS = 4.0
-FURTHER = 8
+FIRST, FURTHER = 5, 8
 
 
 def write_model(folder: Path) -> Path:
@@ -153,7 +155,8 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
         clip = Path(values.clip) if values.clip else write_clip(folder / "clip.mp4")
         checkpoint, clip = checkpoint.resolve(), clip.resolve()
         first_answer(checkpoint, clip)  # warms the cache
-        report("first answer", first_answer(checkpoint, clip))
+        answers = [first_answer(checkpoint, clip) for _ in range(FIRST)]
+        report("first answer", {key: median(a[key] for a in answers) for key in answers[0]})
         model = Model.load(checkpoint)
         timed(model, [clip])
         further = timed(model, [clip] * FURTHER)
