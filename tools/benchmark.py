@@ -2,8 +2,8 @@
 
 Subjects: step (a training step), forward (an evaluation pass), gpu (all that matters on a GPU),
 input (waiting for batches), startup (from the command to the end of the first step), prepare (raw
-clips to face crops), predict (from files to answers). step, forward, startup and prepare take
---against CHECKOUT to compare with another checkout of avjax.
+clips to face crops), predict (from files to answers), export (exported programs beside avjax).
+step, forward, startup and prepare take --against CHECKOUT to compare with another checkout.
 
 step, forward and gpu need only JAX and Flax, and PyTorch for --reference; avjax need not be
 installed.
@@ -32,6 +32,7 @@ SUBJECTS = {
         "startup": "startup",
         "prepare": "prepare",
         "predict": "predict",
+        "export": "export",
     }.items()
 }
 
