@@ -81,7 +81,7 @@ def _read(workdir: Path) -> Run:
       InputError: it is not a run, or not evaluated clip by clip.
     """
     config, lines = read_run(workdir)
-    evaluation = read_evaluation(workdir) if (workdir / EVALUATION_FILE).exists() else {}
+    evaluation = read_evaluation(workdir) or {}
     if not evaluation.get("clips"):
         raise InputError(
             f"{workdir} has no clips' answers on its test split; evaluate it first: "

@@ -20,11 +20,10 @@ from avjax.data.records import ClipRecord
 from avjax.errors import InputError
 from avjax.models.networks import build_network
 from avjax.report import report_run
-from avjax.runs.evaluation_file import EVALUATION_FILE
+from avjax.runs.evaluation_file import EVALUATION_FILE, REMEDY, read_evaluation
 from avjax.runs.run_config import REPORT_FILE
 from avjax.runs.run_folder import run_lock
 from avjax.runtime.files import write_json
-from avjax.runtime.sealed import read_json
 from avjax.runtime.typed import fits
 from avjax.train import train
 from avjax.train_vmapped import train_vmapped
@@ -114,11 +113,10 @@ def _folder(fold: str, seed: int) -> str:
 
 def _run(config: RunConfig, workdir: Path) -> dict[str, Any]:
     """Returns the evaluation of one run; trains it if not done yet."""
-    path = workdir / EVALUATION_FILE
-    if not path.exists():
+    if not (workdir / EVALUATION_FILE).exists():
         return train(config, workdir)
     check_resumable(config, workdir)
-    evaluation = read_json(path, "remove it to evaluate the run again")
+    evaluation = read_evaluation(workdir) or {}
     if not (workdir / REPORT_FILE).exists():  # a process was killed before it wrote that
         report_run(workdir)
     return evaluation
@@ -147,9 +145,7 @@ def _run_summary(evaluation: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             raise ValueError("figures that no evaluation has")
         return figures
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{folder / EVALUATION_FILE} is damaged ({error}); remove it to evaluate the run again"
-        ) from error
+        raise InputError(f"{folder / EVALUATION_FILE} is damaged ({error}); {REMEDY}") from error
 
 
 def summarise(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

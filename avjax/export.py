@@ -23,11 +23,10 @@ from avjax.errors import InputError
 from avjax.models.network import Network
 from avjax.models.networks import build_network
 from avjax.models.ops.forms import forms
-from avjax.runs.evaluation_file import EVALUATION_FILE
+from avjax.runs.evaluation_file import read_evaluation
 from avjax.runs.model_readme import model_readme
 from avjax.runs.saved_model import ModelCard, load_model, save_model
 from avjax.runtime.files import atomic_file, explain_unwritable, write_text
-from avjax.runtime.sealed import read_json
 from avjax.training.step import present_streams
 from avjax.weights.conversion import to_state_dict
 from avjax.weights.torch_writer import write_state_dict
@@ -70,15 +69,9 @@ def export_model(path: str | Path, out: str | Path, format_: str = "stablehlo") 
     with explain_unwritable(out, "choose another folder"):
         out.mkdir(parents=True, exist_ok=True)
         content(out)
-        readme = model_readme(card, format_, signature(card), _evaluation(Path(path)))
+        readme = model_readme(card, format_, signature(card), read_evaluation(Path(path)))
         write_text(out / "README.md", readme)
     return out / name
-
-
-def _evaluation(workdir: Path) -> dict[str, Any] | None:
-    """Returns a run's evaluation, if there is one."""
-    file = workdir / EVALUATION_FILE
-    return read_json(file, "remove it to evaluate the run again") if file.exists() else None
 
 
 def signature(card: ModelCard) -> dict[str, tuple[tuple[int | str, ...], str]]:

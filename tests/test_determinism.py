@@ -5,9 +5,9 @@ import os
 import subprocess
 import sys
 
-import export_pytorch
 import pytest
 
+from avjax.export import export_model
 from avjax.preparation.settings import PreparationSettings
 from avjax.prepare import prepare
 from avjax.runs.checkpoints import read_card
@@ -83,12 +83,11 @@ def test_training_in_two_processes(sounds, tmp_path, root_dir):
     assert found[0] == found[1]
 
 
-@pytest.mark.torch
-@pytest.mark.usefixtures("torch")
-def test_export_twice(run, tmp_path, capsys):
-    for name in ("a.pth", "b.pth"):
-        assert export_pytorch.main(["export", str(run), str(tmp_path / name)]) == 0
-    assert (tmp_path / "a.pth").read_bytes() == (tmp_path / "b.pth").read_bytes()
+@pytest.mark.parametrize("format_", ["stablehlo", "safetensors", "pytorch"])
+def test_export_twice(run, tmp_path, format_):
+    for name in ("first", "second"):
+        export_model(run, tmp_path / name, format_)
+    assert read_files(tmp_path / "first") == read_files(tmp_path / "second")
 
 
 @pytest.fixture(scope="module")

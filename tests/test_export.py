@@ -1,5 +1,6 @@
 """Models in other formats, read back by the libraries that read them, without avjax."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -15,7 +16,11 @@ from avjax.preparation import media
 from avjax.runs.saved_model import ModelCard, load_model, save_model
 from avjax.training.step import present_streams
 from avjax.weights.conversion import to_state_dict
+from avjax.weights.torch_file import load_torch_file
 from tests.small_networks import small_network
+from tests.torch_files import save
+from tests.weights.test_conversion import whole_model
+from tools import convert_efficientface
 
 CLASSES = ["calm", "angry", "happy"]
 TEMPERATURES = {"both": 2.0, "audio": 4.0, "video": 0.5}
@@ -150,15 +155,74 @@ def test_safetensors_hold_variables_and_card(tmp_path):
     np.testing.assert_array_equal(weight, kernel)
 
 
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """A converted model's directory and the tensors that it was made from."""
+    folder = tmp_path_factory.mktemp("converted")
+    tensors = whole_model("ia")
+    source = save(folder / "model.pth", tensors)
+    assert convert_efficientface.main(["convert", str(source), str(folder / "model")]) == 0
+    return folder / "model", tensors
+
+
 @pytest.mark.torch
-def test_pytorch_reads_the_state_dict(tmp_path, torch):
-    path = saved(tmp_path, "audio")
-    file = export.export_model(path, tmp_path / "out", "pytorch")
-    state = torch.load(file, weights_only=True)
-    expected = to_state_dict(load_model(path)[0], KINDS["audio"])
-    assert state.keys() == expected.keys()
-    for name, x in expected.items():
-        np.testing.assert_array_equal(state[name].numpy(), x, err_msg=name, strict=True)
+def test_pytorch_reads_the_tensors_that_were_converted(torch, converted, tmp_path):
+    model, tensors = converted
+    exported = torch.load(export.export_model(model, tmp_path, "pytorch"), weights_only=True)
+    assert set(exported) == set(tensors)
+    for name, x in tensors.items():
+        np.testing.assert_array_equal(exported[name].numpy(), x, err_msg=name, strict=True)
+
+
+def test_exported_tensors_are_those_that_were_converted(converted, tmp_path):
+    model, tensors = converted
+    exported = load_torch_file(export.export_model(model, tmp_path, "pytorch"))
+    assert set(exported) == set(tensors)
+    for name, x in tensors.items():
+        np.testing.assert_array_equal(exported[name], x, err_msg=name, strict=True)
+    text = (tmp_path / "README.md").read_text()
+    assert "MultiModalCNN(num_classes=8, fusion='ia', seq_length=15, num_heads=1)" in text
+    assert '{"epoch": 0, "arch": "multimodalcnn",' in text
+    assert "BGR frames, divided by 255" in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "constructor"),
+    [("audio", "AudioCNNPool(num_classes=3)"), ("video", "num_classes=3, im_per_sample=2)")],
+)
+def test_readme_has_the_constructor(tmp_path, kind, constructor):
+    export.export_model(saved(tmp_path, kind), tmp_path / "out", "pytorch")
+    assert constructor in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ({"kind": "log_mel"}, "cannot build a network from .*log_mel"),
+        ({"kind": "novel"}, "unknown network"),
+        ({"kind": "audio_visual", "fusion": "gated"}, "unknown fusion 'gated'"),
+        ({"fusion": "gated"}, "unknown fusion 'gated'"),
+        ({"kind": "audio_visual", "fusion": "it"}, "missing params/av1/attn/kv/kernel.*unexpected"),
+    ],
+)
+def test_network_that_the_reference_lacks_is_refused(converted, tmp_path, capsys, network, message):
+    """Even if its parts have the same names as another fusion's."""
+    variables, card = load_model(converted[0])
+    network = {**network, "num_classes": 8, "num_heads": 1}
+    save_model(tmp_path / "model", variables, dataclasses.replace(card, network=network))
+    out = tmp_path / "out"
+    assert export.main(["export", str(tmp_path / "model"), str(out), "--format=pytorch"]) == 1
+    error = capsys.readouterr().err
+    assert re.search(message, error)
+    assert error.count("\n") == 1
+    assert not out.exists()
+
+
+def test_layer_missing_from_the_key_map_is_refused(converted):
+    variables, card = load_model(converted[0])
+    variables["params"]["gate"] = {"kernel": np.ones((2, 2))}
+    with pytest.raises(InputError, match=r"fusion=ia.*: unexpected params/gate/kernel; choose"):
+        to_state_dict(variables, card.network)
 
 
 def test_readme_tells_use_worth_and_limits(tmp_path):

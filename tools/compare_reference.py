@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import export_pytorch
 import golden
 import jax
 import jax.numpy as jnp
@@ -36,6 +35,7 @@ from avjax.training.step import (
     step_keys,
     train_step,
 )
+from avjax.weights.conversion import to_state_dict
 from avjax.weights.key_maps import audio_visual_layers
 from avjax.weights.rules import to_flax, to_torch
 
@@ -71,7 +71,7 @@ def compare_evaluation(fusion: str, heads: int, seed: int) -> Iterator[Row]:
         single = jax.tree.map(np.float32, (variables, mfcc, frames))
         yield Row(f"{case}, float32", golden.deviation(apply(*single), expected), 1e-4)
     network = {"kind": "audio_visual", "fusion": fusion}
-    peer.load({n: x.numpy() for n, x in export_pytorch.tensors(variables, network).items()})
+    peer.load(to_state_dict(variables, network))
     yield Row(f"{case}, exported", golden.deviation(peer.logits(batch), expected), 0.0)
 
 

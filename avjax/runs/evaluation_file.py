@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from avjax.runtime.files import write_json, write_text
+from avjax.runtime.sealed import read_json
 
 EVALUATION_FILE = "evaluation.json"  # of the test split
+REMEDY = "remove it and evaluate the run again"
 
 
 def evaluation_name(split: str) -> str:
@@ -24,6 +26,16 @@ def write_evaluation(path: Path, evaluation: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path.with_suffix(".csv"), clips_csv(evaluation))
     write_json(path, evaluation)
+
+
+def read_evaluation(workdir: Path) -> dict[str, Any] | None:
+    """Reads a run's evaluation on the test split; returns None if there is none yet.
+
+    Raises:
+      InputError: it is damaged.
+    """
+    path = workdir / EVALUATION_FILE
+    return read_json(path, REMEDY) if path.exists() else None
 
 
 def clips_csv(evaluation: Mapping[str, Any]) -> str:

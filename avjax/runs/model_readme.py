@@ -29,9 +29,23 @@ model = avjax.load(".")  # this folder
     "pytorch": """```python
 import torch
 
-model.load_state_dict(torch.load("model.pth", weights_only=True))  # the reference's model
+state_dict = torch.load("model.pth", weights_only=True)
+model = {constructor}  # of the reference
+model.load_state_dict(state_dict)
+```
+
+Feed the model {order} frames, {scale}. For its test run, the reference's `main.py` expects this
+around the tensors:
+
+```python
+checkpoint = {{"epoch": {epoch}, "arch": "multimodalcnn", "best_prec1": 0.0}}
+checkpoint["state_dict"] = state_dict
+torch.save(checkpoint, "RAVDESS_multimodalcnn_{num_frames}_best0.pth")
 ```""",
 }
+# By profile, how frames are stored, and how they are normalised.
+_ORDER = {"fixed": "RGB", "reference": "BGR"}
+_SCALE = {"fixed": "normalised by AffectNet's mean and deviation", "reference": "divided by 255"}
 _INPUTS = {
     "mfcc": "10 MFCCs of mono sound at 22050 Hz, as `docs/deploy.md` of avjax computes them",
     "log_mel": "log-mel spectra of mono sound at 22050 Hz",
@@ -58,7 +72,13 @@ def model_readme(
     about = card.about
     network = ", ".join(f"{name} {value}" for name, value in card.network.items())
     loading = _LOADING[format_].format(
-        arguments=", ".join(signature), named=", ".join(f'"{name}": {name}' for name in signature)
+        arguments=", ".join(signature),
+        named=", ".join(f'"{name}": {name}' for name in signature),
+        constructor=_constructor(card) if format_ == "pytorch" else "",
+        epoch=card.epoch,
+        num_frames=card.num_frames,
+        order=_ORDER[card.profile],
+        scale=_SCALE[card.profile],
     )
     parts = [
         f"# {about.get('name', 'A model')} for emotion recognition",
@@ -75,11 +95,27 @@ def model_readme(
     return "\n\n".join(parts) + "\n"
 
 
+def _constructor(card: ModelCard) -> str:
+    """Returns the reference's constructor call for the model."""
+    network, classes = card.network, card.network["num_classes"]
+    kind = network.get("kind")
+    if kind == "audio":
+        return f"AudioCNNPool(num_classes={classes})"
+    if kind == "video":
+        return (
+            "EfficientFaceTemporal([4, 8, 4], [29, 116, 232, 464, 1024], "
+            f"num_classes={classes}, im_per_sample={card.num_frames})"
+        )
+    return (
+        f"MultiModalCNN(num_classes={classes}, fusion={network['fusion']!r}, "
+        f"seq_length={card.num_frames}, num_heads={network['num_heads']})"
+    )
+
+
 def _inputs(card: ModelCard, signature: Signature) -> str:
-    order = "RGB" if card.profile == "fixed" else "BGR"
     rows = []
     for name, (shape, dtype) in signature.items():
-        what = _INPUTS[name].format(order=order)
+        what = _INPUTS[name].format(order=_ORDER[card.profile])
         rows.append(f"| `{name}` | {dtype} [{', '.join(map(str, shape))}] | {what} |")
     note = (
         f"`b` is any number of clips of {card.seconds:g} s. `logits` and `probabilities` are "

@@ -8,7 +8,7 @@ process they do almost nothing.
 import itertools
 import pickle
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import jax
@@ -16,12 +16,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from avjax.errors import InputError
+from avjax.runtime.signals import deferred
 
 T = TypeVar("T")
 
 _STEPS_BETWEEN_AGREEMENTS = 8  # an agreement blocks the host until the devices are done
 _SHUTDOWN_SECONDS = 60  # that a finished process waits for the others
-_BARRIER_HOURS = 2  # that processes wait for the slowest one, which may be saving
+_BARRIER_SECONDS = 7200  # that processes wait for the slowest one, which may be saving
+_STOP_SECONDS = 120  # that a stopped process waits for the others, which may be compiling
+_STOPPED = "avjax/stopped"  # by process that was stopped, the barrier at which it waits
 
 _barriers = itertools.count()
 
@@ -36,7 +39,8 @@ def joined(
 ) -> Iterator[None]:
     """Initialises JAX's distributed mode within the block, if any argument is given.
 
-    Must be called before the first use of a device.
+    Must be called before the first use of a device. A process that KeyboardInterrupt stops within
+    the block stops the others where they next wait for all.
 
     Args:
       distributed: the processes were started by SLURM, Open MPI, Kubernetes or on a TPU slice.
@@ -57,6 +61,20 @@ def joined(
     if arguments is None:
         yield
         return
+    try:
+        with deferred():
+            _join(arguments)
+        yield
+    except KeyboardInterrupt:
+        _stop_others()
+        raise
+    # Skipped if the block fails, since other processes may never get here.
+    any_process(False)
+    jax.distributed.shutdown()
+
+
+def _join(arguments: dict[str, Any]) -> None:
+    """Joins the other processes; raises InputError if they cannot be found or reached."""
     # For collectives between CPUs; accelerators have their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # The service would handle SIGTERM, which asks a run to save and stop.
@@ -74,10 +92,6 @@ def joined(
             f"cannot join the other processes at {address} ({error}); start all of them, with the "
             "same --coordinator and --num_processes"
         ) from error
-    yield
-    # Skipped if the block fails, since other processes may never get here.
-    any_process(False)
-    jax.distributed.shutdown()
 
 
 def _arguments(distributed: bool, manual: dict[str, Any]) -> dict[str, Any] | None:
@@ -113,8 +127,9 @@ def any_process(request: bool) -> bool:
     """Whether ``request`` is true in any process. Collective."""
     if jax.process_count() == 1:
         return request
-    _barrier()
-    return bool(np.any(multihost_utils.process_allgather(np.array(request))))
+    with deferred():
+        _barrier()
+        return bool(np.any(multihost_utils.process_allgather(np.array(request))))
 
 
 def stop_if_any(requested: bool) -> None:
@@ -169,19 +184,63 @@ def from_first(find: Callable[[], T]) -> T:
             result = jax.device_get(find())
         except InputError as error:
             result = error
-    _barrier()
     data = np.frombuffer(pickle.dumps(result), np.uint8)
-    size = multihost_utils.broadcast_one_to_all(np.array(data.size, np.int32))
-    buffer = data if is_first() else np.zeros(int(size), np.uint8)
-    result = pickle.loads(np.asarray(multihost_utils.broadcast_one_to_all(buffer)).tobytes())
+    with deferred():
+        _barrier()
+        size = multihost_utils.broadcast_one_to_all(np.array(data.size, np.int32))
+        buffer = data if is_first() else np.zeros(int(size), np.uint8)
+        pickled = multihost_utils.broadcast_one_to_all(buffer)
+    result = pickle.loads(np.asarray(pickled).tobytes())
     if isinstance(result, InputError):
         raise result
     return result
 
 
 def _barrier() -> None:
-    """Waits for all processes on the host, since collectives on devices time out early."""
+    """Waits for all processes on the host, since collectives on devices time out early.
+
+    Raises:
+      KeyboardInterrupt: a process was stopped, see `_stop_others`.
+    """
+    try:
+        _wait(next(_barriers), _BARRIER_SECONDS)
+    except RuntimeError:
+        if not _stopped():
+            raise
+    if _stopped():
+        raise KeyboardInterrupt
+
+
+def _stop_others() -> None:
+    """Tells the other processes that this one was stopped, and lets them pass the next barrier.
+
+    Without that, they would wait for this one, and JAX would abort them a minute later. Processes
+    that are stopped at the same time wait at the same barrier.
+    """
+    if jax.process_count() == 1:
+        return
+    number = next(_barriers)
+    if any(other < number for other in _stopped()):  # all have passed that barrier, and know
+        return
+    with suppress(RuntimeError):  # the others have ended, or take too long
+        _client().key_value_set(f"{_STOPPED}/{jax.process_index()}", str(number))
+        _wait(number, _STOP_SECONDS)
+
+
+def _stopped() -> list[int]:
+    """Returns the barriers at which stopped processes wait."""
+    return [int(number) for _, number in _client().key_value_dir_get(_STOPPED)]
+
+
+def _wait(number: int, seconds: int) -> None:
+    """Waits until all processes are at a barrier."""
     from orbax.checkpoint import multihost  # slow to import, and only several processes wait
 
-    wait = multihost.get_barrier_sync_fn()
-    wait(key=f"avjax {next(_barriers)}", timeout_ms=_BARRIER_HOURS * 3600 * 1000)
+    multihost.get_barrier_sync_fn()(key=f"avjax {number}", timeout_ms=1000 * seconds)
+
+
+def _client() -> Any:
+    """Returns the client of JAX's coordination service."""
+    from orbax.checkpoint import multihost
+
+    return multihost.get_jax_distributed_client()

@@ -96,6 +96,27 @@ def repeat_lost_interrupts() -> Iterator[None]:
         sys.unraisablehook = previous
 
 
+@contextlib.contextmanager
+def deferred() -> Iterator[None]:
+    """Delivers SIGINT and SIGTERM only after the block.
+
+    Does nothing outside the main thread, where Python delivers no signals.
+    """
+    arrived: list[int] = []
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    previous = {
+        number: signal.signal(number, lambda number, frame: arrived.append(number))
+        for number in (StopRequest.SIGNALS if in_main_thread else ())
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        for received in arrived:
+            signal.raise_signal(received)
+
+
 class Terminated(KeyboardInterrupt):
     """Interrupted by a termination signal, not by Ctrl-C."""
 

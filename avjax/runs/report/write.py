@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from avjax.data.pipeline import PreparedDataset
 from avjax.errors import InputError
 from avjax.runs.checkpoints import read_history
-from avjax.runs.evaluation_file import EVALUATION_FILE
+from avjax.runs.evaluation_file import EVALUATION_FILE, REMEDY, read_evaluation
 from avjax.runs.metrics_log import METRICS_FILE, read_metrics
 from avjax.runs.report.about import (
     data_section,
@@ -28,10 +28,8 @@ from avjax.runs.report.reliability import reliability_figure, reliability_sectio
 from avjax.runs.run_config import REPORT_FILE, read_config
 from avjax.runs.saved_model import BEST, MODEL_FILE, ModelCard, has_model, load_model
 from avjax.runtime.files import write_text
-from avjax.runtime.sealed import read_json
 
 FIGURES = "figures"
-_REMEDY = "remove it and evaluate the run again"
 _SENSELESS = (  # raised by figures that no run has
     LookupError,
     TypeError,
@@ -54,7 +52,7 @@ def explain_damage(files: str) -> Iterator[None]:
     except InputError:
         raise
     except _SENSELESS as error:
-        text = f"{files} is damaged ({type(error).__name__}: {error}); {_REMEDY}"
+        text = f"{files} is damaged ({type(error).__name__}: {error}); {REMEDY}"
         raise InputError(text) from error
 
 
@@ -76,7 +74,7 @@ def write_report(
     """
     workdir = Path(workdir)
     config, lines = read_run(workdir)
-    evaluation = read_evaluation(workdir) if (workdir / EVALUATION_FILE).exists() else None
+    evaluation = read_evaluation(workdir)
     model = load_model(workdir) if has_model(workdir) else None
     files = [workdir / BEST / MODEL_FILE, workdir / EVALUATION_FILE]
     with explain_damage(f"{workdir / METRICS_FILE} or {workdir / EVALUATION_FILE}"):
@@ -105,15 +103,6 @@ def read_run(workdir: Path) -> tuple[dict[str, Any], Lines]:
     """
     config, lines = read_config(workdir), read_history(workdir)
     return config, read_metrics(workdir) if lines is None else lines
-
-
-def read_evaluation(workdir: Path) -> dict[str, Any]:
-    """Reads a run's evaluation on the test split.
-
-    Raises:
-      InputError: it is damaged.
-    """
-    return read_json(workdir / EVALUATION_FILE, _REMEDY)
 
 
 def render(
