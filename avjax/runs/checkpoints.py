@@ -4,8 +4,10 @@ Writes are atomic: a run killed while saving keeps the previous checkpoint.
 """
 
 import functools
+import gc
 import logging
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,7 @@ Manager: TypeAlias = ocp.CheckpointManager
 
 CARD = "card"
 _STATE = "default"  # the name that Orbax gave states without a card
+_OTHER_READS = 0.2  # seconds; of a damaged state, reads fail almost at once
 _LOWER_RATE = (
     "what was saved before is kept: train in another --workdir with a lower "
     "config.optimizer.learning_rate"
@@ -92,15 +95,18 @@ class RunCheckpoints:
         """
         faults = []
         for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                state = self._restore(step, like)
-            except Exception as error:  # from Orbax, TensorStore, JSON or the digests
-                faults.append(f"{self._directory / str(step)} is damaged ({short(error)})")
-                self._damaged.append(step)
-                continue
-            for fault in faults:
-                print(f"note: {fault}; resuming from step {step}", file=sys.stderr)
-            return state
+            with _quiet():
+                try:
+                    state = self._restore(step, like)
+                except Exception as error:  # from Orbax, TensorStore, JSON or the digests
+                    faults.append(f"{self._directory / str(step)} is damaged ({short(error)})")
+                else:
+                    for fault in faults:
+                        print(f"note: {fault}; resuming from step {step}", file=sys.stderr)
+                    return state
+                time.sleep(_OTHER_READS)
+                gc.collect()  # reports their errors now
+            self._damaged.append(step)
         if faults:
             raise InputError(
                 f"{'; '.join(faults)}; restore a state from a copy, or train again in another "
@@ -201,11 +207,22 @@ def open_manager(directory: Path, handlers: Any, *, keep: int = 1, write: bool =
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences Orbax's log, where it repeats the errors that it raises, with tracebacks."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """Silences Orbax beside the error that it raises: its log, and reads that fail after that."""
+    loggers = {
+        logging.getLogger(name): logging.getLogger(name).level for name in ("absl", "asyncio")
+    }
+    previous = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(unraisable.exc_value, RuntimeError):  # of an event loop that is closed
+            previous(unraisable)
+
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = hook
     try:
         yield
     finally:
-        logger.setLevel(level)
+        sys.unraisablehook = previous
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import shutil
 import subprocess
 import sys
@@ -106,6 +107,19 @@ def test_damaged_state_is_told_and_the_one_before_restored(tmp_path, capsys):
         run.save(3, states[2])
     assert "checkpoints/2 is damaged" in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"1", "3"}
+
+
+def test_no_traceback_is_logged_for_a_damaged_state(tmp_path, caplog):
+    """Several reads fail at once; Orbax raises the error of one."""
+    with RunCheckpoints(tmp_path) as run:
+        for step in (1, 2):
+            run.save(step, {name: jnp.arange(10.0) for name in "abcdef"})
+    manifest = tmp_path / "checkpoints" / "2" / "default" / "manifest.ocdbt"
+    manifest.write_bytes(manifest.read_bytes()[:10])
+    with RunCheckpoints(tmp_path) as run:
+        assert run.restore({name: jnp.zeros(10) for name in "abcdef"}) is not None
+    gc.collect()
+    assert not [record for record in caplog.records if record.name == "asyncio"]
 
 
 def test_lost_arrays_of_a_state_are_not_guessed(tmp_path):

@@ -96,6 +96,20 @@ def test_two_processes_train_like_one_through_the_command_line(root_dir, sounds,
     assert load_model(two)[1].network == load_model(one)[1].network
 
 
+@pytest.mark.parametrize(("stopped", "statuses"), [(0, [143, 130]), (1, [130, 143])])
+def test_signal_to_one_process_while_it_starts_stops_all(
+    root_dir, sounds, tmp_path, stopped, statuses
+):
+    processes = start_two(root_dir, sounds, (tmp_path / "run", tmp_path / "unused"))
+    while not (tmp_path / "run" / "lock").exists() and processes[0].poll() is None:
+        time.sleep(0.01)
+    processes[stopped].send_signal(signal.SIGTERM)
+    for (status, _, error), expected in zip(finish(processes), statuses, strict=True):
+        assert status == expected, error
+        assert error.splitlines()[-1] == "error: interrupted; the same command resumes"
+        assert "Traceback" not in error
+
+
 def test_error_in_one_process_stops_all(root_dir, sounds, tmp_path):
     """Only the first process sees that its folder holds another config."""
     (tmp_path / "config.json").write_text('{"seed": 7}')

@@ -12,6 +12,7 @@ import pytest
 from avjax.runtime.signals import (
     StopRequest,
     Terminated,
+    deferred,
     loading,
     repeat_lost_interrupts,
     terminable,
@@ -43,6 +44,27 @@ def test_interrupt_has_the_type_of_its_signal(number, kind):
     with pytest.raises(KeyboardInterrupt) as error:
         loop()
     assert error.type is kind
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
+)
+def test_deferred_signal_comes_after_the_block(number, kind):
+    done = []
+
+    def work():
+        with deferred():
+            os.kill(os.getpid(), number)
+            done.append("block")
+
+    with terminable(), pytest.raises(KeyboardInterrupt) as error:
+        work()
+    assert error.type is kind
+    assert done == ["block"]
+    with StopRequest() as stop, deferred():
+        os.kill(os.getpid(), number)
+        assert not stop.requested
+    assert stop.requested
 
 
 @pytest.mark.parametrize("number", StopRequest.SIGNALS)
