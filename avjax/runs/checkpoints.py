@@ -208,9 +208,8 @@ def open_manager(directory: Path, handlers: Any, *, keep: int = 1, write: bool =
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silences Orbax beside the error that it raises: its log, and reads that fail after that."""
-    loggers = {
-        logging.getLogger(name): logging.getLogger(name).level for name in ("absl", "asyncio")
-    }
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
     previous = sys.unraisablehook
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
