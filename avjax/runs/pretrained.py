@@ -10,6 +10,7 @@ from avjax.models.network import Network
 from avjax.models.networks import BACKBONE_KIND
 from avjax.models.variables import init_variables
 from avjax.runs.saved_model import read_model
+from avjax.weights.rules import shortened
 
 
 def initial_variables(
@@ -25,8 +26,8 @@ def initial_variables(
       profile: profile of the training clips; None skips the check.
 
     Raises:
-      InputError: tensors of the model do not fit the network (lists all of them), or it was trained
-        on another profile.
+      InputError: tensors of the model do not fit the network (lists some), or it was trained on
+        another profile.
     """
     variables = init_variables(net, jax.random.fold_in(jax.random.key(seed), 0))
     if not pretrained:
@@ -45,7 +46,7 @@ def initial_variables(
     if faults:
         raise InputError(
             f"pretrained checkpoint {pretrained} does not fit the configured network: "
-            f"{'; '.join(faults)}; choose the model settings that it was trained with"
+            f"{'; '.join(shortened(faults))}; choose the model settings that it was trained with"
         )
     return merged
 

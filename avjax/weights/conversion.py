@@ -15,7 +15,7 @@ from avjax.models.single_modality import VideoNet
 from avjax.models.variables import variable_shapes
 from avjax.weights.key_maps import backbone_layers, network_layers
 from avjax.weights.plain_pickle import Foreign
-from avjax.weights.rules import Layer, counters, leaves, to_flax, to_torch
+from avjax.weights.rules import Layer, counters, leaves, shortened, to_flax, to_torch
 from avjax.weights.state_dicts import StateDict, find_state_dicts
 from avjax.weights.torch_file import SAVE_REMEDY, TorchFile, read_torch_file
 
@@ -115,8 +115,8 @@ def to_state_dict(
     actual = {"/".join(entry.key for entry in path) for path, _ in paths}
     expected = {"/".join(path) for _, path, _ in leaves(layers)}
     if actual != expected:
-        faults = [f"missing {name}" for name in sorted(expected - actual)]
-        faults += [f"unexpected {name}" for name in sorted(actual - expected)]
+        faults = shortened([f"missing {name}" for name in sorted(expected - actual)])
+        faults += shortened([f"unexpected {name}" for name in sorted(actual - expected)])
         described = " ".join(f"{name}={value}" for name, value in network.items())
         raise InputError(
             f"the model does not fit the map to PyTorch for {described}: {'; '.join(faults)}; "
@@ -222,8 +222,7 @@ def _check_types(state_dict: StateDict, needed: Collection[str], path: str) -> N
     left_out = state_dict.left_out.items()
     faults = [f"{name} is {reason}" for name, reason in left_out if name in needed]
     if faults:
-        more = f"; and {len(faults) - MOST_NAMES} more" if len(faults) > MOST_NAMES else ""
-        raise InputError(f"{path}: {'; '.join(faults[:MOST_NAMES])}{more}; save them as float32")
+        raise InputError(f"{path}: {'; '.join(shortened(faults))}; save them as float32")
 
 
 def _routes(state_dict: StateDict, layers: list[Layer], reasons: Mapping[str, str]) -> list[Route]:

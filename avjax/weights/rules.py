@@ -122,19 +122,20 @@ def to_flax(
         if bad := tensor.size - np.count_nonzero(finite):
             not_finite.append(f"{key} ({bad} of {tensor.size})")
         _set(variables, path, np.ascontiguousarray(leaf.to_flax(tensor)))
-    faults = _first(missing) + _first([f"unexpected {key}" for key in sorted(unexpected)])
-    faults += _first(misshapen)
+    faults = shortened(missing) + shortened([f"unexpected {key}" for key in sorted(unexpected)])
+    faults += shortened(misshapen)
     if faults:
         raise InputError(f"{name} does not fit the network: {'; '.join(faults)}")
     if not_finite:
         raise InputError(
-            f"{name} holds NaN or infinite numbers in {', '.join(_first(not_finite))}; take a "
+            f"{name} holds NaN or infinite numbers in {', '.join(shortened(not_finite))}; take a "
             "checkpoint from before training diverged"
         )
     return variables
 
 
-def _first(faults: list[str]) -> list[str]:
+def shortened(faults: list[str]) -> list[str]:
+    """Returns the first of many faults, and how many more there are."""
     more = len(faults) - MOST_FAULTS
     return faults[:MOST_FAULTS] + ([f"{more} more"] if more > 0 else [])
 
