@@ -62,9 +62,8 @@ def job(values: flags.FlagValues, positional: list[str]) -> int:
     taken = time.monotonic() - begin
     seconds = sorted(second for second, _ in results)
     different = len({text for _, text in results})
-    print(
-        f"{len(results)} answers of {values.requests}, {different} different; status {dict(codes)}"
-    )
+    same = "all the same" if different == 1 else f"{different} that differ"
+    print(f"{len(results)} answers of {values.requests}, {same}; status {dict(codes)}")
     print(f"{len(results) / taken:.2f} clips a second, {values.clients} clients at once")
     high = seconds[int(0.95 * (len(seconds) - 1))]
     print(f"wait: median {statistics.median(seconds):.2f} s, 95 % {high:.2f} s")

@@ -1,12 +1,16 @@
 """Progress: bars that are live on a terminal and a line a minute in a log, lines, durations."""
 
 import sys
+import threading
 from collections.abc import Iterable
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 60.0
+
+# Processes share no bars; tqdm's lock between them is a semaphore that a killed process leaves.
+tqdm.set_lock(threading.RLock())
 
 
 def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
