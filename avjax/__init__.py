@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Any
 from avjax.runtime.cache_folder import ensure_cache_folder
 
 if TYPE_CHECKING:
-    from avjax import crossval, download, evaluate, predict, prepare, serve, train
+    from avjax import (
+        compare,
+        crossval,
+        download,
+        evaluate,
+        export,
+        predict,
+        prepare,
+        report,
+        serve,
+        train,
+    )
     from avjax.config import RunConfig
     from avjax.data.folds import resolve_fold
     from avjax.data.pipeline import open_dataset
@@ -25,13 +36,16 @@ __all__ = [
     "Prediction",
     "RunConfig",
     "__version__",
+    "compare",
     "crossval",
     "download",
     "evaluate",
+    "export",
     "load",
     "open_dataset",
     "predict",
     "prepare",
+    "report",
     "resolve_fold",
     "serve",
     "train",
@@ -49,14 +63,18 @@ _MODULES = {
 }
 # Commands stay modules: a function `avjax.train` would be overwritten by the module of that name on
 # import. `avjax.train.train` is the function behind ``avjax train``.
-_COMMANDS = ("crossval", "download", "evaluate", "predict", "prepare", "serve", "train")
+_COMMANDS = (
+    *("compare", "crossval", "download", "evaluate", "export"),
+    *("predict", "prepare", "report", "serve", "train"),
+)
 
 
 def load(path: str | Path) -> "Model":
-    """Loads the trained model of a workdir (its best epoch) or a converted checkpoint.
+    """Loads a trained model.
 
     Args:
-      path: the directory.
+      path: a run (its best epoch), a converted checkpoint, or the name of a carried model
+        (``voice``).
 
     Returns:
       An `avjax.Model`: ``model.predict("clip.mp4")``, ``model.logits(mfcc, frames)``.

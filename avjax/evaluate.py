@@ -50,7 +50,7 @@ def evaluate_checkpoint(
     """Evaluates a checkpoint on one split of a fold; all processes must call it.
 
     Args:
-      path: a workdir (its best epoch) or a converted checkpoint.
+      path: a run (its best epoch), a converted checkpoint, or the name of a carried model.
       data_dir: a prepared dataset.
       fold: as ``config.data.fold``.
       split: `train`, `validation` or `test`.

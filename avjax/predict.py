@@ -98,7 +98,7 @@ class Model:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Loads the model of a workdir (its best epoch) or a converted checkpoint.
+        """Loads a run's best epoch, a converted checkpoint, or a model that avjax carries, by name.
 
         Raises:
           InputError: no model there, or only a face backbone, which does not classify.

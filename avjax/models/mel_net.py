@@ -131,7 +131,7 @@ class MelNet(Network):
         if spectra.shape[1] < MIN_STEPS:
             raise InputError(
                 f"{spectra.shape[1]} steps of sound are too few: the network halves them three "
-                f"times and needs at least {MIN_STEPS} (0.19 s of audio)"
+                f"times and needs at least {MIN_STEPS} (0.17 s of audio)"
             )
         basis = scipy.fft.dct(np.eye(spectra.shape[-1]), norm="ortho")  # DCT-II, as for MFCCs
         inputs = spectra @ jnp.asarray(basis, spectra.dtype), pitch(spectra), audio.rows

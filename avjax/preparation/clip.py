@@ -77,7 +77,7 @@ def prepare_clip(
       image_size: side of the square crops in pixels.
       detector: the face detector; not needed without a video.
       watch: times the phases `sound`, `decode`, `detect` and `crop`.
-      threads: decoder threads, see `avjax.preparation.media.read_frames`.
+      threads: decoder threads, see `avjax.preparation.frames.frames_at`.
       seconds: length of the window.
       start: start of the clip within its files, in seconds.
       end: end of the clip within its files, in seconds; None for the end of the files.

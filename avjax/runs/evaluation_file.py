@@ -53,8 +53,8 @@ def clips_csv(evaluation: Mapping[str, Any]) -> str:
     writer.writerow(header + [f"calibrated {name}" for name in classes if is_calibrated])
     for name, clip in clips.items():
         for condition, raw in clip["probabilities"].items():
-            predicted = classes[max(range(len(classes)), key=raw.__getitem__)]
-            row = [name, clip["speaker"], condition, clip["truth"], predicted, *raw]
+            answer = predicted(evaluation, name, condition)
+            row = [name, clip["speaker"], condition, clip["truth"], answer, *raw]
             if is_calibrated:
                 row += clip.get("calibrated", {}).get(condition, [""] * len(classes))
             writer.writerow(row)

@@ -36,7 +36,7 @@ class ModelCard:
     """A model's metadata.
 
     Attributes:
-      network: ``kind``, and for "audio_visual" ``fusion``, ``num_heads``, ``num_classes``.
+      network: ``kind``, ``num_classes``, and the kind's fields in `networks.NETWORKS`.
       classes: class names, in the order of the logits.
       profile: profile of the clips, `fixed` or `reference`.
       num_frames: frames per clip.
