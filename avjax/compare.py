@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from avjax.errors import InputError
-from avjax.runs.evaluation_file import EVALUATION_FILE, answered
+from avjax.runs.evaluation_file import EVALUATION_FILE, answered, read_evaluation
 from avjax.runs.report.comparison import (
     PairedTest,
     Run,
@@ -19,7 +19,7 @@ from avjax.runs.report.comparison import (
     format_p,
     render_comparison,
 )
-from avjax.runs.report.write import explain_damage, read_evaluation, read_run
+from avjax.runs.report.write import explain_damage, read_run
 from avjax.runtime.files import write_text
 from avjax.training.significance import mcnemar
 

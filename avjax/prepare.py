@@ -30,7 +30,6 @@ from avjax.preparation.clip import (
 )
 from avjax.preparation.clip_store import (
     ClipStore,
-    PreparationSettings,
     load_facts,
     open_clip_store,
 )
@@ -39,6 +38,7 @@ from avjax.preparation.inventory import Inventory
 from avjax.preparation.manifest import read_manifest
 from avjax.preparation.publish import SUMMARY_FILE, Summary, fingerprint, publish
 from avjax.preparation.raw_clip import RawClip
+from avjax.preparation.settings import PreparationSettings
 from avjax.preparation.shards import Shard
 from avjax.preparation.sound import read_sound
 from avjax.preparation.stopwatch import Stopwatch

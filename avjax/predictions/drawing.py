@@ -48,7 +48,7 @@ class Drawing:
         box = self._box(second)
         if box is not None:
             scaled = box * np.tile(np.divide(size, (width, height)), 2)
-            self._draw_box(canvas, scaled, self._timeline[number], number)
+            self._draw_box(canvas, scaled, self._timeline[number])
         unit = min(size) / 24
         panel = _bars(self._timeline[number], round(unit))
         _lay(canvas, panel, round(unit / 2), canvas.shape[0] - round(unit / 2))
@@ -70,14 +70,14 @@ class Drawing:
         share = (second - first.second) / max(last.second - first.second, 1e-9)
         return (1 - share) * np.array(first.box) + share * np.array(last.box)
 
-    def _draw_box(self, canvas: Image, box: np.ndarray, window: Window, number: int) -> None:
+    def _draw_box(self, canvas: Image, box: np.ndarray, window: Window) -> None:
         unit = min(canvas.shape[:2]) / 24
         x1, y1, x2, y2 = (round(float(value)) for value in box)
         thickness = max(2, round(unit / 8))
         colour = self._colour(window)
         cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, thickness)
         if window.label is not None:
-            share = _shown(window)[window.label]
+            share = window.shown[window.label]
             tag = _text(f" {window.label} {share:.0%} ", round(unit * 1.3), colour)
             _lay(canvas, tag, x1, max(y1, tag.colour.shape[0]))
 
@@ -105,15 +105,11 @@ def _lay(canvas: Image, panel: _Panel, left: int, bottom: int) -> None:
     part[:] = (part * (255 - weight) + colour * weight + 127) // 255
 
 
-def _shown(window: Window) -> dict[str, float]:
-    return window.calibrated or window.probabilities
-
-
 def _bars(window: Window, unit: int) -> _Panel:
     notes = [_WITHOUT[stream] for stream in window.missing]
     if window.label is None:
         notes.append("not judged")
-    return _bars_of(tuple(_shown(window).items()), tuple(notes), unit)
+    return _bars_of(tuple(window.shown.items()), tuple(notes), unit)
 
 
 @functools.lru_cache(maxsize=4)

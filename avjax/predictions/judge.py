@@ -1,8 +1,7 @@
 """Judges the windows of a file, a few at a time; each face crop is encoded once."""
 
 import functools
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,25 +27,18 @@ class Judge:
         """Takes the network, its variables and the card, which tells the shapes of clips."""
         self._net, self._variables, self._card = net, variables, card
 
-    def logits(
-        self, windows: Iterable[ClipWindow]
-    ) -> Iterator[tuple[ClipWindow, Float[np.ndarray, "k"] | None]]:
-        """Yields each window with its float32 logits, or None if it has no stream to judge."""
-        rest = iter(windows)
-        while batch := list(itertools.islice(rest, WINDOWS_AT_ONCE)):
-            judged = [w for w in batch if w.sound is not None or w.crops is not None]
-            rows = iter(self._judged(judged)) if judged else iter(())
-            for window in batch:
-                there = window.sound is not None or window.crops is not None
-                yield window, next(rows) if there else None
-
-    def scored(self, plan: Plan, windows: Iterable[ClipWindow]) -> Iterator[Scored]:
-        """Yields each window of a plan with its logits and what it lacks."""
-        for window, logits in self.logits(windows):
+    def scored(self, plan: Plan, windows: Sequence[ClipWindow]) -> list[Scored]:
+        """Returns at most `WINDOWS_AT_ONCE` windows of a plan with logits and what they lack."""
+        judged = [w for w in windows if w.sound is not None or w.crops is not None]
+        rows = iter(self._judged(judged)) if judged else iter(())
+        results = []
+        for window in windows:
             present = {"audio": window.sound is not None, "video": window.crops is not None}
             missing = tuple(s for s in self._net.inputs.streams if not present[s])
+            logits = next(rows) if any(present.values()) else None
             end = min(window.start + plan.seconds, plan.end)
-            yield Scored(window.start, end, logits, missing)
+            results.append(Scored(window.start, end, logits, missing))
+        return results
 
     def _judged(self, windows: Sequence[ClipWindow]) -> Float[np.ndarray, "b k"]:
         """Returns logits of windows with a stream, and more rows if they are few."""

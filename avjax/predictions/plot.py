@@ -18,7 +18,7 @@ COLOURS = (
     *("#999999", "#56B4E9", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#009E73", "#E69F00"),
     *("#44AA99", "#AA4499", "#DDCC77", "#882255", "#117733", "#332288", "#88CCEE", "#661100"),
 )
-_MISSING = {"audio": "no sound", "video": "no face"}
+MISSING = {"audio": "no sound", "video": "no face"}
 _MISSING_COLOUR = "#444444"
 _DPI = 150
 
@@ -71,7 +71,7 @@ def timeline_figure(name: str, prediction: Prediction) -> Figure:
         middles = [(windows[i].start + windows[i].end) / 2 for i in numbers]
         times = [edges[numbers[0]], *middles, edges[numbers[-1] + 1]]
         held = [numbers[0], *numbers, numbers[-1]]  # up to the ends of the group's share of time
-        shares = [[_shown(windows[i])[c] for i in held] for c in classes]
+        shares = [[windows[i].shown[c] for i in held] for c in classes]
         colours = [COLOURS[k % len(COLOURS)] for k in range(len(classes))]
         bands.stackplot(times, shares, colors=colours, edgecolor="white", linewidth=0.6)
     handles = [
@@ -81,13 +81,13 @@ def timeline_figure(name: str, prediction: Prediction) -> Figure:
     bands.set(ylim=(0, 1), title=f"{name}: {prediction.label}")
     bands.set_ylabel("probability" + (", calibrated" if prediction.calibrated else ""))
     bands.yaxis.set_major_formatter(PercentFormatter(1))
-    rows = [s for s in _MISSING if any(s in window.missing for window in windows)]
+    rows = [s for s in MISSING if any(s in window.missing for window in windows)]
     for row, stream in enumerate(rows):
         lacking = [i for i, window in enumerate(windows) if stream in window.missing]
         spans = [(edges[i], edges[i + 1] - edges[i]) for i in lacking]
         strip.broken_barh(spans, (row - 0.4, 0.8), color=_MISSING_COLOUR)
     strip.set(ylim=(max(len(rows), 1) - 0.5, -0.5), xlim=(edges[0], edges[-1]))
-    strip.set_yticks(range(len(rows)), [_MISSING[stream] for stream in rows])
+    strip.set_yticks(range(len(rows)), [MISSING[stream] for stream in rows])
     if not rows:
         strip.text(0.5, 0.5, "nothing missing", ha="center", va="center", transform=strip.transAxes)
     strip.xaxis.set_major_formatter(FuncFormatter(lambda second, _: _tick(second)))
@@ -106,7 +106,3 @@ def _edges(windows: tuple[Window, ...]) -> list[float]:
 
 def _tick(second: float) -> str:
     return clock(second).strip().removesuffix(".0")
-
-
-def _shown(window: Window) -> dict[str, float]:
-    return window.calibrated or window.probabilities

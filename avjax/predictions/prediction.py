@@ -33,6 +33,11 @@ class Window:
     missing: tuple[str, ...] = ()
     calibrated: dict[str, float] | None = None
 
+    @property
+    def shown(self) -> dict[str, float]:
+        """The probabilities to show: calibrated ones, if there are any."""
+        return self.calibrated or self.probabilities
+
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:

@@ -43,11 +43,10 @@ class NoMemoryError(InputError):
     """Memory ran out on a clip, which says little of the clip: fewer at once may do."""
 
 
-def check_profile(profile: str) -> str:
-    """Returns ``profile``, or raises InputError if it is unknown."""
+def check_profile(profile: str) -> None:
+    """Raises InputError for an unknown profile."""
     if profile not in PROFILES:
         raise InputError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
-    return profile
 
 
 def prepare_clip(
@@ -353,27 +352,6 @@ def even_times(begin: float, end: float, num_frames: int, window: Window) -> Flo
     first = min(max(window.start, begin), end)
     last = max(min(window.end, end), first)
     return first + (np.arange(num_frames) + 0.5) / num_frames * (last - first)
-
-
-def even_indices(
-    times: Float[np.ndarray, "n"],
-    num_frames: int,
-    start: float | None = None,
-    seconds: float = WINDOW_SECONDS,
-) -> list[int]:
-    """Returns the numbers of the frames shown at the middles of equal parts of a window.
-
-    Args:
-      times: start time of each frame in seconds.
-      num_frames: number of frames to select; a shorter clip repeats frames.
-      start: start of the window in seconds; None centres the window in the video.
-      seconds: length of the window.
-    """
-    end = times[-1] + np.diff(times[-2:]).sum()
-    window = Window(_window_start(end, seconds) if start is None else start, seconds)
-    middles = even_times(times[0], end, num_frames, window)
-    numbers = np.searchsorted(times, middles + 1e-3, side="right") - 1
-    return np.maximum(numbers, 0).tolist()
 
 
 def _window_start(length: float, seconds: float) -> float:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from avjax.predictions.plot import COLOURS, timeline_figure
+from avjax.predictions.plot import COLOURS, MISSING, timeline_figure
 from avjax.predictions.prediction import Prediction, clock
 from avjax.preparation.crops import fixed_crops
 from avjax.preparation.faces import Face
@@ -24,7 +24,6 @@ _TITLES = {
     ("audio", True): "Picture off: sound alone",
     ("video", True): "Sound off: picture alone",
 }
-_MISSING = {"audio": "no sound", "video": "no face"}
 
 
 def answer(path: Path, name: str, apart: Mapping[str, Prediction]) -> str:
@@ -81,7 +80,7 @@ def _key(prediction: Prediction) -> str:
 
 
 def _notes(prediction: Prediction) -> str:
-    missing = [f"{_MISSING[stream]}: judged without" for stream in prediction.missing]
+    missing = [f"{MISSING[stream]}: judged without" for stream in prediction.missing]
     lines = [*missing, *prediction.notes]
     if not lines:
         return ""

@@ -47,11 +47,10 @@ class Enlarged(NamedTuple):
     copies: int
 
 
-def check_mask(mask: str) -> str:
-    """Returns ``mask``; raises InputError if it is not one of `MASKS`."""
+def check_mask(mask: str) -> None:
+    """Raises InputError if ``mask`` is not one of `MASKS`."""
     if mask not in COPIES:
         raise InputError(f"unknown config.mask {mask!r}; choose one of {', '.join(MASKS)}")
-    return mask
 
 
 def enlarge(

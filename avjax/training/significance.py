@@ -10,10 +10,8 @@ _RESAMPLES = 4000
 _SEED = 0  # the same clips have the same interval in every report
 
 
-def accuracy_interval(
-    hits: Bool[np.ndarray, "n"], speakers: Sequence[str], level: float = 0.95
-) -> tuple[float, float]:
-    """Returns a bootstrap interval of the accuracy, over speakers and their clips.
+def accuracy_interval(hits: Bool[np.ndarray, "n"], speakers: Sequence[str]) -> tuple[float, float]:
+    """Returns a 95 % bootstrap interval of the accuracy, over speakers and their clips.
 
     Clips of one speaker are alike, so speakers are drawn with replacement, then as many clips of
     each as there are (two-stage bootstrap; Davison and Hinkley 1997, section 3.8). The hits among
@@ -22,7 +20,6 @@ def accuracy_interval(
     Args:
       hits: whether each of n >= 1 clips is classified correctly.
       speakers: who speaks in each.
-      level: probability that the interval is meant to hold.
     """
     names = {name: index for index, name in enumerate(dict.fromkeys(speakers))}
     who = np.array([names[name] for name in speakers])
@@ -31,7 +28,7 @@ def accuracy_interval(
     rng = np.random.default_rng(_SEED)
     drawn = rng.integers(len(clips), size=(_RESAMPLES, len(clips)))
     accuracies = rng.binomial(clips[drawn], rates[drawn]).sum(1) / clips[drawn].sum(1)
-    low, high = np.quantile(accuracies, ((1 - level) / 2, (1 + level) / 2))
+    low, high = np.quantile(accuracies, (0.025, 0.975))
     return float(low), float(high)
 
 

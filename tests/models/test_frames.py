@@ -17,7 +17,7 @@ from avjax.models.ops import (
     running_affine,
     values,
 )
-from avjax.models.ops.frames import StoredFrames, as_images, normalise
+from avjax.models.ops.frames import StoredFrames, normalise
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 4, 64, 64, 3)).astype(np.uint8)
 NET = EfficientFace(num_classes=3, stage_repeats=(2, 1, 1))
@@ -64,7 +64,9 @@ def test_cpu_form_of_inference_equals_the_other_form(variables, clips):
 def test_fused_inference_equals_the_single_layers(variables):
     """Methods decorated for inference equal their layers applied one by one."""
     frames = StoredFrames(PIXELS, np.ones(2, bool), "fixed").normalised()
-    x = NET.apply(variables, frames, method=lambda net, f: _first_layers(net, as_images(f)))
+    x = NET.apply(
+        variables, frames, method=lambda net, f: _first_layers(net, f.reshape(-1, *f.shape[2:]))
+    )
     local = NET.apply(variables, x, method=lambda net, x: values(net.local(Map(x))))
     for number, quarter in enumerate(quarters(Map(x)), start=1):
         y = _quarter(variables, number, quarter.x)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from avjax.errors import InputError
 from avjax.preparation import frames
-from avjax.preparation.clip import even_indices, prepare_clip
+from avjax.preparation.clip import prepare_clip
 from avjax.preparation.sound import read_sound
 from avjax.preparation.timeline import read_timeline
 from tests.clips import WholeFrame, frame, tone, write_sound
@@ -218,20 +218,3 @@ def test_a_clock_that_jumps_by_hours_is_one_line(folder, source):
             read_sound(path)
     cut = read_sound(folder / "late.mkv", 48000, start=7200.0)
     assert np.flatnonzero(np.abs(cut.samples) > 0.1)[0] / 48000 == pytest.approx(TONE, abs=0.05)
-
-
-@given(
-    lengths=st.lists(st.integers(1, 200), min_size=1, max_size=60),
-    start=st.integers(0, 3000),
-    count=st.integers(1, 20),
-)
-def test_frames_are_chosen_by_the_time_at_which_they_are_shown(lengths, start, count):
-    """Of uneven frames, given their lengths in milliseconds."""
-    times = np.cumsum([0, *lengths])[:-1] / 1000
-    end = times[-1] + (lengths[-2] if len(lengths) > 1 else 0) / 1000
-    begin = min(start / 1000, end)
-    middles = begin + (np.arange(count) + 0.5) / count * (min(begin + 3.6, end) - begin)
-    chosen = even_indices(times, count, start=start / 1000)
-    for number, middle in zip(chosen, middles, strict=True):
-        assert times[number] <= middle + 0.0011
-        assert number == len(times) - 1 or times[number + 1] > middle

@@ -28,8 +28,10 @@ from benchmarks import against, sides
 from avjax.errors import InputError
 from avjax.preparation import face_detector, media
 from avjax.preparation import ravdess_files as raw
-from avjax.preparation.clip import even_indices
-from avjax.preparation.clip_store import PreparationSettings, open_clip_store
+from avjax.preparation.clip import Window, even_times
+from avjax.preparation.clip_store import open_clip_store
+from avjax.preparation.frames import frames_at
+from avjax.preparation.settings import PreparationSettings
 from avjax.prepare import prepare_clips
 
 PEER = sides.ROOT / "tools" / "peers" / "extract_faces.py"
@@ -66,17 +68,25 @@ def measure(clips: Sequence[raw.RawClip], threads: int) -> None:
             _report(temperature, start, phases=summary.phases)
         if summary.skipped:
             raise InputError(f"clips cannot be prepared: {summary.skipped}; remove them")
-    indices = [even_indices(media.frame_times(clip.video), SETTINGS.num_frames) for clip in clips]
+    times = [_frame_times(clip) for clip in clips]
     start = time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(_decode, clips, indices):
+        for _ in pool.map(_decode, clips, times):
             pass
     _report("decoding", start)
 
 
-def _decode(clip: raw.RawClip, indices: Sequence[int]) -> None:
+def _frame_times(clip: raw.RawClip) -> list[float]:
+    """Returns the times of the frames that are taken from a clip."""
+    shown = media.frame_times(clip.video)
+    start = max(0.0, (shown[-1] - SETTINGS.seconds) / 2)
+    window = Window(start, SETTINGS.seconds)
+    return even_times(shown[0], shown[-1], SETTINGS.num_frames, window).tolist()
+
+
+def _decode(clip: raw.RawClip, times: Sequence[float]) -> None:
     assert clip.video is not None
-    media.read_frames(clip.video, indices, threads=1)
+    frames_at(clip.video, times, threads=1)
 
 
 def _report(what: str, start: tuple[float, float], **extra: object) -> None:

@@ -33,17 +33,17 @@ class Channels:
 
     @property
     def rows(self) -> Any:
-        """Of every part."""
+        """Rows of every part."""
         return self.parts[0].rows
 
     @property
     def shape(self) -> tuple[Any, ...]:  # symbols in exported programs
-        """Of the map that the channels make up."""
+        """Shape of the concatenated map."""
         return (*self.parts[0].shape[:-1], len(self.order))
 
 
 def as_channels(x: Map | Channels | Array) -> Channels:
-    """A map as a single part."""
+    """Wraps a map as a single part."""
     if isinstance(x, Channels):
         return x
     return Channels((as_map(x),), tuple(range(x.shape[-1])))

@@ -123,7 +123,7 @@ class Convolution(NamedTuple):
 
     def compute(self) -> Array:
         """Computes the result."""
-        return apply(Conv2d(2, 1, 1), Map(as_normalised(self.images)), self.kernel).x
+        return apply(_Conv2d(2, 1, 1), Map(as_normalised(self.images)), self.kernel).x
 
 
 def conv2d(
@@ -138,11 +138,11 @@ def conv2d(
     m = as_map(m)
     if m.rows is None and kernel.shape[2] == 3 and (stride, padding, dilation) == (2, 1, 1):
         return Map(Convolution(m.x, kernel))
-    return apply(Conv2d(stride, padding, dilation), m, kernel).replace(dimmed=m.dimmed)
+    return apply(_Conv2d(stride, padding, dilation), m, kernel).replace(dimmed=m.dimmed)
 
 
 @dataclasses.dataclass(frozen=True)
-class Conv2d:
+class _Conv2d:
     """Stride, padding and dilation of a square kernel."""
 
     stride: int
@@ -167,11 +167,11 @@ class Conv2d:
 
         def by_image(y: Array, dz: Array) -> tuple[Array, Array]:
             gradient = _sum_rows(lambda row: self._patches(row, size), y, dz)
-            return self._image_gradient(Conv2d._by_image, y, weights, dz), gradient
+            return self._image_gradient(_Conv2d._by_image, y, weights, dz), gradient
 
         def patches(y: Array, dz: Array) -> tuple[Array, Array]:
             gradient = _kernel_gradient(self._patches(y, size), dz)
-            return self._image_gradient(Conv2d._product, y, weights, dz), gradient
+            return self._image_gradient(_Conv2d._product, y, weights, dz), gradient
 
         def of(convolution: Callable) -> Callable:
             return lambda y, dz: jax.vjp(convolution, y, weights)[1](dz)
@@ -215,7 +215,7 @@ class Conv2d:
         if self.stride > 1:
             return jax.vjp(functools.partial(self._nhwc, kernel=kernel), y)[1](dz)[0]
         padding = self.dilation * (kernel.shape[0] - 1) - self.padding
-        return form(Conv2d(1, padding, self.dilation), dz, kernel[::-1, ::-1].swapaxes(2, 3))
+        return form(_Conv2d(1, padding, self.dilation), dz, kernel[::-1, ::-1].swapaxes(2, 3))
 
     def _patches(self, images: Float[Array, "*b h w c"], size: int) -> Float[Array, "*b oh ow p"]:
         """Gathers the ``size * size * c`` inputs of every output position, in row-major order."""

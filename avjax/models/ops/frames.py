@@ -93,10 +93,3 @@ Frames: TypeAlias = Array | np.ndarray | StoredFrames
 def as_normalised(frames: Frames) -> Float[Array, "*b h w 3"]:
     """Returns frames as the network sees them: normalised, with zeros for missing streams."""
     return frames.normalised() if isinstance(frames, StoredFrames) else jnp.asarray(frames)
-
-
-def as_images(frames: Frames) -> Frames:
-    """Flattens clips ``[b n h w 3]`` into images ``[b*n h w 3]``."""
-    if isinstance(frames, StoredFrames):
-        return frames.images()
-    return frames.reshape(-1, *frames.shape[2:])

@@ -25,7 +25,7 @@ IMAGES_AT_ONCE = 6
 
 
 def in_small_batches(method: Callable[[Any, Map], Map]) -> Callable[[Any, Map], Map]:
-    """Takes images through a method, ``[b ...] -> [b c]``, some after the others on CPU."""
+    """Runs a method, ``[b ...] -> [b c]``, on at most `IMAGES_AT_ONCE` images at a time on CPUs."""
 
     @functools.wraps(method)
     def wrapped(module: nn.Module, images: Map) -> Map:
@@ -43,7 +43,7 @@ def in_small_batches(method: Callable[[Any, Map], Map]) -> Callable[[Any, Map], 
 
 
 def _in_parts(function: Callable[[Any], Array], images: Any) -> Array:
-    """Maps images to arrays, at most `IMAGES_AT_ONCE` after the others."""
+    """Applies ``function`` to consecutive chunks of at most `IMAGES_AT_ONCE` images."""
     count = images.shape[0]
     parts = -(-count // IMAGES_AT_ONCE)
     spare = -count % parts

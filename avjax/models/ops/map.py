@@ -1,4 +1,4 @@
-"""Maps whose last elementwise steps are still to be done.
+"""Arrays with pending elementwise operations.
 
 Batch normalisation and ReLU are one multiply-add and one maximum away from what they are given. A
 `Map` says so instead of doing it: whatever reads the map next does, in a pass that it makes anyway,
@@ -76,7 +76,7 @@ class Map:
 
     @property
     def shape(self) -> tuple[Any, ...]:  # symbols in exported programs
-        """Of the stored array."""
+        """Shape of the stored array."""
         return self.x.shape
 
     def replace(self, **changes: Any) -> "Map":
@@ -91,27 +91,27 @@ class Map:
 
 
 def as_map(x: Map | Array | np.ndarray) -> Map:
-    """An array as a map with nothing left to do."""
+    """Wraps an array as a map without pending operations."""
     return x if isinstance(x, Map) else Map(x)
 
 
 def relu(m: Map) -> Map:
-    """The rectified map."""
+    """Applies ReLU, as a pending operation."""
     return m.replace(relu=True)
 
 
 def values(m: Map) -> Array:
-    """What is to be done, done; kept for the backward pass by whoever asks."""
+    """Returns a map's values, with pending operations applied; who reads them keeps them."""
     return apply(_Identity(), m).x
 
 
 def materialise(m: Map) -> Map:
-    """The map with nothing left to do."""
+    """Applies the pending operations of a map."""
     return Map(values(m), rows=m.rows)
 
 
 def elementwise(function: Callable[..., Array], *maps: Map) -> Map:
-    """A function of the values of maps of the same rows; vectors ``[b c]`` count everywhere."""
+    """Applies a function to values of maps of equal rows; ``[b c]`` broadcasts over positions."""
     arrays = [values(m) for m in maps]
     ndim = max(x.ndim for x in arrays)
     wide = [x.reshape(x.shape[0], *[1] * (ndim - x.ndim), *x.shape[1:]) for x in arrays]
@@ -123,7 +123,7 @@ def elementwise(function: Callable[..., Array], *maps: Map) -> Map:
 
 @runtime_checkable
 class Operation(Protocol):
-    """What reads a map's values, with its derivative; hashable: it is traced once a shape."""
+    """An operation on a map's values, with its derivative; hashable, as it is traced per shape."""
 
     @property
     def forward(self) -> Callable[..., Array]:
@@ -135,9 +135,9 @@ class Operation(Protocol):
 
 
 def apply(operation: Operation, m: Map, *params: Array) -> Map:
-    """Reads a map: the one derivative of all that do.
+    """Applies an operation to a map; the one derivative rule of all operations.
 
-    Of the map its stored array is kept for the backward pass, and its values are computed anew.
+    The backward pass keeps the map's stored array, and computes its values anew.
     """
     pending = (m.mean, m.scale, m.bias)
     if m.scale is None and m.bias is not None:
