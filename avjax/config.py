@@ -168,7 +168,8 @@ def check_resumable(config: RunConfig, workdir: Path) -> None:
     if differing:
         raise InputError(
             f"{workdir} holds a run with another config: {'; '.join(differing)}; "
-            "choose another --workdir, or the same config to resume"
+            "choose another --workdir, or the same config to resume (to go on with other settings, "
+            f"start a new run from it: --config.model.pretrained={workdir})"
         )
 
 

@@ -144,11 +144,14 @@ def _card(card: ModelCard, epochs: int, tested: Predictions) -> ModelCard:
     """Returns the card of the final model, with what the folds' models showed."""
     accuracy, clips = float(tested.hits.mean()), len(tested.labels)
     chance = 1 / len(card.classes)
-    heard = f"{accuracy:.1%} of {clips} clips of actors it never heard (chance is {chance:.1%})"
+    heard = (
+        f"{accuracy:.1%} of {clips} clips, each by a model of the same recipe that never heard the "
+        f"actor (chance is {chance:.1%}); this one is trained on all of them"
+    )
     return dataclasses.replace(
         card,
         epoch=epochs,
-        metrics={"accuracy": accuracy},
+        metrics={},
         temperatures={"audio": fit_temperature(*tested)},
         about=ABOUT | {"accuracy": heard},
     )

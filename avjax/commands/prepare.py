@@ -85,7 +85,9 @@ def job(values: flags.FlagValues, positional: list[str]) -> int:
 def _check_flags(values: flags.FlagValues) -> None:
     """Raises InputError for missing or conflicting flags."""
     if not values.out:
-        raise InputError("--out is missing; see --help")
+        raise InputError(
+            "--out is missing; for example: avjax prepare --source RAVDESS --out data/ravdess"
+        )
     if values.merge + bool(values.source) + bool(values.manifest) != 1:
         raise InputError(
             "give one of --source FOLDER, --manifest FILE, and --merge, which takes the shards "

@@ -271,10 +271,8 @@ def _decode(path: Path, number: int, start: float, end: float | None) -> tuple[_
     if faults:
         told.append(notes.damaged(len(faults)))
     if not placed.rate:
-        raise InputError(
-            f"{path} cannot be decoded ({faults[0] if faults else 'its sound track is empty'}); "
-            "replace the file"
-        )
+        fault = faults[0] if faults else "its sound track has no data: it may be cut short"
+        raise InputError(f"{path} cannot be decoded ({fault}); replace the file")
     samples = placed.samples(end)
     announced = container.broken_at(start + len(samples) / placed.rate, facts["announced"], end)
     announced = None if announced is None else announced - start
