@@ -77,7 +77,8 @@ class Model:
         self.variables = jax.device_put(dict(variables))
         self._detector = detector
         self._net = build_network(card.network)
-        self._warming: threading.Thread | None = None
+        self._warm = threading.Event()  # clear while `warm_up` works
+        self._warm.set()
 
     def __repr__(self) -> str:
         card = self.card
@@ -135,8 +136,7 @@ class Model:
             network reads.
         """
         batch = checked_batch(self._net.inputs, self.card, mfcc, frames, has_audio, has_video)
-        if self._warming not in (None, threading.current_thread()):
-            self._warming.join()
+        self._warm.wait()
         if not len(batch["audio"]):
             return np.zeros((0, len(self.card.classes)), np.float32)
         return np.asarray(_logits(self.variables, batch, self._net, self.card.profile))
@@ -148,14 +148,19 @@ class Model:
             card, inputs = self.card, self._net.inputs
             size = card.image_size
             frames = np.zeros((1, card.num_frames, size, size, 3), np.uint8)
-            with contextlib.suppress(Exception):  # the first clip will meet it again
+            try:
                 if "audio" in inputs.streams:
                     resample(np.zeros(SAMPLE_RATE, np.float32), 2 * SAMPLE_RATE, SAMPLE_RATE)
                 mfcc = np.zeros((1, card.audio_steps, inputs.audio_width), np.float32)
-                self.logits(mfcc, frames)
+                batch = checked_batch(inputs, card, mfcc, frames, None, None)
+                _logits(self.variables, batch, self._net, card.profile)
+            except Exception:  # the first clip will meet it again
+                pass
+            finally:
+                self._warm.set()
 
-        self._warming = threading.Thread(target=work, name="warm up")
-        self._warming.start()
+        self._warm.clear()
+        threading.Thread(target=work, name="warm up").start()
 
     def predict(
         self, path: str | Path, *, hop: float | None = None, progress: bool = False

@@ -5,6 +5,7 @@ libsndfile reads what it reads exactly, FFmpeg everything else; each stands in f
 
 import functools
 import math
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ _GAP_SECONDS = 0.1  # jumps of a track's clock by more than this are real
 _MOST_SILENCE = 300.0  # seconds filled in; a damaged clock may jump by hours
 _RATES = (1000, 1_000_000)  # hertz; outside, a header is wrong
 _SHORTEST_SECONDS = 0.01
+_COMPILING = threading.Lock()
 _LOSSY = ("OGG", "MPEG")  # libsndfile decodes them, but knows nothing of their delays
 _UNKNOWN_SIZE = 0x7FFFF000  # and above: what writers to pipes leave
 
@@ -135,7 +137,7 @@ def resample(
     times = np.concatenate([[0.0], np.cumsum(np.full(int(len(samples) * ratio) - 1, 1 / ratio))])
     resampled = np.zeros(len(times), samples.dtype)
     slopes = np.diff(window, append=window[-1])
-    samples = np.ascontiguousarray(samples)
+    samples = np.require(samples, np.float32, ["C", "W"])
     _interpolate()(samples, times, window, slopes, table_size, min(1.0, ratio), resampled)
     size = math.ceil(len(samples) * ratio)
     return np.pad(resampled, (0, max(0, size - len(resampled))))[:size]
@@ -151,9 +153,15 @@ def _filter() -> tuple[Float[np.ndarray, "w"], int]:
     return window, table_size
 
 
-@functools.cache
 def _interpolate() -> Callable[..., None]:
-    """Returns resampy's loop over output samples, from Numba's cache if possible.
+    """Returns resampy's loop over output samples, compiled once."""
+    with _COMPILING:
+        return _compiled_loop()
+
+
+@functools.cache
+def _compiled_loop() -> Callable[..., None]:
+    """Compiles resampy's loop, or takes it from Numba's cache.
 
     resampy itself compiles it in every process, which takes most of a second.
     """

@@ -16,7 +16,7 @@ def ahead(items: Generator[T], depth: int) -> Generator[T]:
     Its exceptions are raised here. Closed early, it closes the generator too.
     """
     ready: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
-    closed = threading.Event()
+    closed, ended = threading.Event(), threading.Event()
 
     def put(kind: str, value: Any) -> bool:
         while not closed.is_set():
@@ -34,14 +34,15 @@ def ahead(items: Generator[T], depth: int) -> Generator[T]:
             put("end", None)
         except BaseException as error:
             put("error", error)
+        finally:
+            ended.set()
 
-    thread = threading.Thread(target=work, name="ahead", daemon=True)
-    thread.start()
+    threading.Thread(target=work, name="ahead", daemon=True).start()
     try:
         yield from _received(ready)
     finally:
         closed.set()
-        thread.join()
+        ended.wait()  # not join: an interrupted join takes the thread for ended
 
 
 def _received(ready: "queue.Queue[tuple[str, Any]]") -> Iterator[Any]:

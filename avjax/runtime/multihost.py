@@ -7,6 +7,8 @@ process they do almost nothing.
 
 import itertools
 import pickle
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -16,11 +18,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from avjax.errors import InputError
-from avjax.runtime.signals import deferred
+from avjax.runtime.signals import deferred, loading
 
 T = TypeVar("T")
 
 _STEPS_BETWEEN_AGREEMENTS = 8  # an agreement blocks the host until the devices are done
+_PATIENCE_SECONDS = 5  # before a process tells that it waits for the others to join
 _SHUTDOWN_SECONDS = 60  # that a finished process waits for the others
 _BARRIER_SECONDS = 7200  # that processes wait for the slowest one, which may be saving
 _STOP_SECONDS = 120  # that a stopped process waits for the others, which may be compiling
@@ -62,8 +65,7 @@ def joined(
         yield
         return
     try:
-        with deferred():
-            _join(arguments)
+        _join(arguments)
         yield
     except KeyboardInterrupt:
         _stop_others()
@@ -80,7 +82,7 @@ def _join(arguments: dict[str, Any]) -> None:
     # The service would handle SIGTERM, which asks a run to save and stop.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(**arguments, shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
+        _initialize(arguments)
     except ValueError as error:
         raise InputError(
             f"--distributed found no cluster ({error}); start the processes by SLURM, Open MPI, "
@@ -92,6 +94,30 @@ def _join(arguments: dict[str, Any]) -> None:
             f"cannot join the other processes at {address} ({error}); start all of them, with the "
             "same --coordinator and --num_processes"
         ) from error
+
+
+def _initialize(arguments: dict[str, Any]) -> None:
+    """Initialises JAX's distributed mode; a signal meanwhile ends the process at once.
+
+    JAX waits for the other processes where no signal is answered, so it does in a thread.
+    """
+    joined, errors = threading.Event(), []
+
+    def work() -> None:
+        try:
+            jax.distributed.initialize(**arguments, shutdown_timeout_seconds=_SHUTDOWN_SECONDS)
+        except Exception as error:
+            errors.append(error)
+        finally:
+            joined.set()
+
+    threading.Thread(target=work, name="join", daemon=True).start()
+    with loading():
+        if not joined.wait(_PATIENCE_SECONDS):
+            print("waiting for the other processes", file=sys.stderr)
+            joined.wait()
+    for error in errors:
+        raise error
 
 
 def _arguments(distributed: bool, manual: dict[str, Any]) -> dict[str, Any] | None:

@@ -77,6 +77,7 @@ def repeat_lost_interrupts() -> Iterator[None]:
     JAX, for example, has a callback at every garbage collection.
     """
     previous = sys.unraisablehook
+    repeats: list[threading.Timer] = []
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
         if isinstance(unraisable.exc_value, KeyboardInterrupt):
@@ -85,7 +86,9 @@ def repeat_lost_interrupts() -> Iterator[None]:
             thread = threading.main_thread().ident
             # After the collection: a signal that arrives in it would be seen after the next call
             # only. A real signal also ends a wait.
-            threading.Timer(_AFTER_COLLECTION, signal.pthread_kill, [thread, number]).start()
+            repeat = threading.Timer(_AFTER_COLLECTION, signal.pthread_kill, [thread, number])
+            repeats.append(repeat)
+            repeat.start()
         else:
             previous(unraisable)
 
@@ -94,6 +97,8 @@ def repeat_lost_interrupts() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = previous
+        for repeat in repeats:
+            repeat.cancel()
 
 
 @contextlib.contextmanager

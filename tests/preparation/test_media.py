@@ -1,11 +1,14 @@
 """Reading clips: sound, frames, broken files; MFCCs equal the reference's."""
 
+import io
+
 import av
 import librosa
 import numba
 import numpy as np
 import pytest
 import resampy
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -304,6 +307,19 @@ def test_any_bytes_are_refused_by_name(tmp_path_factory, magic, content):
             read(path)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("unit", [1e-5, 1.0, 2**-15, 2**-16])
+def test_sound_is_rounded_as_libsndfile_does(dtype, unit):
+    rng = np.random.default_rng(0)
+    steps = rng.integers(-33000, 33000, 5000) if unit < 1e-4 else rng.uniform(-1.1, 1.1, 5000)
+    samples = np.append(steps * unit, [1, -1, 1 - 2**-24, -1 + 2**-24, 0, -0.0, 1e-9]).astype(dtype)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, 22050, format="WAV", subtype="PCM_16")
+    buffer.seek(0)
+    expected = soundfile.read(buffer, dtype="float32")[0]
+    np.testing.assert_array_equal(media.fit_audio(samples, len(samples)), expected, strict=True)
+
+
 # ------------------------------------------------------------------------------------- resampling
 
 
@@ -318,7 +334,7 @@ def test_resampling_equals_resampys_own_loop(monkeypatch, rate):
 @pytest.mark.parametrize("damage", [b"", b"no pickle"])
 def test_a_damaged_cache_of_the_resampling_loop_is_not_used(tmp_path, monkeypatch, damage):
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    loop = sound._interpolate.__wrapped__
+    loop = sound._compiled_loop.__wrapped__
     samples = noise(4000).astype(np.float32)
     expected = sound.resample(samples, 44100, records.SAMPLE_RATE)
     loop()
