@@ -110,6 +110,20 @@ def test_signal_to_one_process_while_it_starts_stops_all(
         assert "Traceback" not in error
 
 
+@pytest.mark.slow  # it tells after five seconds that it waits
+def test_process_that_waits_for_the_others_answers_a_signal(root_dir, sounds, tmp_path):
+    command = [sys.executable, "-m", "avjax.train", "--config=configs/audio_only.py"]
+    command += [f"--config.data.dir={sounds}", f"--workdir={tmp_path / 'run'}", "--num_processes=2"]
+    command += [f"--coordinator=127.0.0.1:{free_port()}", "--process_id=0"]
+    environment = {**os.environ, "PYTHONPATH": str(root_dir)}
+    pipes = {"stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=root_dir, env=environment, **pipes) as process:
+        assert process.stderr.readline() == "waiting for the other processes\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.communicate(timeout=10)[1] == "error: interrupted\n"
+    assert process.returncode == 143
+
+
 def test_error_in_one_process_stops_all(root_dir, sounds, tmp_path):
     """Only the first process sees that its folder holds another config."""
     (tmp_path / "config.json").write_text('{"seed": 7}')
