@@ -8,11 +8,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from avjax.errors import InputError
+from avjax.predictions.outputs import check_suffix
 from avjax.predictions.prediction import Prediction, Window, clock
 from avjax.runtime.files import atomic_file, explain_unwritable
 
-FORMATS = ("png", "svg", "pdf", "jpg")
 # First Okabe and Ito's colours, which colour-blind people can tell apart.
 COLOURS = (
     *("#999999", "#56B4E9", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#009E73", "#E69F00"),
@@ -23,21 +22,13 @@ _MISSING_COLOUR = "#444444"
 _DPI = 150
 
 
-def check_format(path: Path) -> None:
-    """Raises InputError unless a plot can be written in the format that the suffix names."""
-    if path.suffix.lower().removeprefix(".") not in FORMATS:
-        raise InputError(
-            f"--plot={path} has no suffix of a picture; choose one of .{', .'.join(FORMATS)}"
-        )
-
-
 def write_plot(path: Path, name: str, prediction: Prediction) -> None:
     """Writes the timeline's figure in the format of the suffix; see `timeline_figure`.
 
     Raises:
       InputError: the file cannot be written, or its suffix names no format.
     """
-    check_format(path)
+    check_suffix("plot", path)
     figure = timeline_figure(name, prediction)
     FigureCanvasAgg(figure)
     metadata = {"Date": None} if path.suffix.lower() == ".svg" else None  # the same bytes again

@@ -10,9 +10,10 @@ import pytest
 
 from avjax.errors import InputError
 from avjax.predictions.annotate import annotate
+from avjax.predictions.outputs import beside
 from avjax.predictions.plot import COLOURS, timeline_figure, write_plot
 from avjax.predictions.prediction import Scored, summarise
-from avjax.predictions.show import beside, show
+from avjax.predictions.show import show
 from avjax.preparation.faces import Face
 from avjax.preparation.sound import read_audio
 from tests.clips import write_sound, write_video
@@ -70,8 +71,8 @@ def test_plots_are_files_of_their_kind(tmp_path):
     write_plot(tmp_path / "a.svg", "clip", prediction())
     assert (tmp_path / "a.svg").read_bytes() == first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a.svg"]
-    with pytest.raises(InputError, match=r"a\.txt has no suffix of a picture; choose one of \.png"):
-        show(iter([]), [Path("a")], plot=tmp_path / "a.txt")
+    with pytest.raises(InputError, match=r"a\.txt has another suffix .*; choose \.png or \.svg"):
+        write_plot(tmp_path / "a.txt", "clip", prediction())
 
 
 def test_each_of_several_files_has_its_own_output():
@@ -145,6 +146,6 @@ def test_annotating_needs_a_video_and_another_name(tmp_path):
     assert clip.read_bytes() == content
     with pytest.raises(InputError, match=r"out\.mp4 cannot be written .*another --annotate"):
         annotate(clip, tmp_path / "absent" / "out.mp4", prediction())
-    status = show([(sound, prediction())], [sound], video=tmp_path / "out.mp4")
+    status = show([(sound, prediction())], [sound], annotate=tmp_path / "out.mp4")
     assert status == 1
     assert not (tmp_path / "out.mp4").exists()
