@@ -85,8 +85,25 @@ def test_screen_shows_the_timeline_in_short(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{tmp_path / 'a.mp4'}: angry"
     assert "  note: deinterlaced" in lines
-    assert any("0:00.0 to   0:01.0  angry" in line for line in lines)
+    assert any("0:00.0 to   0:00.8  angry" in line for line in lines)
     assert "not judged: without audio and video" in lines[-1]
+
+
+def test_ranges_meet_and_have_calibrated_probabilities():
+    missing, margins = [(), (), ("video",), ("audio", "video")], [1.0, 3.0, 2.0, None]
+    scored = [
+        Scored(1.2 * i, 1.2 * i + 3.6, None if x is None else np.array([x, 0.0]), missing[i])
+        for i, x in enumerate(margins)
+    ]
+    temperatures = {"both": 2.0, "audio": 4.0}
+    streams = ("audio", "video")
+    result = summarise(scored, [], [], classes=CLASSES, streams=streams, temperatures=temperatures)
+    both = np.mean([1 / (1 + np.exp(-x / 2)) for x in (1, 3)])
+    assert str(result).splitlines()[-3:] == [
+        f"    0:00.0 to   0:03.6  calm        {both:6.1%}",
+        f"    0:03.6 to   0:04.8  calm        {1 / (1 + np.exp(-0.5)):6.1%}  without video",
+        "    0:04.8 to   0:07.2  not judged: without audio and video",
+    ]
 
 
 def test_a_long_timeline_is_cut(tmp_path):

@@ -7,6 +7,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from avjax.errors import InputError
 from avjax.predictions.annotate import annotate
@@ -57,6 +58,24 @@ def test_plot_of_one_window():
     assert figure.axes[1].get_xlim() == (0, 1)
     assert len(figure.axes[0].collections) == len(CLASSES)
     assert [text.get_text() for text in figure.axes[1].texts] == ["nothing missing"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "first"),
+    [
+        (1.3, ["0:00.0", "0:00.2", "0:00.4"]),
+        (3.6, ["0:00.0", "0:00.5", "0:01.0"]),
+        (9, ["0:00", "0:01"]),
+    ],
+)
+def test_ticks_of_a_plot_have_the_same_decimals(seconds, first):
+    scored = [Scored(0, seconds, np.array([1.0, 0, 0]), ())]
+    result = summarise(scored, [], [], classes=CLASSES, streams=("audio",), temperatures={})
+    figure = timeline_figure("clip.mp4", result)
+    FigureCanvasAgg(figure).draw()
+    texts = [tick.get_text() for tick in figure.axes[1].get_xticklabels()]
+    assert texts[: len(first)] == first
+    assert len({len(text) for text in texts}) == 1
 
 
 def test_plots_are_files_of_their_kind(tmp_path):
