@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from avjax.errors import InputError
 from avjax.predictions.annotate import annotate
+from avjax.predictions.drawing import Drawing
 from avjax.predictions.outputs import beside
 from avjax.predictions.plot import COLOURS, timeline_figure, write_plot
 from avjax.predictions.prediction import Scored, summarise
@@ -152,6 +153,40 @@ def test_boxes_move_between_frames_that_the_model_saw(annotated):
     middle = int(np.argmin(np.abs(times - 0.4)))
     assert left_edge(middle) == pytest.approx(20 + 20 * (times[middle] - 0.2) / 0.4, abs=1.0)
     assert left_edge(int(np.argmin(np.abs(times - 1.3)))) is None
+
+
+def luminance(colour):
+    """Relative luminance of sRGB, as WCAG 2 defines it."""
+    x = np.asarray(colour, float) / 255
+    linear = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+    return linear @ (0.2126, 0.7152, 0.0722)
+
+
+def on_white(faces, index=0):
+    """Draws into a white frame what a model says whose surest class is the one of an index."""
+    scored = [Scored(0, 1, np.eye(3)[index] * 4, ())]
+    result = summarise(scored, [], faces, classes=CLASSES, streams=("audio",), temperatures={})
+    return Drawing(result).drawn(np.full((360, 480, 3), 255, np.uint8), (480, 360), 0.5)
+
+
+def test_without_a_face_the_label_is_above_the_bars():
+    """Bars of three classes are 60 pixels high, 8 above the ground."""
+    ink = np.frombuffer(bytes.fromhex(COLOURS[1][1:]), np.uint8)
+    marked = [(on_white(faces, 1) == ink).all(-1) for faces in ([], [Face(0.5, BOX)])]
+    above = [mark[360 - 8 - 60 - 20 : 360 - 8 - 60].sum() for mark in marked]
+    assert above[0] > 500
+    assert above[1] == 0
+    assert marked[1][: 360 - 88].sum() > 500  # at the box
+
+
+def test_bars_stand_out_from_their_ground_over_white():
+    """By a contrast of 3, which WCAG 2 asks of graphics."""
+    for index in range(3):
+        image = on_white([], index)
+        ink = np.frombuffer(bytes.fromhex(COLOURS[index][1:]), np.uint8)
+        assert (image[292:352] == ink).all(-1).sum() > 500
+        ground = image[350, 12]
+        assert (luminance(ink) + 0.05) / (luminance(ground) + 0.05) > 3
 
 
 def test_annotating_needs_a_video_and_another_name(tmp_path):
