@@ -27,6 +27,7 @@ from avjax.models.networks import build_network
 from avjax.predictions.inputs import checked_batch
 from avjax.predictions.judge import WHOLE, WINDOWS_AT_ONCE, Judge, only
 from avjax.predictions.many import in_order, media_files
+from avjax.predictions.outputs import check_outputs
 from avjax.predictions.prediction import (
     Prediction,
     Scored,
@@ -212,7 +213,7 @@ class Model:
         """As `predict_apart`, or the whole alone; gives up once asked to stop."""
         path = Path(path)
         if not path.is_file():
-            raise InputError(f"there is no clip {path}; name a video file")
+            raise InputError(f"there is no clip {path}; name a video or sound file")
         card = self.card
         with explained(path):
             plan = plan_windows(
@@ -365,7 +366,7 @@ def _logits(variables: Mapping[str, Any], batch: Batch, net: Network, profile: s
 
 
 def predict_files(
-    checkpoint: str | Path, paths: Iterable[str | Path], *, hop: float | None = None, **outputs: Any
+    checkpoint: str, paths: list[str], *, hop: float | None, outputs: dict[str, Any], **shown: Any
 ) -> int:
     """Predicts files and the media files of folders; shows and writes what they show.
 
@@ -373,27 +374,29 @@ def predict_files(
       checkpoint: see `Model.load`.
       paths: files and folders.
       hop: see `Model.predict`.
-      **outputs: see `avjax.predictions.show.show`.
+      outputs: see `avjax.predictions.outputs.check_outputs`.
+      **shown: see `avjax.predictions.show.show`.
 
     Returns:
       Exit status: 0, or 1 if a file failed.
 
     Raises:
       InputError: no model, a bad ``hop``, a folder without media files, or an output that cannot be
-        written.
+        written, or would overwrite an input. Nothing is printed before.
     """
-    model = Model.load(checkpoint)
-    if model.card.about:
-        print(model.card.statement, file=sys.stderr)
-    reads_video = "video" in model.net.inputs.streams
-    check_hop(hop, model.card.seconds, model.card.num_frames if reads_video else 0)
     told: list[str] = []
     files = media_files(paths, told)
+    check_outputs(files, outputs)
+    model = Model.load(checkpoint)
+    reads_video = "video" in model.net.inputs.streams
+    check_hop(hop, model.card.seconds, model.card.num_frames if reads_video else 0)
+    if model.card.about:
+        print(model.card.statement, file=sys.stderr)
     model.warm_up()
     for line in told:
         print(f"note: {line}", file=sys.stderr)
     results = model.predict_many(files, hop=hop, progress=len(files) == 1)
-    return show(results, files, **outputs)
+    return show(results, files, **outputs, **shown)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -123,7 +123,7 @@ def test_command_writes_the_evaluation_of_a_checkpoint(tmp_path, capsys, monkeyp
     assert evaluation["conditions"]["audio_only/zeros"]["calibrated"]["loss"] > 0
     rows = (tmp_path / "run-evaluation.csv").read_text().splitlines()
     assert rows[0] == (
-        "clip,speaker,condition,truth,predicted,raw low,raw high,calibrated low,calibrated high"
+        "clip,speaker,condition,truth,predicted,low,high,calibrated_low,calibrated_high"
     )
     assert len(rows) == 1 + 12
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["best"]

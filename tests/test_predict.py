@@ -13,6 +13,7 @@ from avjax import predict
 from avjax.errors import InputError
 from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.ops.frames import normalise
+from avjax.models.single_modality import AudioNet
 from avjax.preparation.clip import prepare_clip
 from avjax.runs.saved_model import ModelCard, save_model
 from tests.clips import tone, write_video
@@ -235,7 +236,7 @@ def test_command_prints_predictions_and_errors(checkpoint, clip, tmp_path, monke
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--checkpoint", "absent"], "no clip given"),
+        (["--checkpoint", "absent"], "no clip given; name one or more video or sound"),
         (["--checkpoint", "absent", "clip.mp4"], "there is no checkpoint at absent"),
     ],
 )
@@ -243,6 +244,33 @@ def test_wrong_arguments_are_refused(arguments, message, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     assert predict.main(["predict", *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--hop=0", "hop 0 s is out of range"),
+        ("--plot=x.txt", "--plot=x.txt has another suffix"),
+        ("--csv=absent/x.csv", "absent/x.csv cannot be written"),
+        ("--annotate=sub/../v.mp4", "would overwrite v.mp4, which is read"),
+    ],
+)
+def test_wrong_flags_are_all_that_is_told(flag, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    audio = AudioNet(num_classes=6)
+    monkeypatch.setattr(predict, "build_network", lambda network: audio)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "v.mp4").write_text("video")
+    assert predict.main(["predict", flag, "v.mp4"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert message in err
+    assert (tmp_path / "v.mp4").read_text() == "video"
+
+
+def test_an_absent_clip_is_named(model):
+    (outcome,) = model.predict_many(["nope.wav"])
+    assert str(outcome[1]) == "there is no clip nope.wav; name a video or sound file"
 
 
 def test_an_error_of_a_library_on_one_clip_is_one_line(

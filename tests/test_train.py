@@ -143,8 +143,8 @@ def test_evaluation_holds_every_clips_probabilities(finished):
     for row in rows:
         clip, name = clips[row["clip"]], row["condition"]
         assert (row["truth"], row["speaker"]) == (clip["truth"], "3")
-        for kind, key in (("raw", "probabilities"), ("calibrated", "calibrated")):
-            assert [float(row[f"{kind} {c}"]) for c in CLASSES] == clip[key][name]
+        for kind, key in (("", "probabilities"), ("calibrated_", "calibrated")):
+            assert [float(row[f"{kind}{c}"]) for c in CLASSES] == clip[key][name]
 
 
 def test_report_of_a_run_shows_clips_attention_and_data(finished):

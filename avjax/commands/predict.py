@@ -13,6 +13,7 @@ from avjax.errors import InputError
 from avjax.runtime.signals import loading
 
 RESUMES = False
+_OUTPUTS = ("csv", "plot", "annotate")
 
 
 def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
@@ -38,7 +39,7 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
         flag_values=values,
     )
     flags.DEFINE_bool("json", False, "Print one line of JSON per clip.", flag_values=values)
-    text("csv", "Table to write: a row per window.")
+    text("csv", "Table to write: a row per window (.csv, or .tsv with tabs).")
     text("plot", "Figure to write: probabilities over time (.png, .svg, .pdf, .jpg).")
     text("annotate", "Video to write: the clip with face box, label and bars (.mp4).")
 
@@ -46,7 +47,7 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
 def job(values: flags.FlagValues, positional: list[str]) -> int:
     """Predicts the emotion in every clip."""
     if not positional:
-        raise InputError("no clip given; name one or more video files")
+        raise InputError("no clip given; name one or more video or sound files")
 
     with loading():
         from avjax.predict import predict_files
@@ -58,12 +59,6 @@ def job(values: flags.FlagValues, positional: list[str]) -> int:
         positional,
         hop=values.hop,
         as_json=values.json,
-        csv=_path(values.csv),
-        plot=_path(values.plot),
-        video=_path(values.annotate),
+        outputs={name: Path(values[name].value) for name in _OUTPUTS if values[name].value},
         debug=values.debug,
     )
-
-
-def _path(value: str | None) -> Path | None:
-    return Path(value) if value else None

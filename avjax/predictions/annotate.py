@@ -9,6 +9,7 @@ import av
 
 from avjax.errors import InputError
 from avjax.predictions.drawing import Drawing, Image
+from avjax.predictions.outputs import check_suffix
 from avjax.predictions.prediction import Prediction
 from avjax.preparation import container
 from avjax.preparation.clip import explained
@@ -35,8 +36,10 @@ def annotate(path: Path, out: Path, prediction: Prediction) -> None:
       prediction: of that file.
 
     Raises:
-      InputError: the file has no video or cannot be read, or ``out`` cannot be written.
+      InputError: the file has no video or cannot be read, or ``out`` is no .mp4 or cannot be
+        written.
     """
+    check_suffix("annotate", out)
     if out.exists() and out.samefile(path):
         raise InputError(f"--annotate={out} would replace the clip itself; name another file")
     with explained(path):

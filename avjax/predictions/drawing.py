@@ -18,6 +18,7 @@ from avjax.preparation.faces import Face
 _DPI = 100
 _WITHOUT = {"audio": "without sound", "video": "without a face"}
 _LONGEST = 12  # letters of a class beside its bar
+_PANEL_OPACITY = 230  # of 255; over a white wall the bars still stand out
 _WHITE, _ORANGE = (255, 255, 255), (255, 190, 80)
 
 Image = UInt8[np.ndarray, "h w 3"]
@@ -41,17 +42,20 @@ class Drawing:
         self._reach = 1.5 * float(np.median(gaps)) if len(gaps) else 1.0
 
     def drawn(self, image: Image, size: tuple[int, int], second: float) -> Image:
-        """Returns a frame of another size with box, label and bars."""
+        """Returns a frame of another size with box, label and bars; no box, label on the bars."""
         height, width = image.shape[:2]
         canvas = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        number = _nearest(self._middles, second)
-        box = self._box(second)
-        if box is not None:
-            scaled = box * np.tile(np.divide(size, (width, height)), 2)
-            self._draw_box(canvas, scaled, self._timeline[number])
+        window = self._timeline[_nearest(self._middles, second)]
         unit = min(size) / 24
-        panel = _bars(self._timeline[number], round(unit))
-        _lay(canvas, panel, round(unit / 2), canvas.shape[0] - round(unit / 2))
+        panel = _bars(window, round(unit))
+        left, bottom = round(unit / 2), canvas.shape[0] - round(unit / 2)
+        box = self._box(second)
+        if box is None:
+            self._draw_label(canvas, left, bottom - panel.colour.shape[0], window)
+        else:
+            scaled = box * np.tile(np.divide(size, (width, height)), 2)
+            self._draw_box(canvas, scaled, window)
+        _lay(canvas, panel, left, bottom)
         return canvas
 
     def _box(self, second: float) -> np.ndarray | None:
@@ -74,12 +78,16 @@ class Drawing:
         unit = min(canvas.shape[:2]) / 24
         x1, y1, x2, y2 = (round(float(value)) for value in box)
         thickness = max(2, round(unit / 8))
-        colour = self._colour(window)
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, thickness)
-        if window.label is not None:
-            share = window.shown[window.label]
-            tag = _text(f" {window.label} {share:.0%} ", round(unit * 1.3), colour)
-            _lay(canvas, tag, x1, max(y1, tag.colour.shape[0]))
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), self._colour(window), thickness)
+        self._draw_label(canvas, x1, y1, window)
+
+    def _draw_label(self, canvas: Image, left: int, bottom: int, window: Window) -> None:
+        if window.label is None:
+            return
+        height = round(min(canvas.shape[:2]) / 24 * 1.3)
+        share = window.shown[window.label]
+        tag = _text(f" {window.label} {share:.0%} ", height, self._colour(window))
+        _lay(canvas, tag, left, max(bottom, height))
 
     def _colour(self, window: Window) -> tuple[int, int, int]:
         if window.label is None:
@@ -116,8 +124,8 @@ def _bars(window: Window, unit: int) -> _Panel:
 def _bars_of(items: tuple[tuple[str, float], ...], notes: tuple[str, ...], unit: int) -> _Panel:
     """Draws bars of probabilities and lines of notes on a dark ground."""
     rows, width = len(items) + len(notes), 12 * unit
-    colour = np.full((rows * unit + unit, width, 3), 20, np.uint8)
-    opacity = np.full((*colour.shape[:2], 1), 170, np.uint8)
+    colour = np.zeros((rows * unit + unit, width, 3), np.uint8)
+    opacity = np.full((*colour.shape[:2], 1), _PANEL_OPACITY, np.uint8)
     for row, (name, share) in enumerate(items):
         y = round((row + 0.5) * unit)
         bar = slice(y + 2, y + unit - 2), slice(5 * unit, round((5 + 5 * share) * unit))

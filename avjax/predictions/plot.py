@@ -1,18 +1,18 @@
 """Draws a prediction's timeline: bands of probability, and what was missing where."""
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import Formatter, MaxNLocator, PercentFormatter
 
-from avjax.errors import InputError
-from avjax.predictions.prediction import Prediction, Window, clock
+from avjax.predictions.outputs import check_suffix
+from avjax.predictions.prediction import Prediction, clock, edges
 from avjax.runtime.files import atomic_file, explain_unwritable
 
-FORMATS = ("png", "svg", "pdf", "jpg")
 # First Okabe and Ito's colours, which colour-blind people can tell apart.
 COLOURS = (
     *("#999999", "#56B4E9", "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#009E73", "#E69F00"),
@@ -23,21 +23,13 @@ _MISSING_COLOUR = "#444444"
 _DPI = 150
 
 
-def check_format(path: Path) -> None:
-    """Raises InputError unless a plot can be written in the format that the suffix names."""
-    if path.suffix.lower().removeprefix(".") not in FORMATS:
-        raise InputError(
-            f"--plot={path} has no suffix of a picture; choose one of .{', .'.join(FORMATS)}"
-        )
-
-
 def write_plot(path: Path, name: str, prediction: Prediction) -> None:
     """Writes the timeline's figure in the format of the suffix; see `timeline_figure`.
 
     Raises:
       InputError: the file cannot be written, or its suffix names no format.
     """
-    check_format(path)
+    check_suffix("plot", path)
     figure = timeline_figure(name, prediction)
     FigureCanvasAgg(figure)
     metadata = {"Date": None} if path.suffix.lower() == ".svg" else None  # the same bytes again
@@ -63,13 +55,13 @@ def timeline_figure(name: str, prediction: Prediction) -> Figure:
     width = min(max(9.0, len(windows) / 12), 24.0)
     figure = Figure(figsize=(width, 4.2), layout="constrained", facecolor="white")
     bands, strip = figure.subplots(2, 1, sharex=True, height_ratios=(8, 1))
-    edges = _edges(windows)
+    places = edges(windows)
     for judged, group in itertools.groupby(range(len(windows)), lambda i: bool(windows[i].label)):
         numbers = list(group)
         if not judged:
             continue
         middles = [(windows[i].start + windows[i].end) / 2 for i in numbers]
-        times = [edges[numbers[0]], *middles, edges[numbers[-1] + 1]]
+        times = [places[numbers[0]], *middles, places[numbers[-1] + 1]]
         held = [numbers[0], *numbers, numbers[-1]]  # up to the ends of the group's share of time
         shares = [[windows[i].shown[c] for i in held] for c in classes]
         colours = [COLOURS[k % len(COLOURS)] for k in range(len(classes))]
@@ -84,25 +76,28 @@ def timeline_figure(name: str, prediction: Prediction) -> Figure:
     rows = [s for s in MISSING if any(s in window.missing for window in windows)]
     for row, stream in enumerate(rows):
         lacking = [i for i, window in enumerate(windows) if stream in window.missing]
-        spans = [(edges[i], edges[i + 1] - edges[i]) for i in lacking]
+        spans = [(places[i], places[i + 1] - places[i]) for i in lacking]
         strip.broken_barh(spans, (row - 0.4, 0.8), color=_MISSING_COLOUR)
-    strip.set(ylim=(max(len(rows), 1) - 0.5, -0.5), xlim=(edges[0], edges[-1]))
+    strip.set(ylim=(max(len(rows), 1) - 0.5, -0.5), xlim=(places[0], places[-1]))
     strip.set_yticks(range(len(rows)), [MISSING[stream] for stream in rows])
     if not rows:
         strip.text(0.5, 0.5, "nothing missing", ha="center", va="center", transform=strip.transAxes)
-    strip.xaxis.set_major_formatter(FuncFormatter(lambda second, _: _tick(second)))
+    strip.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10]))  # no quarters
+    strip.xaxis.set_major_formatter(_ClockFormatter())
     strip.set_xlabel("minutes and seconds")
     for axes in (bands, strip):
         axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def _edges(windows: tuple[Window, ...]) -> list[float]:
-    """Returns where each window's share of the time axis begins, and the end of the last one's."""
-    middles = [(window.start + window.end) / 2 for window in windows]
-    between = [(a + b) / 2 for a, b in itertools.pairwise(middles)]
-    return [windows[0].start, *between, windows[-1].end]
+class _ClockFormatter(Formatter):
+    """Formats all ticks with tenths of seconds where one needs them, else none."""
 
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        texts = [self(value) for value in values]
+        if all(text.endswith(".0") for text in texts):
+            return [text.removesuffix(".0") for text in texts]
+        return texts
 
-def _tick(second: float) -> str:
-    return clock(second).strip().removesuffix(".0")
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return clock(x).strip()

@@ -1,6 +1,7 @@
 """What a model says of a file, as a whole and window by window."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -91,22 +92,28 @@ class Prediction:
         return "" if self.calibrated is None else f"  calibrated {self.calibrated[name]:6.1%}"
 
 
+def edges(timeline: Sequence[Window]) -> list[float]:
+    """Returns where each window's share of the time begins, and the end of the last one's.
+
+    Windows overlap; their shares meet midway between the middles of neighbours.
+    """
+    middles = [(window.start + window.end) / 2 for window in timeline]
+    between = [(a + b) / 2 for a, b in itertools.pairwise(middles)]
+    return [timeline[0].start, *between, timeline[-1].end]
+
+
 def _spans(timeline: Sequence[Window]) -> list[str]:
     """Describes successive windows that agree in label and missing streams."""
-    groups: list[list[Window]] = []
-    for window in timeline:
-        last = groups[-1][-1] if groups else None
-        if last is None or (last.label, last.missing) != (window.label, window.missing):
-            groups.append([])
-        groups[-1].append(window)
-    texts = []
-    for group in groups:
-        where = f"{clock(group[0].start)} to {clock(group[-1].end)}"
+    texts: list[str] = []
+    shares = list(zip(timeline, itertools.pairwise(edges(timeline)), strict=True))
+    for _, members in itertools.groupby(shares, lambda share: (share[0].label, share[0].missing)):
+        group, times = zip(*members, strict=True)
+        where = f"{clock(times[0][0])} to {clock(times[-1][1])}"
         label, missing = group[0].label, " and ".join(group[0].missing)
         if label is None:
             texts.append(f"{where}  not judged: without {missing}")
             continue
-        probability = np.mean([window.probabilities[label] for window in group])
+        probability = np.mean([window.shown[label] for window in group])
         without = f"  without {missing}" if missing else ""
         texts.append(f"{where}  {label:12}{probability:6.1%}{without}")
     return texts

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from avjax import cli
 from avjax.errors import InputError
+from avjax.predictions.outputs import beside
 from avjax.predictions.prediction import Prediction
 from avjax.predictions.table import open_table
 from avjax.runtime.progress import progress_bar
@@ -22,7 +23,7 @@ def show(
     as_json: bool = False,
     csv: Path | None = None,
     plot: Path | None = None,
-    video: Path | None = None,
+    annotate: Path | None = None,
     debug: bool = False,
 ) -> int:
     """Prints each prediction, or an error line for a file that failed, and writes what is asked.
@@ -32,22 +33,18 @@ def show(
       files: their paths; several have a progress bar.
       as_json: print one line of JSON per file.
       csv: table to write, one row per window; replaced once all files are done.
-      plot: figure of the timeline to write; for several files see `beside`.
-      video: video with the prediction drawn in to write; likewise.
+      plot: figure of the timeline to write; for several files see `avjax.predictions.outputs`.
+      annotate: video with the prediction drawn in to write; likewise.
       debug: print the traceback of every file that fails.
 
     Returns:
       Exit status: 0, or 1 if a file failed.
 
     Raises:
-      InputError: the table cannot be written, or a plot's suffix names no format.
+      InputError: the table cannot be written.
     """
     status, total = 0, len(files)
-    if plot is not None:
-        from avjax.predictions.plot import check_format  # loads matplotlib
-
-        check_format(plot)
-    plots, videos = beside(plot, files), beside(video, files)
+    plots, videos = beside(plot, files), beside(annotate, files)
     with contextlib.ExitStack() as stack:
         table = None if csv is None else stack.enter_context(open_table(csv))
         bar = stack.enter_context(progress_bar(total=total, unit="file", disable=total < 2))
@@ -77,7 +74,7 @@ def _written(
     """Writes a file's plot and video; returns the prediction, or the error that prevented it."""
     try:
         if plot is not None:
-            from avjax.predictions.plot import write_plot
+            from avjax.predictions.plot import write_plot  # loads matplotlib
 
             write_plot(plot, path.name, prediction)
         if video is not None:
@@ -87,26 +84,3 @@ def _written(
     except InputError as error:
         return error
     return prediction
-
-
-def beside(out: Path | None, files: Sequence[Path]) -> dict[Path, Path]:
-    """Returns an output file for each of several files.
-
-    One file has ``out`` itself. Each of several has its own beside it, whose name begins with that
-    of ``out`` and ends with the file's: ``timeline.png`` becomes ``timeline-clip.png``, and where
-    two files have one name ``timeline-clip-2.png``.
-    """
-    if out is None:
-        return {}
-    if len(files) == 1:
-        return {files[0]: out}
-    taken: set[str] = set()
-    names: dict[Path, Path] = {}
-    for file in files:
-        name, number = f"{out.stem}-{file.stem}", 1
-        while name in taken:
-            number += 1
-            name = f"{out.stem}-{file.stem}-{number}"
-        taken.add(name)
-        names[file] = out.with_name(name + out.suffix)
-    return names

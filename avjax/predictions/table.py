@@ -19,9 +19,9 @@ class Table:
     calibrated, and ``missing`` streams, joined by blanks.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, delimiter: str = ",") -> None:
         """Writes to a binary file, in UTF-8."""
-        self._file = file
+        self._file, self._delimiter = file, delimiter
         self._classes: list[str] = []
 
     def add(self, path: str, prediction: Prediction) -> None:
@@ -39,13 +39,15 @@ class Table:
 
     def _write(self, *row: object) -> None:
         text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow(row)
+        csv.writer(text, delimiter=self._delimiter, lineterminator="\n").writerow(row)
         self._file.write(text.getvalue().encode("utf-8", errors="surrogateescape"))
 
 
 @contextlib.contextmanager
 def open_table(path: Path) -> Iterator[Table]:
     """Opens a table that replaces ``path`` after the block; an error leaves the old file.
+
+    Commas separate its columns, tabs if the suffix is ``.tsv``.
 
     Raises:
       InputError: it cannot be written.
@@ -54,4 +56,4 @@ def open_table(path: Path) -> Iterator[Table]:
         explain_unwritable(path, "choose another --csv"),
         atomic_file(path) as file,
     ):
-        yield Table(file)
+        yield Table(file, "\t" if path.suffix.lower() == ".tsv" else ",")

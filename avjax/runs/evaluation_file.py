@@ -41,16 +41,17 @@ def read_evaluation(workdir: Path) -> dict[str, Any] | None:
 def clips_csv(evaluation: Mapping[str, Any]) -> str:
     """Formats the clips as CSV: a row for each clip and condition.
 
-    The columns are clip, speaker, condition, truth, predicted, and a probability of each class; if
-    the model is calibrated, then also the calibrated ones, which are empty where a clip has none.
+    The columns are clip, speaker, condition, truth, predicted, and each class's probability; if the
+    model is calibrated, then also calibrated ones under ``calibrated_`` and the class's name, which
+    are empty where a clip has none.
     """
     classes, clips = evaluation["classes"], evaluation["clips"]
     is_calibrated = any("calibrated" in clip for clip in clips.values())
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     header = ["clip", "speaker", "condition", "truth", "predicted"]
-    header += [f"raw {name}" for name in classes]
-    writer.writerow(header + [f"calibrated {name}" for name in classes if is_calibrated])
+    header += classes
+    writer.writerow(header + [f"calibrated_{name}" for name in classes if is_calibrated])
     for name, clip in clips.items():
         for condition, raw in clip["probabilities"].items():
             answer = predicted(evaluation, name, condition)

@@ -34,6 +34,11 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+def temporary_name(path: Path) -> Path:
+    """Returns where `atomic_file` writes a file before it is complete."""
+    return path.with_name(path.name + ".tmp")
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Writes a file atomically: readers see the old file or the new one, never a part.
@@ -41,7 +46,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     The file is durable after the block. If the block fails, the file is unchanged. What stands at
     the temporary name, as a killed process leaves it, is removed; a link there is not followed.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = temporary_name(path)
     temporary.unlink(missing_ok=True)
     try:
         with naming(path), temporary.open("xb") as file:

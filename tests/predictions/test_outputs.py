@@ -10,6 +10,7 @@ import pytest
 
 from avjax.errors import InputError
 from avjax.predictions.many import in_order, media_files
+from avjax.predictions.outputs import check_outputs
 from avjax.predictions.prediction import Prediction, Scored, summarise
 from avjax.predictions.show import show
 from avjax.preparation.faces import Face
@@ -61,6 +62,9 @@ def test_csv_has_a_row_per_window(tmp_path, capsys, temperatures):
             assert float(row[f"calibrated_{key}"]) == p
     assert rows[-1]["calm"] == ""
     assert [file.name for file in tmp_path.iterdir()] == ["out.csv"]
+    assert show([(name, expected)], [name], csv=tmp_path / "out.tsv") == 0
+    with (tmp_path / "out.tsv").open(encoding="utf-8", newline="") as file:
+        assert list(csv.DictReader(file, delimiter="\t")) == rows
 
 
 def test_json_has_the_timeline(tmp_path, capsys):
@@ -81,8 +85,25 @@ def test_screen_shows_the_timeline_in_short(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{tmp_path / 'a.mp4'}: angry"
     assert "  note: deinterlaced" in lines
-    assert any("0:00.0 to   0:01.0  angry" in line for line in lines)
+    assert any("0:00.0 to   0:00.8  angry" in line for line in lines)
     assert "not judged: without audio and video" in lines[-1]
+
+
+def test_ranges_meet_and_have_calibrated_probabilities():
+    missing, margins = [(), (), ("video",), ("audio", "video")], [1.0, 3.0, 2.0, None]
+    scored = [
+        Scored(1.2 * i, 1.2 * i + 3.6, None if x is None else np.array([x, 0.0]), missing[i])
+        for i, x in enumerate(margins)
+    ]
+    temperatures = {"both": 2.0, "audio": 4.0}
+    streams = ("audio", "video")
+    result = summarise(scored, [], [], classes=CLASSES, streams=streams, temperatures=temperatures)
+    both = np.mean([1 / (1 + np.exp(-x / 2)) for x in (1, 3)])
+    assert str(result).splitlines()[-3:] == [
+        f"    0:00.0 to   0:03.6  calm        {both:6.1%}",
+        f"    0:03.6 to   0:04.8  calm        {1 / (1 + np.exp(-0.5)):6.1%}  without video",
+        "    0:04.8 to   0:07.2  not judged: without audio and video",
+    ]
 
 
 def test_a_long_timeline_is_cut(tmp_path):
@@ -108,6 +129,57 @@ def test_an_interrupted_table_leaves_the_old_one(tmp_path):
 def test_a_table_that_cannot_be_written_is_told_first(tmp_path):
     with pytest.raises(InputError, match=r"absent/out\.csv cannot be written .*another --csv"):
         show(iter([]), FILES, csv=tmp_path / "absent" / "out.csv")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "flag", "out", "overwritten"),
+    [
+        (["v.csv"], "csv", "v.csv", "v.csv"),
+        (["v.csv"], "csv", "sub/../v.csv", "v.csv"),
+        (["v.csv"], "csv", "link.csv", "v.csv"),
+        (["link.csv"], "csv", "v.csv", "link.csv"),
+        (["x.png", "b.mp4"], "plot", "x.png", None),
+        (["a.mp4", "b.mp4", "x-a.mp4"], "annotate", "x.mp4", "x-a.mp4"),
+        (["a.mp4", "x-absent.mp4", "absent.mp4"], "annotate", "x.mp4", "x-absent.mp4"),
+        (["a.mp4"], "annotate", "x-a.mp4", None),
+        (["a.mp4", "x.mp4.tmp"], "annotate", "x.mp4", None),
+        (["x.mp4.tmp"], "annotate", "x.mp4", "x.mp4.tmp"),
+    ],
+)
+def test_no_output_overwrites_an_input(tmp_path, inputs, flag, out, overwritten):
+    for name in ("v.csv", "a.mp4", "b.mp4", "x-a.mp4", "x.png", "x.mp4.tmp"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link.csv").symlink_to("v.csv")
+    files = [tmp_path / name for name in inputs]
+    if overwritten is None:
+        check_outputs(files, {flag: tmp_path / out})
+        return
+    with pytest.raises(InputError, match=rf"overwrite .*/{overwritten}, which is read; name"):
+        check_outputs(files, {flag: tmp_path / out})
+
+
+@pytest.mark.parametrize(
+    ("flag", "name", "choice"),
+    [
+        ("csv", "v.mp4", r"\.csv or \.tsv"),
+        ("annotate", "v.mov", r"\.mp4"),
+        ("plot", "v", r"\.png or .* or \.jpg"),
+    ],
+)
+def test_an_output_has_a_suffix_of_its_kind(tmp_path, flag, name, choice):
+    with pytest.raises(InputError, match=rf"--{flag}=.*/{name} has another .*; choose {choice}$"):
+        check_outputs([Path("a.mp4")], {flag: tmp_path / name})
+
+
+@pytest.mark.parametrize("name", ["absent/x", "folder"])
+@pytest.mark.parametrize(
+    ("flag", "suffix"), [("csv", ".tsv"), ("plot", ".SVG"), ("annotate", ".mp4")]
+)
+def test_an_output_that_cannot_be_written_is_told_first(tmp_path, name, flag, suffix):
+    (tmp_path / f"folder{suffix}").mkdir()
+    with pytest.raises(InputError, match=rf"{name}{suffix} cannot be .*another --{flag}"):
+        check_outputs([Path("a.mp4")], {flag: tmp_path / (name + suffix)})
 
 
 def test_one_bad_file_stops_no_other(tmp_path):

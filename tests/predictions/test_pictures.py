@@ -7,12 +7,15 @@ import av
 import cv2
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from avjax.errors import InputError
 from avjax.predictions.annotate import annotate
+from avjax.predictions.drawing import Drawing
+from avjax.predictions.outputs import beside
 from avjax.predictions.plot import COLOURS, timeline_figure, write_plot
 from avjax.predictions.prediction import Scored, summarise
-from avjax.predictions.show import beside, show
+from avjax.predictions.show import show
 from avjax.preparation.faces import Face
 from avjax.preparation.sound import read_audio
 from tests.clips import write_sound, write_video
@@ -58,6 +61,24 @@ def test_plot_of_one_window():
     assert [text.get_text() for text in figure.axes[1].texts] == ["nothing missing"]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "first"),
+    [
+        (1.3, ["0:00.0", "0:00.2", "0:00.4"]),
+        (3.6, ["0:00.0", "0:00.5", "0:01.0"]),
+        (9, ["0:00", "0:01"]),
+    ],
+)
+def test_ticks_of_a_plot_have_the_same_decimals(seconds, first):
+    scored = [Scored(0, seconds, np.array([1.0, 0, 0]), ())]
+    result = summarise(scored, [], [], classes=CLASSES, streams=("audio",), temperatures={})
+    figure = timeline_figure("clip.mp4", result)
+    FigureCanvasAgg(figure).draw()
+    texts = [tick.get_text() for tick in figure.axes[1].get_xticklabels()]
+    assert texts[: len(first)] == first
+    assert len({len(text) for text in texts}) == 1
+
+
 def test_plots_are_files_of_their_kind(tmp_path):
     write_plot(tmp_path / "a.png", "clip", prediction())
     image = cv2.imread(str(tmp_path / "a.png"))
@@ -70,8 +91,8 @@ def test_plots_are_files_of_their_kind(tmp_path):
     write_plot(tmp_path / "a.svg", "clip", prediction())
     assert (tmp_path / "a.svg").read_bytes() == first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a.svg"]
-    with pytest.raises(InputError, match=r"a\.txt has no suffix of a picture; choose one of \.png"):
-        show(iter([]), [Path("a")], plot=tmp_path / "a.txt")
+    with pytest.raises(InputError, match=r"a\.txt has another suffix .*; choose \.png or \.svg"):
+        write_plot(tmp_path / "a.txt", "clip", prediction())
 
 
 def test_each_of_several_files_has_its_own_output():
@@ -134,6 +155,40 @@ def test_boxes_move_between_frames_that_the_model_saw(annotated):
     assert left_edge(int(np.argmin(np.abs(times - 1.3)))) is None
 
 
+def luminance(colour):
+    """Relative luminance of sRGB, as WCAG 2 defines it."""
+    x = np.asarray(colour, float) / 255
+    linear = np.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
+    return linear @ (0.2126, 0.7152, 0.0722)
+
+
+def on_white(faces, index=0):
+    """Draws into a white frame what a model says whose surest class is the one of an index."""
+    scored = [Scored(0, 1, np.eye(3)[index] * 4, ())]
+    result = summarise(scored, [], faces, classes=CLASSES, streams=("audio",), temperatures={})
+    return Drawing(result).drawn(np.full((360, 480, 3), 255, np.uint8), (480, 360), 0.5)
+
+
+def test_without_a_face_the_label_is_above_the_bars():
+    """Bars of three classes are 60 pixels high, 8 above the ground."""
+    ink = np.frombuffer(bytes.fromhex(COLOURS[1][1:]), np.uint8)
+    marked = [(on_white(faces, 1) == ink).all(-1) for faces in ([], [Face(0.5, BOX)])]
+    above = [mark[360 - 8 - 60 - 20 : 360 - 8 - 60].sum() for mark in marked]
+    assert above[0] > 500
+    assert above[1] == 0
+    assert marked[1][: 360 - 88].sum() > 500  # at the box
+
+
+def test_bars_stand_out_from_their_ground_over_white():
+    """By a contrast of 3, which WCAG 2 asks of graphics."""
+    for index in range(3):
+        image = on_white([], index)
+        ink = np.frombuffer(bytes.fromhex(COLOURS[index][1:]), np.uint8)
+        assert (image[292:352] == ink).all(-1).sum() > 500
+        ground = image[350, 12]
+        assert (luminance(ink) + 0.05) / (luminance(ground) + 0.05) > 3
+
+
 def test_annotating_needs_a_video_and_another_name(tmp_path):
     sound = write_sound(tmp_path / "voice.wav", np.zeros(48000, np.float32))
     with pytest.raises(InputError, match=r"voice\.wav has no video to draw into; leave out"):
@@ -145,6 +200,6 @@ def test_annotating_needs_a_video_and_another_name(tmp_path):
     assert clip.read_bytes() == content
     with pytest.raises(InputError, match=r"out\.mp4 cannot be written .*another --annotate"):
         annotate(clip, tmp_path / "absent" / "out.mp4", prediction())
-    status = show([(sound, prediction())], [sound], video=tmp_path / "out.mp4")
+    status = show([(sound, prediction())], [sound], annotate=tmp_path / "out.mp4")
     assert status == 1
     assert not (tmp_path / "out.mp4").exists()
