@@ -25,7 +25,7 @@ from avjax.errors import InputError
 from avjax.models.network import Network
 from avjax.models.networks import build_network
 from avjax.predictions.inputs import checked_batch
-from avjax.predictions.judge import WHOLE, WINDOWS_AT_ONCE, Judge, only
+from avjax.predictions.judge import WHOLE, WINDOWS_AT_ONCE, Judge, clip_logits, only
 from avjax.predictions.many import in_order, media_files
 from avjax.predictions.outputs import check_outputs
 from avjax.predictions.prediction import (
@@ -45,7 +45,6 @@ from avjax.preparation.windows import Plan, check_hop, plan_windows, read_window
 from avjax.runs.saved_model import ModelCard, load_model
 from avjax.runtime.ahead import ahead
 from avjax.runtime.progress import progress_bar
-from avjax.training.step import Batch, present_streams
 
 _WINDOWS_AHEAD = 8
 
@@ -140,7 +139,7 @@ class Model:
         self._warm.wait()
         if not len(batch["audio"]):
             return np.zeros((0, len(self.card.classes)), np.float32)
-        return np.asarray(_logits(self.variables, batch, self._net, self.card.profile))
+        return np.asarray(clip_logits(self.variables, batch, self._net, self.card.profile))
 
     def warm_up(self) -> None:
         """Compiles what a clip of one window needs, in a thread, while the first one is read."""
@@ -154,7 +153,7 @@ class Model:
                     resample(np.zeros(SAMPLE_RATE, np.float32), 2 * SAMPLE_RATE, SAMPLE_RATE)
                 mfcc = np.zeros((1, card.audio_steps, inputs.audio_width), np.float32)
                 batch = checked_batch(inputs, card, mfcc, frames, None, None)
-                _logits(self.variables, batch, self._net, card.profile)
+                clip_logits(self.variables, batch, self._net, card.profile)
             except Exception:  # the first clip will meet it again
                 pass
             finally:
@@ -357,12 +356,6 @@ class Model:
     @functools.cached_property
     def _judge(self) -> Judge:
         return Judge(self._net, self.variables, self.card)
-
-
-@functools.partial(jax.jit, static_argnames=("net", "profile"))
-def _logits(variables: Mapping[str, Any], batch: Batch, net: Network, profile: str) -> Array:
-    """Returns logits of stored inputs; module-level, to share compilations between models."""
-    return net.apply(variables, *present_streams(batch, profile))
 
 
 def predict_files(

@@ -14,6 +14,7 @@ from avjax.models.ops.frames import StoredFrames
 from avjax.predictions.prediction import Scored
 from avjax.preparation.windows import ClipWindow, Crop, Plan
 from avjax.runs.saved_model import ModelCard
+from avjax.training.step import Batch, present_streams
 
 WHOLE = "whole"  # all streams, beside the names of single ones
 WINDOWS_AT_ONCE = 8
@@ -100,6 +101,12 @@ def only(stream: str, window: ClipWindow) -> ClipWindow:
 def _known(crop: Crop) -> np.ndarray:
     assert crop.features is not None
     return crop.features
+
+
+@functools.partial(jax.jit, static_argnames=("net", "profile"))
+def clip_logits(variables: Mapping[str, Any], batch: Batch, net: Network, profile: str) -> Array:
+    """Returns logits of stored inputs; module-level, to share compilations between models."""
+    return net.apply(variables, *present_streams(batch, profile))
 
 
 @functools.partial(jax.jit, static_argnames=("net", "profile"))
