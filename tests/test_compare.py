@@ -115,6 +115,14 @@ def test_runs_that_cannot_be_compared_are_refused(folders, tmp_path, capsys):
     assert not (tmp_path / "no.html").exists()
 
 
+def test_page_replaces_no_other_kind_of_file(folders, tmp_path, capsys):
+    script = tmp_path / "s.py"
+    script.write_text("1")
+    assert compare.main(["compare", *map(str, folders), f"--out={script}"]) == 1
+    assert f"--out={script} is no .html file" in capsys.readouterr().err
+    assert script.read_text() == "1"
+
+
 def test_damaged_evaluation_is_named(folders, tmp_path):
     path = folders[1] / "evaluation.json"
     content = json.loads(path.read_text())

@@ -127,6 +127,9 @@ def test_command_writes_the_evaluation_of_a_checkpoint(tmp_path, capsys, monkeyp
     )
     assert len(rows) == 1 + 12
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["best"]
+    absolute = ["evaluate", f"--checkpoint={tmp_path / 'run'}", f"--data={data_dir}"]
+    assert evaluate.main(absolute) == 0  # replaces it
+    assert f"evaluation: {tmp_path}/run-evaluation.json, clips: " in capsys.readouterr().out
     assert evaluate.main([*command, "--out=new/of test.json", "--split=validation"]) == 0
     assert read_json(tmp_path / "new" / "of test.json", "")["split"] == "validation"
     assert (tmp_path / "new" / "of test.csv").exists()
@@ -137,6 +140,20 @@ def test_command_writes_the_evaluation_of_a_checkpoint(tmp_path, capsys, monkeyp
     ):
         assert evaluate.main(arguments) == 1
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["config.json", "notes.json", "clips.json", "best/config.json"])
+def test_evaluation_replaces_only_evaluations(tmp_path, capsys, out):
+    """And is refused before any work: nothing here can be evaluated."""
+    texts = {"config.json": '{"name": "run"}', "notes.json": "[]", "clips.csv": "file,label\n"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    command = ["evaluate", f"--checkpoint={tmp_path}", "--data=DATA", f"--out={tmp_path / out}"]
+    assert evaluate.main(command) == 1
+    error = capsys.readouterr().err
+    assert f"error: {tmp_path / out}".removesuffix("json") in error
+    assert "is not the file of an evaluation; name another with --out" in error
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == texts
 
 
 def test_command_reports_a_mismatch_in_one_line(tmp_path, capsys):

@@ -257,6 +257,22 @@ def test_unusable_arguments_are_refused(tmp_path, monkeypatch, capsys, arguments
     assert not (tmp_path / "out").exists()
 
 
+def test_only_exports_are_replaced(tmp_path):
+    path = saved(tmp_path, "audio")
+    with pytest.raises(InputError, match=r"audio/model.safetensors is of no export.*folder"):
+        export.export_model(saved(tmp_path / "other", "audio"), path, "safetensors")
+    out = tmp_path / "project"
+    out.mkdir()
+    (out / "README.md").write_text("# My project")
+    with pytest.raises(InputError, match=r"project/README.md is of no export, and is not replaced"):
+        export.export_model(path, out, "safetensors")
+    assert [file.name for file in out.iterdir()] == ["README.md"]
+    assert (out / "README.md").read_text() == "# My project"
+    (out / "README.md").unlink()
+    for _ in range(2):
+        assert export.export_model(path, out, "safetensors").exists()
+
+
 def test_features_in_the_docs_equal_those_of_preparation(root_dir):
     text = (root_dir / "docs" / "deploy.md").read_text(encoding="utf-8")
     (script,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

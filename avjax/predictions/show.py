@@ -40,7 +40,8 @@ def show(
       Exit status: 0, or 1 if a file failed.
 
     Raises:
-      InputError: the table cannot be written, or a plot's suffix names no format.
+      InputError: the table cannot be written, a plot's suffix names no format, or what is written
+        would replace one of the files.
     """
     status, total = 0, len(files)
     if plot is not None:
@@ -48,6 +49,10 @@ def show(
 
         check_format(plot)
     plots, videos = beside(plot, files), beside(video, files)
+    read = {file.resolve() for file in files}
+    for out in (*([csv] if csv else []), *plots.values(), *videos.values()):
+        if out.resolve() in read:
+            raise InputError(f"{out} would replace the clip itself; name another file")
     with contextlib.ExitStack() as stack:
         table = None if csv is None else stack.enter_context(open_table(csv))
         bar = stack.enter_context(progress_bar(total=total, unit="file", disable=total < 2))

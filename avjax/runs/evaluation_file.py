@@ -2,10 +2,13 @@
 
 import csv
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from avjax.errors import InputError
+from avjax.runs.run_config import CONFIG_FILE
 from avjax.runtime.files import write_json, write_text
 from avjax.runtime.sealed import read_json
 
@@ -26,6 +29,25 @@ def write_evaluation(path: Path, evaluation: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path.with_suffix(".csv"), clips_csv(evaluation))
     write_json(path, evaluation)
+
+
+def check_replaceable(path: Path) -> None:
+    """Checks that an evaluation written to ``path`` would replace at most another evaluation.
+
+    Raises:
+      InputError: the JSON file, or the CSV file beside it, holds something else.
+    """
+    for file in (path, path.with_suffix(".csv")):
+        if file.name == CONFIG_FILE or (file.exists() and not _is_evaluation(path)):
+            raise InputError(f"{file} is not the file of an evaluation; name another with --out")
+
+
+def _is_evaluation(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {"split", "conditions", "clips"} <= content.keys()
 
 
 def read_evaluation(workdir: Path) -> dict[str, Any] | None:

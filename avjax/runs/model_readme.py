@@ -1,11 +1,15 @@
 """The README beside an exported model: what goes in, what comes out, what it is worth."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from avjax.runs.saved_model import ModelCard
 
 Signature = Mapping[str, tuple[Sequence[int | str], str]]
+
+README = "README.md"
+_MADE = "Made with avjax."
 
 _LOADING = {
     "stablehlo": """```python
@@ -82,7 +86,7 @@ def model_readme(
     )
     parts = [
         f"# {about.get('name', 'A model')} for emotion recognition",
-        f"Made with avjax. Network: {network}. Classes: {', '.join(card.classes)}.",
+        f"{_MADE} Network: {network}. Classes: {', '.join(card.classes)}.",
         f"## Use\n\n{loading}",
         *([_inputs(card, signature)] if format_ in ("stablehlo", "onnx") else []),
         f"## Calibration\n\n{_calibration(card)}",
@@ -93,6 +97,11 @@ def model_readme(
         + ". Emotion shown is not emotion felt: do not base decisions about people on it.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def is_model_readme(path: Path) -> bool:
+    """Whether a file is such a README."""
+    return path.is_file() and _MADE in path.read_text(encoding="utf-8", errors="replace")
 
 
 def _constructor(card: ModelCard) -> str:

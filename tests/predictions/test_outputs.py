@@ -40,6 +40,22 @@ def outcomes(tmp_path):
     return [(tmp_path / "a.mp4", prediction()), (tmp_path / "b.mp4", bad)]
 
 
+@pytest.mark.parametrize(
+    ("outputs", "name"),
+    [
+        ({"csv": "clip.mp4"}, "clip.mp4"),
+        ({"video": "clip.mp4"}, "clip-clip.mp4"),  # the name that the first clip's video gets
+    ],
+)
+def test_no_output_replaces_a_clip(tmp_path, outputs, name):
+    files = [tmp_path / "clip.mp4", tmp_path / "clip-clip.mp4"]
+    for file in files:
+        file.write_text("a clip")
+    with pytest.raises(InputError, match=f"/{name} would replace the clip itself"):
+        show(iter([]), files, **{kind: tmp_path / out for kind, out in outputs.items()})
+    assert [file.read_text() for file in files] == ["a clip"] * 2
+
+
 @pytest.mark.parametrize("temperatures", [{}, {"both": 2.0, "audio": 2.0, "video": 3.0}])
 def test_csv_has_a_row_per_window(tmp_path, capsys, temperatures):
     expected, path = prediction(temperatures), tmp_path / "out.csv"
