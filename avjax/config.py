@@ -177,8 +177,9 @@ def run_config(workdir: Path) -> RunConfig:
     Raises:
       InputError: ``workdir`` is not a run, or this version cannot use its config.
     """
+    tree = read_config(workdir)  # whose errors name the file
     try:
-        return RunConfig.from_tree(read_config(workdir))
+        return RunConfig.from_tree(tree)
     except InputError as error:
         raise InputError(f"{workdir / CONFIG_FILE}: {error}") from error
 

@@ -246,7 +246,9 @@ def _select_clips(config: RunConfig, dataset: PreparedDataset, net: Network) -> 
             "videos"
         )
     return {
-        split: dataset.select(split_filter, net.inputs, video_only=config.data.video_only)
+        split: dataset.select(
+            split_filter, net.inputs, split=split, video_only=config.data.video_only
+        )
         for split, split_filter in resolve_fold(config.data.fold).items()
     }
 

@@ -95,6 +95,12 @@ def predicted(evaluation: Mapping[str, Any], name: str, condition: str) -> str |
     return raw and evaluation["classes"][max(range(len(raw)), key=raw.__getitem__)]
 
 
+def differing_counts(evaluation: Mapping[str, Any]) -> dict[str, int]:
+    """Returns the number of clips by condition; empty where all conditions have the same ones."""
+    counts = {name: x.get("num_clips", 0) for name, x in evaluation["conditions"].items()}
+    return counts if len(set(counts.values())) > 1 else {}
+
+
 def answered(evaluation: Mapping[str, Any], condition: str) -> dict[str, bool]:
     """Returns whether each clip is classified correctly under a condition.
 

@@ -105,6 +105,14 @@ def test_accuracies_have_intervals_also_under_noise():
     assert tuple(spread[3]) == (low, high)
 
 
+def test_clips_are_counted_where_conditions_have_different_ones():
+    content = evaluation()
+    for number, figures in enumerate(content["conditions"].values()):
+        figures["num_clips"] = 5 - number
+    table = rows(conditions_section({}, content))
+    assert [row[1] for row in table] == ["clips", "5", "4", "3", "2"]
+
+
 def test_answers_of_earlier_versions_follow_from_probabilities():
     content = evaluation()
     expected = answered(content, SOUND)

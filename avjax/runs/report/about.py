@@ -136,7 +136,7 @@ def _splits(data: Mapping[str, Any], card: ModelCard, dataset: PreparedDataset) 
     inputs = build_network(card.network).inputs
     video_only = data.get("video_only", False)
     return {
-        split: dataset.select(chosen, inputs, video_only=video_only)
+        split: dataset.select(chosen, inputs, split=split, video_only=video_only)
         for split, chosen in resolve_fold(data["fold"]).items()
     }
 
