@@ -87,7 +87,11 @@ def test_command_prints_a_table(folders, tmp_path, capsys):
     assert compare.main(["compare", *map(str, folders), f"--out={out}"]) == 0
     printed = capsys.readouterr().out
     assert re.search(rf"{BOTH} +30.0% +90.0%\n{SOUND} +100.0% +100.0%", printed)
-    assert re.search(rf"{BOTH} +\+60.0 +7 +1 +0.070", printed)
+    header, both, sound = printed.splitlines()[-4:-1]
+    first, second = folders
+    assert header.split() == ["condition", "points", "only", str(second), "only", str(first), "p"]
+    assert re.match(rf"{BOTH} +\+60.0 +7 +1 +0.070", both)
+    assert len(header) == len(both) == len(sound)
     assert printed == f"{table(*compare_runs(folders, out))}\npage: {out}\n"
 
 
