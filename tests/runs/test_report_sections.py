@@ -234,3 +234,16 @@ def test_changed_settings_come_first():
         ["optimizer.name", "adamw"],
     ]
     assert "Changed from the defaults" not in settings_section(defaults, defaults)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [("it_noise", ["mask"]), ("mine", ["name", "mask"]), ("ia", ["name", "mask"])],
+)
+def test_name_that_follows_from_the_settings_is_no_change(name, changed):
+    model = {"model": {"kind": "audio_visual", "fusion": "it"}}
+    section = settings_section(
+        {"name": name, **model, "mask": "noise"}, {"name": "run", **model, "mask": "softhard"}
+    )
+    table = section.split("</table>")[0]
+    assert [row[0] for row in rows(table)] == ["setting", *changed]
