@@ -97,8 +97,7 @@ class PreparedDataset:
             lacking = "sound" if "audio" in inputs.streams or not video_only else "a face"
             raise InputError(
                 f"none of the {len(matching)} clips of {self.directory} that match {what} has "
-                f"{lacking}; prepare others, or use clips without sound with "
-                "config.data.video_only=True and a network that reads frames"
+                f"{lacking}; prepare others, or set config.data.video_only=True and train on frames"
             )
         if not picked:
             splits = ", ".join(sorted({record.split for record in self.records}))
