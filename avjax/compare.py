@@ -123,11 +123,14 @@ def table(runs: Mapping[str, Run], tests: Sequence[PairedTest]) -> str:
         lines.append(f"{condition:22}" + "".join(f"{cell:>{width}}" for cell in cells))
     for first, second in dict.fromkeys((test.first, test.second) for test in tests):
         lines.append(f"\n{second} against {first}, exact McNemar test:")
-        lines.append(f"{'condition':22}{'points':>8}{'only it':>9}{'only other':>12}{'p':>9}")
+        headers = [f"only {name}" for name in (second, first)]
+        widths = [max(8, len(header)) + 2 for header in headers]
+        only = "".join(f"{x:>{width}}" for x, width in zip(headers, widths, strict=True))
+        lines.append(f"{'condition':22}{'points':>8}{only}{'p':>9}")
         for test in tests:
             if test.second == second:
                 points = f"{100 * test.difference:+.1f}"
-                counts = f"{test.only_second:9}{test.only_first:12}"
+                counts = f"{test.only_second:{widths[0]}}{test.only_first:{widths[1]}}"
                 lines.append(f"{test.condition:22}{points:>8}{counts}{format_p(test.p):>9}")
     return "\n".join(lines)
 

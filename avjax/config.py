@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, get_args
 
 from avjax.data.config import DataConfig
-from avjax.errors import InputError
+from avjax.errors import InputError, shortened
 from avjax.models.networks import ModelConfig, build_network
 from avjax.runs.run_config import CHECKPOINTS, CONFIG_FILE, flatten, read_config, write_config
 from avjax.runs.saved_model import BEST
@@ -107,9 +107,8 @@ class RunConfig:
         config = _build(cls, "", leaves, **parts)
         if leaves:
             known = ", ".join(sorted(flatten(config.to_tree())))
-            raise InputError(
-                f"unknown config key {' and '.join(sorted(leaves))}; the keys are {known}"
-            )
+            unknown = " and ".join(shortened(sorted(leaves)))
+            raise InputError(f"unknown config key {unknown}; the keys are {known}")
         return config
 
     def __repr__(self) -> str:
@@ -179,8 +178,9 @@ def run_config(workdir: Path) -> RunConfig:
     Raises:
       InputError: ``workdir`` is not a run, or this version cannot use its config.
     """
+    tree = read_config(workdir)  # whose errors name the file
     try:
-        return RunConfig.from_tree(read_config(workdir))
+        return RunConfig.from_tree(tree)
     except InputError as error:
         raise InputError(f"{workdir / CONFIG_FILE}: {error}") from error
 

@@ -25,7 +25,7 @@ from avjax.runs.run_config import REPORT_FILE
 from avjax.runs.run_folder import run_lock
 from avjax.runtime.files import write_json
 from avjax.runtime.typed import fits
-from avjax.train import train
+from avjax.train import build, select_clips, train
 from avjax.train_vmapped import train_vmapped
 
 SUMMARY_FILE = "crossval.json"
@@ -61,27 +61,38 @@ def cross_validate(
     seeds = [config.loop.seed] if seeds is None else list(seeds)
     specs = _specs(config, folds)
     planned = [(fold, seed) for fold in specs for seed in seeds]
+    configs = {
+        workdir / _folder(fold, seed): config.with_fold(specs[fold], seed) for fold, seed in planned
+    }
+    to_train = {path: c for path, c in configs.items() if not (path / EVALUATION_FILE).exists()}
+    _check(list(to_train.values()))
     with run_lock(workdir):
         if together:
-            configs = {
-                workdir / _folder(fold, seed): config.with_fold(specs[fold], seed)
-                for fold, seed in planned
-            }
-            train_vmapped(
-                {path: c for path, c in configs.items() if not (path / EVALUATION_FILE).exists()}
-            )
+            train_vmapped(to_train)
         runs: list[dict[str, Any]] = []
         summary: dict[str, Any] = {}
         for number, (fold, seed) in enumerate(planned, start=1):
             print(f"run {number} of {len(planned)}: fold {fold}, seed {seed}", flush=True)
             folder = workdir / _folder(fold, seed)
-            evaluation = _run(config.with_fold(specs[fold], seed), folder)
+            evaluation = _run(configs[folder], folder)
             figures = _run_summary(evaluation, folder)
             runs.append({"fold": fold, "seed": seed, "folder": folder.name, **figures})
             summary = {"config": config.name, "folds": folds, "planned_runs": len(planned)}
             summary |= summarise(runs)
             write_json(workdir / SUMMARY_FILE, summary)
     return summary
+
+
+def _check(configs: Sequence[RunConfig]) -> None:
+    """Checks configs, which differ in fold and seed, against data and devices.
+
+    Raises:
+      InputError: as `avjax.train.build`.
+    """
+    if configs:
+        setup = build(configs[0])
+        for config in configs[1:]:
+            select_clips(config, setup.dataset, setup.net)
 
 
 def _specs(config: RunConfig, folds: str) -> dict[str, str]:
@@ -205,7 +216,8 @@ def table(summary: Mapping[str, Any]) -> str:
     for name, values in summary["conditions"].items():
         spread = "".join(f"{percent(values[key]):>9}" for key in ("mean", "std", "stderr"))
         lines.append(f"{name:22}{spread}{values['num_runs']:6}")
-    lines.append(f"\n{'tested':{width}}{'clips':>7}{headline:>20}")
+    noun = "actor" if all(name.isdecimal() for name in summary["actors"]) else "group"
+    lines.append(f"\n{f'test {noun}':{width}}{'clips':>7}{headline:>20}")
     for actor, values in summary["actors"].items():
         lines.append(f"{actor:{width}}{values['num_clips']:7}{percent(values['accuracy']):>20}")
     return "\n".join(lines)

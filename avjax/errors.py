@@ -3,6 +3,7 @@
 import errno
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)  # none is a bug
+MOST_FAULTS = 20  # of one kind that an error names
 
 
 class InputError(ValueError):
@@ -18,3 +19,9 @@ def short(error: Exception) -> str:
     if isinstance(error, InputError):
         return str(error)
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+def shortened(faults: list[str]) -> list[str]:
+    """Returns the first of many faults, and how many more there are."""
+    more = len(faults) - MOST_FAULTS
+    return faults[:MOST_FAULTS] + ([f"{more} more"] if more > 0 else [])

@@ -22,7 +22,12 @@ from avjax.data.pipeline import Clips, open_dataset
 from avjax.data.records import DatasetMetadata
 from avjax.errors import InputError
 from avjax.models.networks import build_network
-from avjax.runs.evaluation_file import evaluation_name, striking_clips, write_evaluation
+from avjax.runs.evaluation_file import (
+    differing_counts,
+    evaluation_name,
+    striking_clips,
+    write_evaluation,
+)
 from avjax.runs.saved_model import BEST, ModelCard, load_model, save_model
 from avjax.runtime import multihost
 from avjax.runtime.devices import make_parallel
@@ -84,6 +89,7 @@ def evaluate_checkpoint(
     clips = dataset.select(
         filters[split],
         net.inputs,
+        split=split,
         video_only=video_only,
         num_frames=card.num_frames,
         image_size=card.image_size,
@@ -199,11 +205,12 @@ def check_compatible(card: ModelCard, metadata: DatasetMetadata, path: Any, data
     if differing:
         values = " and ".join(f"{x} {actual[x]!r} instead of {expected[x]!r}" for x in differing)
         settings = [f"--{x}={expected[x]}" for x in differing if x in _PREPARE_FLAGS]
-        remedy = f"with {' '.join(settings)}" if settings else "accordingly"
-        raise InputError(
-            f"dataset {data_dir} does not suit checkpoint {path}: {values}; prepare the clips "
-            f"{remedy}, or choose another checkpoint"
-        )
+        # The number of audio steps follows from the seconds.
+        cured = {*_PREPARE_FLAGS, *(["audio_steps"] if "seconds" in differing else [])}
+        remedy = f"prepare the clips with {' '.join(settings)}, or choose another checkpoint"
+        if not cured.issuperset(differing):
+            remedy = "choose another dataset or checkpoint"
+        raise InputError(f"dataset {data_dir} does not suit checkpoint {path}: {values}; {remedy}")
 
 
 def calibrate_run(workdir: Path, clips: Clips, evaluator: Evaluator) -> None:
@@ -270,13 +277,15 @@ def evaluate_run(
 
 
 def table(evaluation: Mapping[str, Any]) -> str:
-    """Formats an evaluation as text."""
+    """Formats an evaluation as text; tells the clips of each condition where they differ."""
+    counts = differing_counts(evaluation)
     lines = [f"{evaluation['split']} split, {evaluation['num_clips']} clips"]
-    lines.append(f"{'condition':22}{'accuracy':>9}{'macro F1':>10}{'loss':>9}")
+    clips = f"{'clips':>7}" if counts else ""
+    lines.append(f"{'condition':22}{clips}{'accuracy':>9}{'macro F1':>10}{'loss':>9}")
     for name, scores in evaluation["conditions"].items():
-        lines.append(
-            f"{name:22}{scores['accuracy']:9.1%}{scores['macro_f1']:10.3f}{scores['loss']:9.3f}"
-        )
+        clips = f"{counts[name]:7}" if counts else ""
+        figures = f"{scores['accuracy']:9.1%}{scores['macro_f1']:10.3f}{scores['loss']:9.3f}"
+        lines.append(f"{name:22}{clips}{figures}")
     return "\n".join(lines)
 
 

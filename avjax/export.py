@@ -24,7 +24,7 @@ from avjax.models.network import Network
 from avjax.models.networks import build_network
 from avjax.models.ops.forms import forms
 from avjax.runs.evaluation_file import read_evaluation
-from avjax.runs.model_readme import model_readme
+from avjax.runs.model_readme import README, is_model_readme, model_readme
 from avjax.runs.saved_model import ModelCard, load_model, save_model
 from avjax.runtime.files import atomic_file, explain_unwritable, write_text
 from avjax.training.step import present_streams
@@ -48,7 +48,7 @@ def export_model(path: str | Path, out: str | Path, format_: str = "stablehlo") 
 
     Args:
       path: a run, a model's directory, or the name of a carried model.
-      out: the folder to write, or to replace files in.
+      out: the folder to write, or to replace files of an export in.
       format_: one of `FORMATS`.
 
     Returns:
@@ -56,7 +56,8 @@ def export_model(path: str | Path, out: str | Path, format_: str = "stablehlo") 
 
     Raises:
       InputError: no model there, an unknown format, one that does not hold such a network or needs
-        a library that is missing, or a folder that cannot be written.
+        a library that is missing, or a folder that cannot be written or holds such a file already
+        that is not of an export.
     """
     if format_ not in FORMATS:
         raise InputError(f"unknown format {format_!r}; choose one of {', '.join(FORMATS)}")
@@ -65,12 +66,15 @@ def export_model(path: str | Path, out: str | Path, format_: str = "stablehlo") 
     out = Path(out)
     if out.is_file():
         raise InputError(f"{out} is a file; name a folder for the exported model")
+    for file in (out / name, out / README):
+        if file.exists() and not is_model_readme(out / README):
+            raise InputError(f"{file} is of no export, and is not replaced; name another folder")
     content = write(variables, card)
     with explain_unwritable(out, "choose another folder"):
         out.mkdir(parents=True, exist_ok=True)
-        content(out)
         readme = model_readme(card, format_, signature(card), read_evaluation(Path(path)))
-        write_text(out / "README.md", readme)
+        write_text(out / README, readme)  # first: it allows the same call to replace what it wrote
+        content(out)
     return out / name
 
 

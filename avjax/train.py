@@ -225,7 +225,7 @@ def build(config: RunConfig, dataset: PreparedDataset | None = None) -> Setup:
     """
     dataset = dataset or open_dataset(config.data.dir)
     net = build_network(config.model.describe(len(dataset.metadata.classes)))
-    clips = _select_clips(config, dataset, net)
+    clips = select_clips(config, dataset, net)
     parallel = make_parallel(config.parallel, config.loop.batch_size)
     variables = initial_variables(
         net, config.loop.seed, config.model.pretrained, dataset.metadata.profile
@@ -238,15 +238,21 @@ def build(config: RunConfig, dataset: PreparedDataset | None = None) -> Setup:
     return Setup(config, dataset, clips, net, parallel, schedule, optimizer, start)
 
 
-def _select_clips(config: RunConfig, dataset: PreparedDataset, net: Network) -> dict[str, Clips]:
-    """Returns the clips that the network can use, by split."""
+def select_clips(config: RunConfig, dataset: PreparedDataset, net: Network) -> dict[str, Clips]:
+    """Returns the clips that the network can use, by split.
+
+    Raises:
+      InputError: a split without such clips, or a network that reads video on sound alone.
+    """
     if "video" in net.inputs.streams and not dataset.metadata.num_frames:
         raise InputError(
             f"{dataset.directory} holds sound only; train --config audio_only on it, or prepare "
             "videos"
         )
     return {
-        split: dataset.select(split_filter, net.inputs, video_only=config.data.video_only)
+        split: dataset.select(
+            split_filter, net.inputs, split=split, video_only=config.data.video_only
+        )
         for split, split_filter in resolve_fold(config.data.fold).items()
     }
 

@@ -87,7 +87,11 @@ def test_command_prints_a_table(folders, tmp_path, capsys):
     assert compare.main(["compare", *map(str, folders), f"--out={out}"]) == 0
     printed = capsys.readouterr().out
     assert re.search(rf"{BOTH} +30.0% +90.0%\n{SOUND} +100.0% +100.0%", printed)
-    assert re.search(rf"{BOTH} +\+60.0 +7 +1 +0.070", printed)
+    header, both, sound = printed.splitlines()[-4:-1]
+    first, second = folders
+    assert header.split() == ["condition", "points", "only", str(second), "only", str(first), "p"]
+    assert re.match(rf"{BOTH} +\+60.0 +7 +1 +0.070", both)
+    assert len(header) == len(both) == len(sound)
     assert printed == f"{table(*compare_runs(folders, out))}\npage: {out}\n"
 
 
@@ -113,6 +117,14 @@ def test_runs_that_cannot_be_compared_are_refused(folders, tmp_path, capsys):
         assert message in error
         assert all(line.startswith("note: ") for line in notes)  # files without digests
     assert not (tmp_path / "no.html").exists()
+
+
+def test_page_replaces_no_other_kind_of_file(folders, tmp_path, capsys):
+    script = tmp_path / "s.py"
+    script.write_text("1")
+    assert compare.main(["compare", *map(str, folders), f"--out={script}"]) == 1
+    assert f"--out={script} is no .html file" in capsys.readouterr().err
+    assert script.read_text() == "1"
 
 
 def test_damaged_evaluation_is_named(folders, tmp_path):

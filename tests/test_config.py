@@ -113,6 +113,14 @@ def test_bad_value_is_refused_with_a_remedy(key, value, message):
         RunConfig.from_tree(tree)
 
 
+def test_many_unknown_keys_are_counted():
+    with pytest.raises(
+        InputError, match=r"unknown config key x100 and x101 .* and 280 more;"
+    ) as error:
+        RunConfig.from_tree({f"x{n}": n for n in range(100, 400)})
+    assert len(str(error.value)) < 2000
+
+
 @pytest.mark.parametrize(("old", "name"), [(True, "flip_rotate"), (False, "")])
 def test_augment_may_be_true_or_false_as_before(old, name):
     assert RunConfig.from_tree({"augment": old}).step.augment == name

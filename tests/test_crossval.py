@@ -13,6 +13,7 @@ from avjax.crossval import cross_validate, main, summarise, table
 from avjax.data.ravdess_dataset_builder import write_dataset
 from avjax.data.records import ClipRecord, DatasetMetadata, PreparedClip
 from avjax.errors import InputError
+from avjax.runs.run_config import flatten
 from avjax.runtime.sealed import read_json
 from avjax.train import train
 from configs import audio_only
@@ -140,6 +141,7 @@ def test_table_shows_runs_conditions_and_actors():
     assert ["audiovisual", "65.00%", "18.03%", "10.41%", "3"] in lines
     assert ["audio_only/zeros", "50.00%", "-", "-", "1"] in lines
     assert ["9", "40", "55.00%"] in lines
+    assert ["test", "actor", "clips", "audiovisual"] in lines
 
 
 GROUPS = {"Ann Smith": 2, "Bob": 4, "Cem": 3, "Dan": 2}
@@ -169,7 +171,8 @@ def test_folds_over_groups_of_own_clips(own_clips, tmp_path, monkeypatch, capsys
     summary = read_json(workdir / "crossval.json", "")
     assert [run["folder"] for run in summary["runs"]] == [f"3_folds-{k}-seed1" for k in range(3)]
     assert {group: x["num_clips"] for group, x in summary["actors"].items()} == GROUPS
-    assert "Ann Smith " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Ann Smith " in printed and "test group " in printed
     config = json.loads((workdir / "3_folds-0-seed1" / "config.json").read_text())
     fold = "train: group=Dan,'Ann Smith'; validation: group=Cem; test: group=Bob"
     assert config["data"]["fold"] == fold
@@ -220,6 +223,23 @@ def test_wrong_arguments_are_one_line_errors(arguments, message, tmp_path, capsy
     (error,) = capsys.readouterr().err.strip().splitlines()
     assert error.startswith("error: ")
     assert message in error
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 5}, "batch_size=5 cannot be split over 2 devices"),
+        ({"data.dir": "/nowhere"}, "there is no dataset at /nowhere"),
+        ({}, "matches 'group=Eve', the test split"),  # of the second fold
+    ],
+)
+def test_config_is_checked_before_anything_is_made(own_clips, tmp_path, capsys, changes, message):
+    folds = [f"train: group=Bob; validation: group=Cem; test: group={x}" for x in ("Dan", "Eve")]
+    config = RunConfig.from_tree(flatten(audio_config(own_clips)) | changes)
+    with pytest.raises(InputError, match=message):
+        cross_validate(config, tmp_path / "new", " | ".join(folds))
+    assert capsys.readouterr().out == ""
     assert not any(tmp_path.iterdir())
 
 

@@ -54,16 +54,33 @@ def test_all_differing_values_are_listed_with_a_remedy():
 @pytest.mark.parametrize(
     ("name", "value", "remedy"),
     [
-        ("profile", "reference", "with --profile=reference"),
-        ("classes", ["high", "low"], "accordingly"),
-        ("image_size", 224, "with --image_size=224"),
-        ("audio_steps", 88, "accordingly"),
+        ("profile", "reference", "prepare the clips with --profile=reference, or"),
+        ("classes", ["high", "low"], "choose another dataset or"),
+        ("image_size", 224, "prepare the clips with --image_size=224, or"),
+        ("audio_steps", 88, "choose another dataset or"),
     ],
 )
 def test_each_value_is_compared(name, value, remedy):
     actual = list(DATA.classes) if name == "classes" else getattr(DATA, name)
     message = refusal(card(**{name: value}))
-    assert f"RUN: {name} {actual!r} instead of {value!r}; prepare the clips {remedy}, or" in message
+    assert f"RUN: {name} {actual!r} instead of {value!r}; {remedy}" in message
+
+
+def test_flags_are_offered_only_where_they_cure_every_difference():
+    message = refusal(card(classes=["high", "low"], image_size=224))
+    assert message.endswith("image_size 64 instead of 224; choose another dataset or checkpoint")
+
+
+def test_table_counts_clips_where_conditions_have_different_ones():
+    figures = {"accuracy": 0.5, "macro_f1": 0.4, "loss": 1.0}
+    one, two = {"num_clips": 1, **figures}, {"num_clips": 2, **figures}
+    evaluation = {"split": "test", "num_clips": 2, "conditions": {"audiovisual": two, "noise": one}}
+    header, *rows = evaluate.table(evaluation).splitlines()[1:]
+    assert header.split() == ["condition", "clips", "accuracy", "macro", "F1", "loss"]
+    assert [row.split()[1] for row in rows] == ["2", "1"]
+    assert {len(line) for line in (header, *rows)} == {len(header)}
+    evaluation["conditions"]["noise"] = two
+    assert "condition              accuracy" in evaluate.table(evaluation)
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -127,6 +144,9 @@ def test_command_writes_the_evaluation_of_a_checkpoint(tmp_path, capsys, monkeyp
     )
     assert len(rows) == 1 + 12
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["best"]
+    absolute = ["evaluate", f"--checkpoint={tmp_path / 'run'}", f"--data={data_dir}"]
+    assert evaluate.main(absolute) == 0  # replaces it
+    assert f"evaluation: {tmp_path}/run-evaluation.json, clips: " in capsys.readouterr().out
     assert evaluate.main([*command, "--out=new/of test.json", "--split=validation"]) == 0
     assert read_json(tmp_path / "new" / "of test.json", "")["split"] == "validation"
     assert (tmp_path / "new" / "of test.csv").exists()
@@ -139,6 +159,25 @@ def test_command_writes_the_evaluation_of_a_checkpoint(tmp_path, capsys, monkeyp
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("out", ["config.json", "notes.json", "clips.json", "best/config.json"])
+def test_evaluation_replaces_only_evaluations(tmp_path, capsys, out):
+    """And is refused before any work: nothing here can be evaluated."""
+    texts = {"config.json": '{"name": "run"}', "notes.json": "[]", "clips.csv": "file,label\n"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    command = ["evaluate", f"--checkpoint={tmp_path}", "--data=DATA", f"--out={tmp_path / out}"]
+    assert evaluate.main(command) == 1
+    error = capsys.readouterr().err
+    assert f"error: {tmp_path / out}".removesuffix("json") in error
+    assert "is not the file of an evaluation; name another with --out" in error
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == texts
+
+
+def test_folder_without_a_run_is_named_once(tmp_path, capsys):
+    assert evaluate.main(["evaluate", f"--workdir={tmp_path}"]) == 1
+    assert capsys.readouterr().err.count(str(tmp_path)) == 1
+
+
 def test_command_reports_a_mismatch_in_one_line(tmp_path, capsys):
     data_dir = write_sounds(tmp_path / "data")
     model_card = card("audio", profile="reference", seconds=3.6)
@@ -147,5 +186,5 @@ def test_command_reports_a_mismatch_in_one_line(tmp_path, capsys):
     command = ["evaluate", f"--checkpoint={tmp_path / 'model'}", f"--data={data_dir}"]
     assert evaluate.main(command) == 1
     error = capsys.readouterr().err
-    assert "audio_steps 16 instead of 87; prepare the clips accordingly" in error
+    assert "audio_steps 16 instead of 87; choose another dataset or checkpoint" in error
     assert error.count("\n") == 1

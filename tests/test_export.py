@@ -184,16 +184,32 @@ def test_exported_tensors_are_those_that_were_converted(converted, tmp_path):
     text = (tmp_path / "README.md").read_text()
     assert "MultiModalCNN(num_classes=8, fusion='ia', seq_length=15, num_heads=1)" in text
     assert '{"epoch": 0, "arch": "multimodalcnn",' in text
-    assert "BGR frames, divided by 255" in text
+    assert "Feed the model 10 MFCCs of" in text and "and BGR frames, divided by 255" in text
 
 
 @pytest.mark.parametrize(
-    ("kind", "constructor"),
-    [("audio", "AudioCNNPool(num_classes=3)"), ("video", "num_classes=3, im_per_sample=2)")],
+    ("kind", "constructor", "fed"),
+    [
+        ("audio", "AudioCNNPool(num_classes=3)", "Feed the model 10 MFCCs"),
+        ("video", "num_classes=3, im_per_sample=2)", "Feed the model RGB frames, normalised"),
+    ],
 )
-def test_readme_has_the_constructor(tmp_path, kind, constructor):
+def test_readme_has_the_constructor_and_inputs_of_its_kind(tmp_path, kind, constructor, fed):
     card = load_model(saved(tmp_path, kind))[1]
-    assert constructor in model_readme(card, "pytorch", export.signature(card))
+    text = model_readme(card, "pytorch", export.signature(card))
+    assert constructor in text and fed in text
+    assert ("frames" in text, "MFCCs" in text) == (kind == "video", kind == "audio")
+    assert "main.py" not in text  # which runs models of both streams only
+
+
+def test_readme_of_the_carried_model_says_each_thing_once():
+    card = load_model("voice")[1]
+    signature = {"log_mel": (("b", card.audio_steps, 128), "float32")}
+    text = model_readme(card, "stablehlo", signature)
+    assert "log(1 + 400000 power), as `log_mel` in `docs/deploy.md`" in text
+    limits = text.split("## Limits\n\n")[1]
+    assert limits.startswith("Acted speech in eight classes; ")
+    assert limits.count("decisions") == 1
 
 
 @pytest.mark.parametrize(
@@ -255,6 +271,22 @@ def test_unusable_arguments_are_refused(tmp_path, monkeypatch, capsys, arguments
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_only_exports_are_replaced(tmp_path):
+    path = saved(tmp_path, "audio")
+    with pytest.raises(InputError, match=r"audio/model.safetensors is of no export.*folder"):
+        export.export_model(saved(tmp_path / "other", "audio"), path, "safetensors")
+    out = tmp_path / "project"
+    out.mkdir()
+    (out / "README.md").write_text("# My project")
+    with pytest.raises(InputError, match=r"project/README.md is of no export, and is not replaced"):
+        export.export_model(path, out, "safetensors")
+    assert [file.name for file in out.iterdir()] == ["README.md"]
+    assert (out / "README.md").read_text() == "# My project"
+    (out / "README.md").unlink()
+    for _ in range(2):
+        assert export.export_model(path, out, "safetensors").exists()
 
 
 def test_features_in_the_docs_equal_those_of_preparation(root_dir):

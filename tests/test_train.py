@@ -76,7 +76,7 @@ def test_run_tells_what_it_trains_and_a_line_an_epoch(trained, data_dir):
         ("data", f"{data_dir}, profile fixed, 2 classes"),
         ("fold", FOLD),
         ("train", "10 clips of 1 actor"),
-        ("epochs", "5 of 3 steps, 4 clips a step; sgd, float32, seed 1"),
+        ("epochs", "5, each of 3 steps of 4 clips; sgd, float32, seed 1"),
         ("devices", "2 cpu (jit)"),
     ):
         assert f"  {topic:11} {text}" in banner
@@ -211,7 +211,7 @@ def test_different_config_in_the_same_workdir_is_refused(finished, data_dir):
         ("parallel", "pjit", "unknown config.parallel 'pjit'; choose one of jit, pmap"),
         ("batch_size", 5, "batch_size=5 cannot be split over 2 devices"),
         ("data.fold", "publishd", "unknown fold 'publishd'"),
-        ("data.fold", "train: actor=1; validation: actor=2; test: actor=9", "no clip of"),
+        ("data.fold", "train: actor=1; validation: actor=2; test: actor=9", "the test split;"),
         ("data.dir", "/nowhere", "there is no dataset at /nowhere; prepare one"),
     ],
 )

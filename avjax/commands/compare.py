@@ -6,6 +6,7 @@ writes a page with curves, intervals and the settings that differ.
 
 from absl import flags
 
+from avjax.errors import InputError
 from avjax.runtime.signals import loading
 
 RESUMES = False
@@ -18,6 +19,8 @@ def define_flags(values: flags.FlagValues, argv: list[str]) -> None:
 
 def job(values: flags.FlagValues, positional: list[str]) -> None:
     """Compares the runs that the arguments name."""
+    if not values.out.endswith(".html"):
+        raise InputError(f"--out={values.out} is no .html file; name one")
     with loading():
         from avjax.compare import compare_runs, table
 

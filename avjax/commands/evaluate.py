@@ -50,7 +50,7 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
 
     with loading():
         from avjax.evaluate import evaluate_checkpoint, evaluate_run, table
-        from avjax.runs.evaluation_file import evaluation_name, write_evaluation
+        from avjax.runs.evaluation_file import check_replaceable, evaluation_name, write_evaluation
         from avjax.runtime import compilation
 
     compilation.keep_compiled_programs()
@@ -59,12 +59,18 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
         file = Path(values.workdir) / evaluation_name(values.split)
     else:
         checkpoint = Path(values.checkpoint)
+        file = Path(values.out or _beside(checkpoint, evaluation_name(values.split)))
+        check_replaceable(file)
         evaluation = evaluate_checkpoint(
             values.checkpoint, values.data, values.fold, values.split, video_only=values.video_only
         )
-        beside = f"{checkpoint.resolve()}-{evaluation_name(values.split)}"
-        file = Path(values.out or os.path.relpath(beside))
         source = {"checkpoint": str(checkpoint), "data": values.data, "fold": values.fold}
         write_evaluation(file, source | evaluation)
     print(table(evaluation))
     print(f"evaluation: {file}, clips: {file.with_suffix('.csv')}")
+
+
+def _beside(checkpoint: Path, name: str) -> str:
+    """Returns a file beside the checkpoint, relative if the checkpoint was given so."""
+    path = f"{checkpoint.resolve()}-{name}"  # of "." and "..", too
+    return path if checkpoint.is_absolute() else os.path.relpath(path)

@@ -66,6 +66,7 @@ class PreparedDataset:
         chosen: Filter | str = "",
         inputs: Inputs = Inputs(),
         *,
+        split: str = "",
         video_only: bool = False,
         num_frames: int | None = None,
         image_size: int | None = None,
@@ -78,6 +79,7 @@ class PreparedDataset:
           chosen: a filter over the records' features, or its text, such as
             ``"actor=1-4,7 intensity=2"``; by default all clips.
           inputs: the network's inputs (``model.net.inputs``).
+          split: the split of a fold that the filter stands for, which errors name.
           video_only: whether to include RAVDESS's silent 02-* clips.
           num_frames: number of black frames per clip if the dataset has sound only (default: 0).
           image_size: side of these frames in pixels (default: the dataset's).
@@ -88,19 +90,19 @@ class PreparedDataset:
         """
         chosen = Filter.parse(chosen) if isinstance(chosen, str) else chosen
         self._check_audio(inputs)
+        what = f"'{chosen}'" + (f", the {split} split" if split else "")
         matching = [i for i, r in enumerate(self.records) if chosen.matches(r.features())]
         picked = [i for i in matching if _usable(self.records[i], video_only, inputs.streams)]
         if matching and not picked:
             lacking = "sound" if "audio" in inputs.streams or not video_only else "a face"
             raise InputError(
-                f"none of the {len(matching)} clips of {self.directory} that match '{chosen}' has "
-                f"{lacking}; prepare others, or use clips without sound with "
-                "config.data.video_only=True and a network that reads frames"
+                f"none of the {len(matching)} clips of {self.directory} that match {what} has "
+                f"{lacking}; prepare others, or set config.data.video_only=True and train on frames"
             )
         if not picked:
             splits = ", ".join(sorted({record.split for record in self.records}))
             raise InputError(
-                f"no clip of {self.directory} matches '{chosen}'; the dataset holds {splits}: "
+                f"no clip of {self.directory} matches {what}; the dataset holds {splits}: "
                 "choose another config.data.fold or prepare more clips"
             )
         frames, size = self.metadata.num_frames, self.metadata.image_size

@@ -136,7 +136,7 @@ def banner(
         "data": f"{dataset.directory}, profile {data.profile}, {len(data.classes)} classes",
         "fold": fold,
         **{split: _size(selected) for split, selected in clips.items()},
-        "epochs": f"{tree['num_epochs']} of {steps} steps, {tree['batch_size']} clips a step; "
+        "epochs": f"{tree['num_epochs']}, each of {steps} steps of {tree['batch_size']} clips; "
         f"{tree['optimizer']['name']}, {tree['dtype']}, seed {tree['seed']}",
         "devices": _devices(parallel, tree["parallel"]),
     }

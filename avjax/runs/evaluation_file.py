@@ -2,10 +2,13 @@
 
 import csv
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from avjax.errors import InputError
+from avjax.runs.run_config import CONFIG_FILE
 from avjax.runtime.files import write_json, write_text
 from avjax.runtime.sealed import read_json
 
@@ -26,6 +29,25 @@ def write_evaluation(path: Path, evaluation: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path.with_suffix(".csv"), clips_csv(evaluation))
     write_json(path, evaluation)
+
+
+def check_replaceable(path: Path) -> None:
+    """Checks that an evaluation written to ``path`` would replace at most another evaluation.
+
+    Raises:
+      InputError: the JSON file, or the CSV file beside it, holds something else.
+    """
+    for file in (path, path.with_suffix(".csv")):
+        if file.name == CONFIG_FILE or (file.exists() and not _is_evaluation(path)):
+            raise InputError(f"{file} is not the file of an evaluation; name another with --out")
+
+
+def _is_evaluation(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and {"split", "conditions", "clips"} <= content.keys()
 
 
 def read_evaluation(workdir: Path) -> dict[str, Any] | None:
@@ -72,6 +94,12 @@ def predicted(evaluation: Mapping[str, Any], name: str, condition: str) -> str |
         return clip["predicted"][condition]
     raw = clip["probabilities"].get(condition)
     return raw and evaluation["classes"][max(range(len(raw)), key=raw.__getitem__)]
+
+
+def differing_counts(evaluation: Mapping[str, Any]) -> dict[str, int]:
+    """Returns the number of clips by condition; empty where all conditions have the same ones."""
+    counts = {name: x.get("num_clips", 0) for name, x in evaluation["conditions"].items()}
+    return counts if len(set(counts.values())) > 1 else {}
 
 
 def answered(evaluation: Mapping[str, Any], condition: str) -> dict[str, bool]:

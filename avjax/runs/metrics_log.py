@@ -46,7 +46,8 @@ class MetricsLog:
         self.lines = _check_complete(workdir, first_epoch) if lines is None else list(lines)
         if self.lines or self._path.exists():
             self._replace_file()
-        self._events = _EventFile(workdir)
+        self._workdir = workdir
+        self._events: _EventFile | None = None  # a finished run that is called again gets none
 
     def _replace_file(self) -> None:
         """Writes the file anew; tells if it did not begin with the lines that it should hold."""
@@ -60,6 +61,7 @@ class MetricsLog:
 
     def end_epoch(self, *lines: Mapping[str, Any]) -> None:
         """Writes an epoch's lines, with ``epoch``, ``split``, ``step`` and metrics."""
+        self._events = self._events or _EventFile(self._workdir)
         for line in lines:
             line = finite(line)
             append_json_line(self._path, line)
@@ -76,7 +78,8 @@ class MetricsLog:
         """Closes the event file."""
         # If an error ends the run, the disk may fail here too, and the first error tells more.
         with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
-            self._events.close()
+            if self._events is not None:
+                self._events.close()
 
 
 class _EventFile:

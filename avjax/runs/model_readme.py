@@ -1,11 +1,15 @@
 """The README beside an exported model: what goes in, what comes out, what it is worth."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from avjax.runs.saved_model import ModelCard
 
 Signature = Mapping[str, tuple[Sequence[int | str], str]]
+
+README = "README.md"
+_MADE = "Made with avjax."
 
 _LOADING = {
     "stablehlo": """```python
@@ -34,21 +38,22 @@ model = {constructor}  # of the reference
 model.load_state_dict(state_dict)
 ```
 
-Feed the model {order} frames, {scale}. For its test run, the reference's `main.py` expects this
-around the tensors:
+Feed the model {fed}.{wrapping}""",
+}
+_WRAPPING = """ For its test run, the reference's `main.py` expects this around the tensors:
 
 ```python
 checkpoint = {{"epoch": {epoch}, "arch": "multimodalcnn", "best_prec1": 0.0}}
 checkpoint["state_dict"] = state_dict
 torch.save(checkpoint, "RAVDESS_multimodalcnn_{num_frames}_best0.pth")
-```""",
-}
+```"""
 # By profile, how frames are stored, and how they are normalised.
 _ORDER = {"fixed": "RGB", "reference": "BGR"}
 _SCALE = {"fixed": "normalised by AffectNet's mean and deviation", "reference": "divided by 255"}
 _INPUTS = {
     "mfcc": "10 MFCCs of mono sound at 22050 Hz, as `docs/deploy.md` of avjax computes them",
-    "log_mel": "log-mel spectra of mono sound at 22050 Hz",
+    "log_mel": "log-mel spectra of mono sound at 22050 Hz, log(1 + 400000 power), as `log_mel` in "
+    "`docs/deploy.md` of avjax computes them",
     "frames": "face crops, 0 to 255, {order}; normalisation is part of the model",
     "has_audio": "whether a clip has sound; if not, its features are ignored",
     "has_video": "whether a clip has frames; if not, they are ignored",
@@ -74,25 +79,37 @@ def model_readme(
     loading = _LOADING[format_].format(
         arguments=", ".join(signature),
         named=", ".join(f'"{name}": {name}' for name in signature),
-        constructor=_constructor(card) if format_ == "pytorch" else "",
-        epoch=card.epoch,
-        num_frames=card.num_frames,
-        order=_ORDER[card.profile],
-        scale=_SCALE[card.profile],
+        **(_reference(card, signature) if format_ == "pytorch" else {}),
     )
     parts = [
         f"# {about.get('name', 'A model')} for emotion recognition",
-        f"Made with avjax. Network: {network}. Classes: {', '.join(card.classes)}.",
+        f"{_MADE} Network: {network}. Classes: {', '.join(card.classes)}.",
         f"## Use\n\n{loading}",
         *([_inputs(card, signature)] if format_ in ("stablehlo", "onnx") else []),
         f"## Calibration\n\n{_calibration(card)}",
         f"## Data and licence\n\n{_data(card)}",
         f"## Accuracy\n\n{_accuracy(card, evaluation)}",
-        "## Limits\n\n"
-        + about.get("limits", "It names the class that its training clips would suggest")
-        + ". Emotion shown is not emotion felt: do not base decisions about people on it.",
+        f"## Limits\n\n{_limits(card)}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def is_model_readme(path: Path) -> bool:
+    """Whether a file is such a README."""
+    return path.is_file() and _MADE in path.read_text(encoding="utf-8", errors="replace")
+
+
+def _reference(card: ModelCard, signature: Signature) -> dict[str, str]:
+    """Returns how the reference makes the model, and what it feeds to it."""
+    fed = [f"{_INPUTS['mfcc']} (`mfcc`), transposed: [b, 10, t]"] if "mfcc" in signature else []
+    if "frames" in signature:
+        fed.append(f"{_ORDER[card.profile]} frames, {_SCALE[card.profile]}")
+    wrapping = _WRAPPING.format(epoch=card.epoch, num_frames=card.num_frames)
+    return {
+        "constructor": _constructor(card),
+        "fed": "; and ".join(fed),
+        "wrapping": wrapping if len(fed) > 1 else "",
+    }
 
 
 def _constructor(card: ModelCard) -> str:
@@ -156,3 +173,13 @@ def _accuracy(card: ModelCard, evaluation: Mapping[str, Any] | None) -> str:
     if "accuracy" not in card.metrics:
         return "Not known."
     return f"{card.metrics['accuracy']:.1%} of the validation clips, epoch {card.epoch}."
+
+
+def _limits(card: ModelCard) -> str:
+    if "limits" in card.about:
+        limits = card.about["limits"]
+        return f"{limits[:1].upper()}{limits[1:]}."
+    return (
+        "It names the class that its training clips would suggest. Emotion shown is not emotion "
+        "felt: do not base decisions about people on it."
+    )

@@ -5,12 +5,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from avjax.errors import InputError
+from avjax.errors import InputError, shortened
 from avjax.models.network import Network
 from avjax.models.networks import BACKBONE_KIND
 from avjax.models.variables import init_variables
 from avjax.runs.saved_model import read_model
-from avjax.weights.rules import shortened
 
 
 def initial_variables(

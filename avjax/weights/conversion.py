@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from avjax.errors import InputError
+from avjax.errors import InputError, shortened
 from avjax.models.audio_visual import FUSIONS
 from avjax.models.efficientface import FRAME_FEATURES
 from avjax.models.networks import BACKBONE_KIND, build_network
@@ -15,7 +15,7 @@ from avjax.models.single_modality import VideoNet
 from avjax.models.variables import variable_shapes
 from avjax.weights.key_maps import backbone_layers, network_layers
 from avjax.weights.plain_pickle import Foreign
-from avjax.weights.rules import Layer, counters, leaves, shortened, to_flax, to_torch
+from avjax.weights.rules import Layer, counters, leaves, to_flax, to_torch
 from avjax.weights.state_dicts import StateDict, find_state_dicts
 from avjax.weights.torch_file import SAVE_REMEDY, TorchFile, read_torch_file
 

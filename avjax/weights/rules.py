@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from avjax.errors import InputError
+from avjax.errors import InputError, shortened
 
 Path = tuple[str, ...]
 Array = np.ndarray
@@ -67,7 +67,6 @@ KINDS: dict[str, tuple[Leaf, ...]] = {
         Leaf("running_var", "batch_stats", "var", _same, _same),
     ),
 }
-MOST_FAULTS = 20  # of one kind that an error names
 COUNTER = "num_batches_tracked"  # of BatchNorm; unused because momentum is fixed
 
 
@@ -132,12 +131,6 @@ def to_flax(
             "checkpoint from before training diverged"
         )
     return variables
-
-
-def shortened(faults: list[str]) -> list[str]:
-    """Returns the first of many faults, and how many more there are."""
-    more = len(faults) - MOST_FAULTS
-    return faults[:MOST_FAULTS] + ([f"{more} more"] if more > 0 else [])
 
 
 def to_torch(variables: Mapping[str, Any], layers: Sequence[Layer]) -> dict[str, Array]:

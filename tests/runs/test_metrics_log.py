@@ -69,6 +69,12 @@ def test_events_hold_every_figure(tmp_path):
     assert scalars == [(3, "train/loss", 0.5), (3, "train/accuracy", 0.25)]
 
 
+def test_log_of_a_finished_run_adds_no_event_file(tmp_path):
+    write(tmp_path, LINES)
+    assert open_log(tmp_path, 3) == LINES
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
 def test_event_file_on_a_full_disk_is_an_error_that_names_the_run(tmp_path, monkeypatch):
     """tensorboardX's own writer would wait forever."""
 

@@ -106,7 +106,7 @@ def test_report_of_a_finished_run(workdir):
     assert summary["validation accuracy"] == "75.0%"
     assert summary["test accuracy (26 clips)"] == "61.5%"
     assert summary["training"] == "2 h 0 min"
-    assert summary["clips per second"] == "12.2"
+    assert summary["clips per second, last epoch"] == "12.2"
 
 
 def test_report_needs_no_other_file(workdir):
@@ -178,6 +178,22 @@ def test_curves_show_both_splits_and_the_best_epoch():
     assert tuple(loss.lines[0].get_ydata()) == (2, 1, 2 / 3, 0.5)
     assert train.get_label() == "train accuracy (enlarged batch)"
     assert loss.lines[0].get_label() == "train loss"
+
+
+@pytest.mark.parametrize(
+    ("losses", "top"),
+    [((2.0, 1.9), 2.1), ((2.0, None), 2.1), ((None, None), None), ((0.0, 0.0), None)],
+)
+def test_axes_leave_room_above_the_largest_value(losses, top):
+    lines = [
+        {"epoch": epoch, "split": "validation", "loss": loss, "accuracy": 1.0}
+        for epoch, loss in enumerate(losses, start=1)
+    ]
+    for figure in (curve_figure(lines, "loss"), compared_figure({"a": lines}, "loss")):
+        bottom, limit = figure.axes[0].get_ylim()
+        assert bottom == 0
+        assert limit == pytest.approx(top) if top else limit > 0
+    assert curve_figure(lines, "accuracy").axes[0].get_ylim() == (0, 1.05)
 
 
 def test_compared_curves_are_those_of_validation_by_name():

@@ -105,6 +105,14 @@ def test_accuracies_have_intervals_also_under_noise():
     assert tuple(spread[3]) == (low, high)
 
 
+def test_clips_are_counted_where_conditions_have_different_ones():
+    content = evaluation()
+    for number, figures in enumerate(content["conditions"].values()):
+        figures["num_clips"] = 5 - number
+    table = rows(conditions_section({}, content))
+    assert [row[1] for row in table] == ["clips", "5", "4", "3", "2"]
+
+
 def test_answers_of_earlier_versions_follow_from_probabilities():
     content = evaluation()
     expected = answered(content, SOUND)
@@ -226,3 +234,16 @@ def test_changed_settings_come_first():
         ["optimizer.name", "adamw"],
     ]
     assert "Changed from the defaults" not in settings_section(defaults, defaults)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [("it_noise", ["mask"]), ("mine", ["name", "mask"]), ("ia", ["name", "mask"])],
+)
+def test_name_that_follows_from_the_settings_is_no_change(name, changed):
+    model = {"model": {"kind": "audio_visual", "fusion": "it"}}
+    section = settings_section(
+        {"name": name, **model, "mask": "noise"}, {"name": "run", **model, "mask": "softhard"}
+    )
+    table = section.split("</table>")[0]
+    assert [row[0] for row in rows(table)] == ["setting", *changed]

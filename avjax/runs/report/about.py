@@ -49,7 +49,7 @@ def summary(config: Mapping[str, Any], lines: Lines, evaluation: Mapping[str, An
         values.append((name, percent(undisturbed["accuracy"])))
     if train and "seconds" in train[-1]:
         values.append(("training", duration(sum(line["seconds"] for line in train))))
-        values.append(("clips per second", f"{train[-1]['clips_per_second']:.1f}"))
+        values.append(("clips per second, last epoch", f"{train[-1]['clips_per_second']:.1f}"))
     return tiles(values)
 
 
@@ -59,7 +59,7 @@ def settings_section(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
     changed = [
         (key, value, usual.get(key, ""))
         for key, value in settings.items()
-        if usual and value != usual.get(key)
+        if usual and value != usual.get(key) and (key, value) != ("name", _default_name(settings))
     ]
     parts = []
     if changed:
@@ -76,6 +76,14 @@ def settings_section(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
         if rows
     )
     return "".join(parts) + f'<div class="pair">{"".join(tables)}</div>'
+
+
+def _default_name(settings: Mapping[str, str]) -> str:
+    """Returns the name of a run that was given none, as in `configs/common.py`."""
+    kind = settings.get("model.kind", "")
+    if kind != "audio_visual":
+        return kind
+    return f"{settings.get('model.fusion')}_{settings.get('mask')}"
 
 
 def plain_settings(config: Mapping[str, Any]) -> dict[str, str]:
@@ -136,7 +144,7 @@ def _splits(data: Mapping[str, Any], card: ModelCard, dataset: PreparedDataset) 
     inputs = build_network(card.network).inputs
     video_only = data.get("video_only", False)
     return {
-        split: dataset.select(chosen, inputs, video_only=video_only)
+        split: dataset.select(chosen, inputs, split=split, video_only=video_only)
         for split, chosen in resolve_fold(data["fold"]).items()
     }
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from avjax.data.ravdess import EMOTIONS
-from avjax.runs.evaluation_file import answered
+from avjax.runs.evaluation_file import answered, differing_counts
 from avjax.runs.report.page import inline, new_figure, note, number, pair, percent, table
 from avjax.runs.report.style import INK, VALIDATION
 from avjax.training.significance import accuracy_interval
@@ -47,14 +47,15 @@ def intervals(evaluation: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
 
 
 def conditions_section(config: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
-    """Renders accuracies with intervals, beside the paper's."""
+    """Renders accuracies with intervals beside the paper's, and clips where conditions differ."""
     spread, paper = intervals(evaluation), paper_accuracies(config, evaluation)
-    header = ["condition", "accuracy"]
+    counts = differing_counts(evaluation)
+    header = ["condition", *(["clips"] if counts else []), "accuracy"]
     header += ["95 % interval"] if spread else []
     header += ["paper"] if paper else []
     rows = []
     for name, figures in evaluation["conditions"].items():
-        row = [name, percent(figures["accuracy"])]
+        row = [name, *([str(counts[name])] if counts else []), percent(figures["accuracy"])]
         row += [format_interval(spread.get(name))] if spread else []
         row += [percent(paper[name]) if name in paper else ""] if paper else []
         rows.append([*row, f"{figures['macro_f1']:.3f}", f"{number(figures['loss']):.3f}"])

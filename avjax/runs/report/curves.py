@@ -1,5 +1,6 @@
 """The report's learning curves."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -107,11 +108,10 @@ def _finish(figure: Figure, axes: Axes, quantity: str, columns: int = 2) -> None
     axes.set_xlabel("epoch", color=INK)
     axes.set_ylabel(_NAMES[quantity], color=INK)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    top = 1.0 if quantity == "accuracy" else axes.dataLim.y1
+    axes.set_ylim(0, 1.05 * top if 0 < top < math.inf else None)  # room for the largest value's dot
     if quantity == "accuracy":
-        axes.set_ylim(0, 1)
         axes.yaxis.set_major_formatter(PercentFormatter(1))
-    else:
-        axes.set_ylim(bottom=0)
     figure.legend(
         loc="outside upper left",
         ncols=columns,
