@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from avjax.errors import InputError
-from avjax.runs.evaluation_file import EVALUATION_FILE, answered, read_evaluation
+from avjax.runs.evaluation_file import EVALUATION_FILE, answered, explain_damage, read_evaluation
 from avjax.runs.report.comparison import (
     PairedTest,
     Run,
@@ -19,7 +19,7 @@ from avjax.runs.report.comparison import (
     format_p,
     render_comparison,
 )
-from avjax.runs.report.write import explain_damage, read_run
+from avjax.runs.report.write import read_run
 from avjax.runtime.files import write_text
 from avjax.training.significance import mcnemar
 
@@ -46,9 +46,9 @@ def compare_runs(
         raise InputError("a comparison needs two different runs or more; name their folders")
     runs = {name: _read(Path(name)) for name in names}
     first = names[0]
-    for name in runs:
-        _check_same_clips(first, runs[first], name, runs[name])
     with explain_damage(" or ".join(f"{name}/{EVALUATION_FILE}" for name in runs)):
+        for name in runs:
+            _check_same_clips(first, runs[first], name, runs[name])
         tests = [
             test
             for name in runs

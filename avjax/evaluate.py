@@ -80,6 +80,8 @@ def evaluate_checkpoint(
         split; no clips; no checkpoint.
     """
     variables, card = multihost.from_first(lambda: load_model(path))
+    if card.about and multihost.is_first():  # it may have been trained on the very clips
+        print(card.statement, file=sys.stderr)
     dataset = open_dataset(data_dir)
     check_compatible(card, dataset.metadata, path, data_dir)
     filters = resolve_fold(fold)

@@ -23,7 +23,7 @@ from avjax.errors import InputError
 from avjax.models.network import Network
 from avjax.models.networks import build_network
 from avjax.models.ops.forms import forms
-from avjax.runs.evaluation_file import read_evaluation
+from avjax.runs.evaluation_file import EVALUATION_FILE, explain_damage, read_evaluation
 from avjax.runs.model_readme import README, is_model_readme, model_readme
 from avjax.runs.saved_model import ModelCard, load_model, save_model
 from avjax.runtime.files import atomic_file, explain_unwritable, write_text
@@ -70,9 +70,11 @@ def export_model(path: str | Path, out: str | Path, format_: str = "stablehlo") 
         if file.exists() and not is_model_readme(out / README):
             raise InputError(f"{file} is of no export, and is not replaced; name another folder")
     content = write(variables, card)
+    evaluation = read_evaluation(Path(path))
+    with explain_damage(str(Path(path) / EVALUATION_FILE)):
+        readme = model_readme(card, format_, signature(card), evaluation)
     with explain_unwritable(out, "choose another folder"):
         out.mkdir(parents=True, exist_ok=True)
-        readme = model_readme(card, format_, signature(card), read_evaluation(Path(path)))
         write_text(out / README, readme)  # first: it allows the same call to replace what it wrote
         content(out)
     return out / name

@@ -1,16 +1,19 @@
 """Files whose digests are right, but whose content makes no sense: another program wrote them."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import soundfile
 
+from avjax.compare import compare_runs
 from avjax.config import RunConfig
 from avjax.crossval import cross_validate
 from avjax.data.digests import write_digests
 from avjax.data.pipeline import open_dataset
 from avjax.errors import InputError
+from avjax.export import export_model
 from avjax.models.networks import build_network
 from avjax.preparation.settings import PreparationSettings
 from avjax.preparation.shards import Shard
@@ -183,6 +186,34 @@ def test_a_senseless_evaluation_is_not_drawn(tmp_path, changes):
     write_json(tmp_path / EVALUATION_FILE, valid | changes)
     with pytest.raises(InputError, match=str(tmp_path / EVALUATION_FILE)):
         write_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "evaluation",
+    [
+        {},
+        {"split": "test", "conditions": None},
+        {"split": "test", "conditions": {"audio_only/zeros": {"num_clips": 6, "accuracy": "x"}}},
+        {"conditions": {"audio_only/zeros": {"num_clips": 6, "accuracy": 0.5}}},
+    ],
+)
+def test_a_senseless_evaluation_is_not_exported(tmp_path, evaluation):
+    variables, card = load_model("voice")
+    save_model(tmp_path / "model", variables, dataclasses.replace(card, about={}))
+    write_json(tmp_path / "model" / EVALUATION_FILE, evaluation)
+    with pytest.raises(InputError, match=r"model/evaluation\.json is damaged"):
+        export_model(tmp_path / "model", tmp_path / "out", "safetensors")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("clips", [["a"], "a", {"a": None}, {"a": {"predicted": {}}}])
+def test_a_senseless_evaluation_is_not_compared(tmp_path, clips):
+    for name in ("a", "b"):
+        write_config(tmp_path / name, {"name": name})
+        write_json(tmp_path / name / EVALUATION_FILE, {"clips": clips})
+    with pytest.raises(InputError, match=r"evaluation\.json is damaged"):
+        compare_runs([tmp_path / "a", tmp_path / "b"], tmp_path / "out.html")
+    assert not (tmp_path / "out.html").exists()
 
 
 # --------------------------------------------------------------------------------------- datasets

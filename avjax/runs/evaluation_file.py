@@ -1,9 +1,10 @@
 """Evaluations on disk: a JSON file with everything, and beside it a CSV file of the clips."""
 
+import contextlib
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,14 @@ from avjax.runtime.sealed import read_json
 
 EVALUATION_FILE = "evaluation.json"  # of the test split
 REMEDY = "remove it and evaluate the run again"
+_SENSELESS = (  # raised by figures that no run has
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    StopIteration,
+)
 
 
 def evaluation_name(split: str) -> str:
@@ -58,6 +67,22 @@ def read_evaluation(workdir: Path) -> dict[str, Any] | None:
     """
     path = workdir / EVALUATION_FILE
     return read_json(path, REMEDY) if path.exists() else None
+
+
+@contextlib.contextmanager
+def explain_damage(files: str) -> Iterator[None]:
+    """Turns errors over the contents of evaluations, of versions without digests, into one line.
+
+    Raises:
+      InputError: names ``files``.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except _SENSELESS as error:
+        text = f"{files} is damaged ({type(error).__name__}: {error}); {REMEDY}"
+        raise InputError(text) from error
 
 
 def clips_csv(evaluation: Mapping[str, Any]) -> str:

@@ -101,9 +101,9 @@ def _encode(path: Path, frames: Any, samples: np.ndarray) -> None:
         target.mux(audio.encode(None))
 
 
-def first_answer(model: Path, clip: Path) -> dict[str, float]:
+def first_answer(model: str, clip: Path) -> dict[str, float]:
     """Times `avjax predict` from its start; wall and CPU seconds."""
-    command = [sys.executable, "-m", "avjax.predict", "--checkpoint", str(model), str(clip)]
+    command = [sys.executable, "-m", "avjax.predict", "--checkpoint", model, str(clip)]
     before, start = os.times(), time.perf_counter()
     result = subprocess.run(
         command, cwd=sides.ROOT, env=sides.environment(), capture_output=True, text=True
@@ -151,9 +151,10 @@ def job(values: flags.FlagValues, positional: list[str]) -> None:
     compilation.keep_compiled_programs()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        checkpoint = Path(values.checkpoint) if values.checkpoint else write_model(folder / "m")
-        clip = Path(values.clip) if values.clip else write_clip(folder / "clip.mp4")
-        checkpoint, clip = checkpoint.resolve(), clip.resolve()
+        checkpoint = values.checkpoint or str(write_model(folder / "m"))
+        if Path(checkpoint).exists():  # else the name of a carried model
+            checkpoint = str(Path(checkpoint).resolve())
+        clip = (Path(values.clip) if values.clip else write_clip(folder / "clip.mp4")).resolve()
         first_answer(checkpoint, clip)  # warms the cache
         answers = [first_answer(checkpoint, clip) for _ in range(FIRST)]
         report("first answer", {key: median(a[key] for a in answers) for key in answers[0]})

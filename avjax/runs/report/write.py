@@ -1,16 +1,14 @@
 """Writes a run's report from the files in its folder."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from avjax.data.pipeline import PreparedDataset
-from avjax.errors import InputError
 from avjax.runs.checkpoints import read_history
-from avjax.runs.evaluation_file import EVALUATION_FILE, REMEDY, read_evaluation
+from avjax.runs.evaluation_file import EVALUATION_FILE, explain_damage, read_evaluation
 from avjax.runs.metrics_log import METRICS_FILE, read_metrics
 from avjax.runs.report.about import (
     data_section,
@@ -30,30 +28,6 @@ from avjax.runs.saved_model import BEST, MODEL_FILE, ModelCard, has_model, load_
 from avjax.runtime.files import write_text
 
 FIGURES = "figures"
-_SENSELESS = (  # raised by figures that no run has
-    LookupError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    ArithmeticError,
-    StopIteration,
-)
-
-
-@contextlib.contextmanager
-def explain_damage(files: str) -> Iterator[None]:
-    """Turns errors over the contents of evaluations, of versions without digests, into one line.
-
-    Raises:
-      InputError: names ``files``.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except _SENSELESS as error:
-        text = f"{files} is damaged ({type(error).__name__}: {error}); {REMEDY}"
-        raise InputError(text) from error
 
 
 def write_report(
