@@ -272,7 +272,7 @@ def test_command_prints_a_summary(source, tmp_path, cli):
     status, text, errors = cli(f"--source={source}", f"--out={tmp_path / 'DATA'}", *FLAGS)
     assert (status, errors) == (0, [])
     assert f"skipped {NOTHING}: " in text
-    assert f"written incomplete {BLACK}: no face found in " in text
+    assert f"incomplete {BLACK}: no face found in " in text
     assert "6 clips (6 prepared now" in text
     assert "3 skipped, 2 incomplete" in text
     assert "contact_sheet.png" in text

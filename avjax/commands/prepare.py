@@ -140,7 +140,7 @@ def _report(summary: "Summary", out: Path) -> None:
     for name, reason in summary.skipped.items():
         print(f"skipped {name}: {reason}")
     for name, reason in summary.incomplete.items():
-        print(f"written incomplete {name}: {reason}")
+        print(f"incomplete {name}: {reason} (written without it)")
     for note, clips in notes.kinds(summary.notes).items():
         named = f"{clips[0]}{', ...' if clips[1:] else ''}"
         print(f"note: {note}: {notes.counted(len(clips), 'clip')} ({named})")
