@@ -9,16 +9,11 @@ import numpy as np
 from avjax import predict
 from avjax.models.audio_visual import AudioVisualNet
 from avjax.predictions.prediction import Scored, summarise
-from avjax.runs.saved_model import ModelCard
 from tests.clips import WholeFrame
-from tests.small_networks import random_variables
+from tests.small_networks import CLASSES, random_variables, small_card
 
-CLASSES = ["calm", "angry", "happy"]
 NET = AudioVisualNet(num_classes=3, stage_repeats=(1, 1, 1))
-CARD = ModelCard(
-    network={"kind": "audio_visual", "fusion": "ia", "num_heads": 1, "num_classes": 3},
-    classes=CLASSES,
-    profile="fixed",
+CARD = small_card(
     num_frames=4,
     image_size=32,
     audio_steps=44,

@@ -15,20 +15,12 @@ from avjax.models.audio_visual import AudioVisualNet
 from avjax.models.ops.frames import normalise
 from avjax.models.single_modality import AudioNet
 from avjax.preparation.clip import prepare_clip
-from avjax.runs.saved_model import ModelCard, save_model
+from avjax.runs.saved_model import save_model
 from tests.clips import tone, write_video
-from tests.small_networks import random_variables
+from tests.small_networks import CLASSES, random_variables, small_card
 
-CLASSES = ["calm", "angry", "happy"]
 NET = AudioVisualNet(num_classes=3, stage_repeats=(1, 1, 1))
-CARD = ModelCard(
-    network={"kind": "audio_visual", "fusion": "ia", "num_heads": 1, "num_classes": 3},
-    classes=CLASSES,
-    profile="fixed",
-    num_frames=2,
-    image_size=64,
-    audio_steps=156,
-)
+CARD = small_card(num_frames=2, image_size=64, audio_steps=156)
 
 
 class FakeDetector:

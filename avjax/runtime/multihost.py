@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from avjax.errors import InputError
-from avjax.runtime.signals import deferred, loading
+from avjax.runtime.signals import deferred, exiting
 
 T = TypeVar("T")
 
@@ -112,7 +112,7 @@ def _initialize(arguments: dict[str, Any]) -> None:
             joined.set()
 
     threading.Thread(target=work, name="join", daemon=True).start()
-    with loading():
+    with exiting():
         if not joined.wait(_PATIENCE_SECONDS):
             print("waiting for the other processes", file=sys.stderr)
             joined.wait()

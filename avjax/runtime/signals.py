@@ -16,18 +16,27 @@ _AFTER_COLLECTION = 0.2  # seconds; a garbage collection takes less
 
 
 @contextlib.contextmanager
-def loading() -> Iterator[None]:
-    """Exits at once on Ctrl-C or SIGTERM, with one line, while large libraries are imported.
+def exiting() -> Iterator[None]:
+    """Exits at once on Ctrl-C or SIGTERM within the block, with one line.
 
-    Their initialisation code could swallow a KeyboardInterrupt or crash. Leaves signals alone
-    outside the main thread or if they have unusual handlers. Garbage collection pauses, and leaves
-    out what was imported from then on: it would take a tenth of a program's start.
+    Does nothing outside the main thread or if a signal has an unusual handler.
+    """
+    with _handled(signal.SIGINT, _exit_at_once), _handled(signal.SIGTERM, _exit_at_once):
+        yield
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Exits at once on Ctrl-C or SIGTERM, as `exiting`, while large libraries are imported.
+
+    Their initialisation code could swallow a KeyboardInterrupt or crash. Garbage collection pauses,
+    and leaves out what was imported from then on: it would take a tenth of a program's start.
     """
     collects = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
-        with _handled(signal.SIGINT, _exit_at_once), _handled(signal.SIGTERM, _exit_at_once):
+        with exiting():
             yield
     finally:
         gc.freeze()

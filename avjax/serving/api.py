@@ -84,8 +84,7 @@ async def _received(request: Request, path: Path, limits: Limits) -> str:
             async for chunk in chunks:
                 size += len(chunk)
                 if size > limits.upload_bytes:
-                    reason = f"the file is larger than {limits.upload_bytes / 1e6:g} MB"
-                    raise HTTPException(413, f"{reason}; send a smaller one")
+                    raise HTTPException(413, limits.too_large)
                 file.write(chunk)
     if not size:
         raise HTTPException(400, "there is no clip in the request; send a file as its body")

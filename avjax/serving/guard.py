@@ -142,7 +142,7 @@ class Guard:
     def _too_large(self, path: str) -> str:
         if path not in (PREDICT, UPLOAD):
             return "the request is too large"
-        return f"the file is larger than {self._limits.upload_bytes / 1e6:g} MB; send a smaller one"
+        return self._limits.too_large
 
     def _is_upload(self, path: str) -> bool:
         """Whether a path is Gradio's route to an uploaded file."""

@@ -41,6 +41,11 @@ class Limits:
     memory_bytes: int = 2_000_000_000
     waiting: int = 8
 
+    @property
+    def too_large(self) -> str:
+        """Why a file above `upload_bytes` is refused."""
+        return f"the file is larger than {self.upload_bytes / 1e6:g} MB; send a smaller one"
+
 
 def check_media(path: Path, limits: Limits) -> None:
     """Reads a file's header and packets, decodes nothing, and refuses what is too much.

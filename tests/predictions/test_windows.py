@@ -16,17 +16,10 @@ from avjax.preparation.clip import prepare_clip
 from avjax.preparation.windows import check_hop, plan_windows
 from avjax.runs.saved_model import ModelCard
 from tests.clips import tone, write_sound, write_video
+from tests.small_networks import small_card
 
 NET = AudioVisualNet(num_classes=3, stage_repeats=(1, 1, 1))
-CARD = ModelCard(
-    network={"kind": "audio_visual", "fusion": "ia", "num_heads": 1, "num_classes": 3},
-    classes=["calm", "angry", "happy"],
-    profile="fixed",
-    num_frames=4,
-    image_size=64,
-    audio_steps=44,
-    seconds=1.0,
-)
+CARD = small_card(num_frames=4, image_size=64, audio_steps=44, seconds=1.0)
 
 
 class BrightFaces:
